@@ -1,0 +1,38 @@
+"""polytape: exact gradients of several losses, their conflicts settled, in one compiled step.
+
+The front door. Every name is loaded when it is first used, and no framework is imported but the
+one that Keras has chosen. Methods and stages (`pt.UPGrad`, `pt.Chain`, ...) are found by
+discovery: a new file in `methods/` needs no line here.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Combiner": "polytape.combiner",
+    "Evidence": "polytape.contract",
+    "Gradients": "polytape.gradients",
+    "Method": "polytape.contract",
+    "Model": "polytape.training.model",
+    "gradients": "polytape.gradients",
+    "weigh": "polytape.combiner",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    if name.startswith("_"):
+        raise AttributeError(f"module 'polytape' has no attribute {name!r}")
+    catalogue = import_module("polytape.catalogue").catalogue()
+    if name in catalogue:
+        return catalogue[name]
+    raise AttributeError(
+        f"module 'polytape' has no attribute {name!r}. Methods and stages: {', '.join(catalogue)}."
+    )
+
+
+def __dir__() -> list[str]:
+    return sorted([*_HOMES, *import_module("polytape.catalogue").catalogue()])

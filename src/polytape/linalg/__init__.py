@@ -1,0 +1,1 @@
+"""Solvers on T x T matrices, in `keras.ops`, batched over leading axes, compiled with the step."""

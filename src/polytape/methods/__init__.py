@@ -1,0 +1,1 @@
+"""One file per published method. `polytape.catalogue` finds them; nothing is listed here."""

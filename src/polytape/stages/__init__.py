@@ -1,0 +1,1 @@
+"""Row transforms and wrappers: methods made of, or acting around, other methods."""
