@@ -175,6 +175,24 @@ class OneOf:
         return "one of " + ", ".join(repr(v) for v in self.values)
 
 
+@dataclasses.dataclass(frozen=True)
+class Preference:
+    """One positive number per objective, or None for no preference; only proportions count."""
+
+    def admits(self, value: Any) -> bool:
+        if value is None:
+            return True
+        positive = Range(0.0, open="low high")
+        return isinstance(value, tuple) and bool(value) and all(positive.admits(v) for v in value)
+
+    def inadmissible(self) -> Iterator[Any]:
+        yield from ((), (1.0, 0.0), (1.0, float("nan")), (float("inf"),), 0.5, "sum")
+
+    def __str__(self) -> str:
+        return "a tuple of positive numbers, one per objective, or None"
+
+
+Rule = Range | OneOf | Preference
 Scale = Annotated[str, OneOf(("sum", "mean", "paper"))]
 
 
@@ -318,12 +336,12 @@ def find(name: str) -> type[Method]:
 # --------------------------------------------------------------------------- helpers
 
 
-def _rules(cls: type[Method]) -> dict[str, Any]:
+def _rules(cls: type[Method]) -> dict[str, Rule]:
     hints = typing.get_type_hints(cls, include_extras=True)
     found = {}
     for name, hint in hints.items():
         for extra in getattr(hint, "__metadata__", ()):
-            if isinstance(extra, (Range, OneOf)):
+            if isinstance(extra, Rule):
                 found[name] = extra
     return found
 
