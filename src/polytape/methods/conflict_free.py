@@ -1,0 +1,57 @@
+"""ConFIG: an update with the same cosine to every gradient."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from keras import ops
+
+from polytape.contract import Evidence, Method, Preference, Scale, State, Tensor
+from polytape.linalg.preference import preferred
+from polytape.linalg.spectral import spectrum, unit_rows
+
+
+@dataclass(frozen=True)
+class ConFIG(Method):
+    """Conflict-free inverse gradients: the update makes the same angle with every gradient.
+
+    Liu, Chu and Thuerey, "ConFIG: Towards Conflict-free Training of Physics Informed Neural
+    Networks", ICLR 2025. With unit rows U, the direction is x = U^+ p and the length the sum of
+    the projections of all gradients on it: J^T w = (sum_t <g_t, x>) x / |x|^2. From the Gramian:
+    C the cosines, d the norms, y = C^+ p, x = U^T y. T backward passes.
+
+    preference  p, one positive number per objective: cosines are in these proportions; None: all
+                equal, as in the paper
+    scale       "sum" is the paper's: equal gradients give their sum
+
+    The same formula serves two objectives, for which the paper has a special one that divides by
+    zero for parallel gradients. C^+ is the pseudo-inverse with a relative cut-off.
+
+    Weights: may be negative. Degree 1 in the loss scale; the direction does not change if a single
+    loss is multiplied by a positive number. Linearly independent gradients: the update conflicts
+    with none. Equal gradients: their sum, one each. Exactly opposed rows, or unit rows that
+    balance each other: zero. A zero row is left out and weighs zero. T = 1: one. rank < T: cosines
+    as near to equal as can be, in the sense of least squares, which may conflict.
+
+    >>> import polytape as pt
+    >>> weights, _ = pt.weigh(pt.ConFIG(), [[1.0, 0.0], [0.0, 4.0]])
+    >>> [f"{float(w):.4f}" for w in weights]
+    ['1.5000', '0.7500']
+    """
+
+    preference: Annotated[tuple[float, ...] | None, Preference()] = None
+    scale: Scale = "sum"
+
+    natural: ClassVar[str | None] = "sum"
+    reference: ClassVar[str] = "Liu, Chu and Thuerey, ICLR 2025"
+    guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free"})
+
+    def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
+        cosines, norms, live = unit_rows(evidence.gramian)
+        found = spectrum(cosines)
+        along = found.coordinates(live * preferred(evidence, self.preference))
+        solution = found.vector(along / found.values)
+        # C y and y^T C y from the coordinates: C is too ill-conditioned to be multiplied again.
+        length = ops.sum(norms * live * found.vector(along), axis=-1, keepdims=True)
+        square = ops.sum(ops.square(along) / found.values, axis=-1, keepdims=True)
+        square = ops.where(square > 0, square, 1.0)
+        return live * solution * (length / norms) / square, state

@@ -1,0 +1,54 @@
+"""IMTL-G: an update with equal projections on all gradients."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from keras import ops
+
+from polytape.contract import Evidence, Method, Scale, State, Tensor
+from polytape.linalg.spectral import pseudo_solve, unit_rows
+
+
+@dataclass(frozen=True)
+class IMTLG(Method):
+    """Impartial multi-task learning: the update has the same projection on every gradient.
+
+    Liu et al., "Towards Impartial Multi-Task Learning", ICLR 2021. With unit rows u_t, the paper
+    asks for weights that add up to one and for <u_t, J^T w> equal for all t. From the Gramian: C
+    the cosines, d the norms, y = C^+ 1, v = y / d, w = v / sum(v). T backward passes.
+
+    scale  the paper's weights add up to one ("mean"); by default ("sum") they are multiplied by
+           the number of active objectives
+
+    Departs from the paper in the denominator, max(sum(v), sum(|v|) / 100). The sum of v may be
+    zero or negative, where the paper's update is infinite or raises every loss; here it stays a
+    descent direction and finite, and nothing changes while sum(v) exceeds a hundredth of sum(|v|).
+    C^+ is the pseudo-inverse with a relative cut-off: published codes add 1e-8 to a singular
+    matrix or stop.
+
+    Weights: may be negative. Degree 1 in the loss scale; the direction does not change if a single
+    loss is multiplied by a positive number. Equal gradients: their sum. Exactly opposed rows, or
+    unit rows that balance each other: zero, no update has equal positive projections. A zero row
+    is left out, with weight zero, but counts in the number of objectives. T = 1: one. rank < T:
+    projections as nearly equal as can be, in the sense of least squares.
+
+    >>> import polytape as pt
+    >>> weights, _ = pt.weigh(pt.IMTLG(), [[1.0, 0.0], [0.0, 4.0]])
+    >>> [f"{float(w):.4f}" for w in weights]
+    ['1.3333', '0.6667']
+    """
+
+    scale: Scale = "sum"
+
+    natural: ClassVar[str | None] = "mean"
+    reference: ClassVar[str] = "Liu, Li, Kuang, Xue, Chen, Yang, Liao and Zhang, ICLR 2021"
+    guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free"})
+
+    def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
+        cosines, norms, live = unit_rows(evidence.gramian)
+        shortest = ops.min(ops.where(live > 0, norms, 1e38), axis=-1, keepdims=True)
+        value = pseudo_solve(cosines, live) * live * (shortest / norms)
+        total = ops.sum(value, axis=-1, keepdims=True)
+        size = ops.sum(ops.abs(value), axis=-1, keepdims=True)
+        total = ops.maximum(total, 0.01 * size)
+        return value / ops.where(total > 0, total, 1.0), state
