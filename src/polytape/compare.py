@@ -1,0 +1,207 @@
+"""One problem, several methods, several seeds: train them all alike and record what happened."""
+
+import platform
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+import polytape
+from polytape.contract import Method
+from polytape.diagnostics.records import Comparison, Run
+from polytape.problems.batches import Batches, mean_loss, rows, shared_variables
+from polytape.problems.problem import Data, Problem, count
+
+PROBE = 256  # examples on which the conflict is measured
+
+
+class Watch:
+    """Is told what happens during `compare`; the default does not care."""
+
+    def started(self, method: str, seed: int, total: int) -> None:
+        """A run begins; `total` runs are planned."""
+
+    def epoch(self, number: int, logs: dict[str, float]) -> None:
+        """An epoch (from 1) has ended."""
+
+    def ended(self, run: Run) -> None:
+        """A run has ended, well or badly."""
+
+
+def compare(
+    problem: Problem,
+    methods: dict[str, Method],
+    *,
+    seeds: int = 2,
+    epochs: int = 10,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    watch: Watch | None = None,
+    save: Callable[[Comparison], None] | None = None,
+) -> Comparison:
+    """Train the problem's model under each method and record losses, metrics, conflict and time.
+
+    methods        {name in the record: method}
+    seeds          how many; seed s gives every method the same initial weights and the same order
+                   of the examples. All methods are run under one seed before the next one
+    batch_size     of the problem, if None; likewise `learning_rate`, of Adam
+    save           called with the record so far after every run
+    returns        the record. A run that raises or diverges is recorded as such, and the others go
+                   on; after Ctrl-C the record holds the finished runs and `interrupted` is True
+
+    >>> import polytape as pt
+    >>> from polytape.problems import load
+    >>> found = compare(load("toy"), {"Sum": pt.Sum()}, seeds=1, epochs=2)
+    >>> found.runs[0].status, len(found.runs[0].cosines)
+    ('finished', 2)
+    """
+    watch = watch or Watch()
+    data = problem.load_data()
+    found = Comparison(
+        problem=problem.name,
+        description=problem.description,
+        objectives=problem.objectives,
+        headline=dict(problem.headline),
+        methods=tuple(methods),
+        seeds=tuple(range(seeds)),
+        epochs=epochs,
+        batch_size=batch_size or problem.batch_size,
+        learning_rate=learning_rate or problem.learning_rate,
+        environment=environment(),
+    )
+    training = _Training(problem, data, found, watch)
+    try:
+        for name, seed in found.missing:
+            watch.started(name, seed, len(methods) * seeds)
+            run = training.run(name, methods[name], seed)
+            found.runs.append(run)
+            if save is not None:
+                save(found)
+            watch.ended(run)
+    except KeyboardInterrupt:
+        found.interrupted = True
+    return found
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine, as far as they matter to the numbers."""
+    return {
+        "polytape": polytape.__version__,
+        "keras": keras.__version__,
+        "backend": keras.backend.backend(),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+class _Training:
+    """The conditions that all methods share."""
+
+    def __init__(self, problem: Problem, data: Data, plan: Comparison, watch: Watch) -> None:
+        self.problem = problem
+        self.data = data
+        self.plan = plan
+        self.watch = watch
+
+    def run(self, name: str, method: Method, seed: int) -> Run:
+        begun = time.perf_counter()
+        record = _Record(self)
+        try:
+            self._fit(method, seed, record)
+            status, reason = self._judge(record.history)
+        except Exception as error:  # one method's failure must not cost the others' results
+            first = (str(error).strip() or "no message").splitlines()[0]
+            status, reason = "failed", f"{type(error).__name__}: {first}"
+        return Run(
+            method=name,
+            seed=seed,
+            status=status,
+            reason=reason,
+            history=record.history,
+            cosines=record.cosines,
+            norms=record.norms,
+            step_seconds=record.step_seconds,
+            seconds=time.perf_counter() - begun,
+        )
+
+    def _fit(self, method: Method, seed: int, record: "_Record") -> None:
+        x_train, y_train, x_val, y_val = self.data
+        keras.utils.clear_session()
+        keras.utils.set_random_seed(seed)
+        inputs, outputs = self.problem.build()
+        self.problem.check_names("build() outputs", outputs)
+        outputs = {objective: outputs[objective] for objective in self.problem.objectives}
+        model = polytape.Model(inputs, outputs)
+        model.compile(
+            optimizer=keras.optimizers.Adam(self.plan.learning_rate),
+            loss=dict(self.problem.losses),
+            metrics={key: list(value) for key, value in self.problem.metrics.items()} or None,
+            combine=method,
+        )
+        record.shared = shared_variables(inputs, outputs)
+        keras.utils.set_random_seed(seed)  # building may draw differently often per method
+        model.fit(
+            Batches(x_train, y_train, self.plan.batch_size, seed),
+            epochs=self.plan.epochs,
+            validation_data=(x_val, y_val),
+            validation_batch_size=512,
+            callbacks=[record],
+            verbose=0,
+        )
+
+    def _judge(self, history: dict[str, list[float]]) -> tuple[Any, str]:
+        for objective in self.problem.objectives:
+            for key in (self.problem.headline_key(objective), f"val_{objective}_loss"):
+                if key not in history:
+                    keys = ", ".join(sorted(key for key in history if key.startswith("val_")))
+                    raise ValueError(f"The history has no {key!r}; it has {keys}.")
+                if not np.all(np.isfinite(history[key])):
+                    epoch = 1 + int(np.argmin(np.isfinite(history[key])))
+                    return "diverged", f"{key} is not finite from epoch {epoch} on"
+        return "finished", ""
+
+
+class _Record(keras.callbacks.Callback):
+    """Times the steps, keeps the history, and measures the conflict at the end of each epoch."""
+
+    def __init__(self, training: _Training) -> None:
+        super().__init__()
+        self.training = training
+        self.shared: list[Any] = []
+        self.history: dict[str, list[float]] = {}
+        self.cosines: list[list[list[float]]] = []
+        self.norms: list[list[float]] = []
+        self.step_seconds: list[float] = []
+        self._steps = -(-count(training.data[0]) // training.plan.batch_size)
+        self._begun = 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        del epoch, logs
+        self._begun = time.perf_counter()
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        del logs
+        # Validation begins where training ends; Keras has fetched the losses by then.
+        self.step_seconds.append((time.perf_counter() - self._begun) / self._steps)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        numbers = {key: float(value) for key, value in (logs or {}).items()}
+        for key, value in numbers.items():
+            self.history.setdefault(key, []).append(value)
+        if self.shared:
+            found = polytape.gradients(self._losses, self.shared)
+            self.cosines.append(ops.convert_to_numpy(found.cosines).tolist())
+            self.norms.append(ops.convert_to_numpy(found.norms).tolist())
+        self.training.watch.epoch(epoch + 1, numbers)
+
+    def _losses(self) -> dict[str, Any]:
+        x, y = self.training.data[:2]
+        outputs = self.model(rows(x, slice(PROBE)), training=False)
+        return {
+            objective: mean_loss(loss, y[objective][:PROBE], outputs[objective])
+            for objective, loss in self.training.problem.losses.items()
+        }

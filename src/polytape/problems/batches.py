@@ -1,0 +1,56 @@
+"""How a comparison reads a problem: same batches for all, shared variables, one loss value."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from polytape.problems.problem import count
+
+
+class Batches(keras.utils.PyDataset):
+    """Shuffled batches whose order depends on the seed alone, on every backend."""
+
+    def __init__(self, x: Any, y: dict[str, Any], batch_size: int, seed: int) -> None:
+        super().__init__()
+        self.x, self.y, self.batch_size = x, y, batch_size
+        self._random = np.random.default_rng(seed)
+        self._examples = count(x)
+        self.order = self._random.permutation(self._examples)
+
+    def __len__(self) -> int:
+        return -(-self._examples // self.batch_size)
+
+    def __getitem__(self, index: int) -> tuple[Any, dict[str, Any]]:
+        chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        return rows(self.x, chosen), rows(self.y, chosen)
+
+    def on_epoch_end(self) -> None:
+        self.order = self._random.permutation(self._examples)
+
+
+def rows(arrays: Any, chosen: Any) -> Any:
+    """The same examples of every array in a structure."""
+    return keras.tree.map_structure(lambda array: array[chosen], arrays)
+
+
+def shared_variables(inputs: Any, outputs: dict[str, Any]) -> list[Any]:
+    """Trainable variables through which at least two of the outputs are computed."""
+    reached = [keras.Model(inputs, output).trainable_variables for output in outputs.values()]
+    times: dict[int, int] = {}
+    for variable in (variable for variables in reached for variable in variables):
+        times[id(variable)] = times.get(id(variable), 0) + 1
+    unique = {id(variable): variable for variables in reached for variable in variables}
+    return [variable for key, variable in unique.items() if times[key] > 1]
+
+
+def mean_loss(loss: Any, targets: Any, outputs: Any) -> Any:
+    """Mean of a Keras loss over the labelled examples, ()."""
+    targets = np.asarray(targets)
+    axes = tuple(range(1, targets.ndim))
+    labelled = ~np.isnan(targets).any(axis=axes) if targets.dtype.kind == "f" else ...
+    if labelled is not ... and not labelled.all():
+        chosen = np.flatnonzero(labelled)
+        targets, outputs = targets[chosen], ops.take(outputs, chosen, axis=0)
+    return ops.mean(keras.losses.get(loss)(targets, outputs))

@@ -1,0 +1,141 @@
+"""From a name, or from `file.py:function`, to a problem."""
+
+import dataclasses
+import difflib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from polytape.problems.problem import Problem
+
+
+def _built_in() -> dict[str, Callable[[], Problem]]:
+    from polytape.problems.multidigits import multidigits
+    from polytape.problems.toy import toy
+
+    return {"multidigits": multidigits, "toy": toy}
+
+
+def names() -> list[str]:
+    """The built-in problems.
+
+    >>> names()
+    ['multidigits', 'toy']
+    """
+    return list(_built_in())
+
+
+def load(spec: str) -> Problem:
+    """A built-in problem by its name, or one of your own as "path/to/file.py:function".
+
+    The function takes no argument and returns a `Problem`, or a dictionary of its fields::
+
+        # mine.py, run by: polytape compare mine.py:two_heads
+        def two_heads():
+            return {
+                "name": "two heads", "description": "One trunk, two regressions.",
+                "objectives": ("a", "b"), "build": build, "data": data,
+                "losses": {"a": "mse", "b": "mae"},
+                "headline": {"a": ("loss", "min"), "b": ("loss", "min")},
+            }
+
+    Errors: ValueError (no such problem, file or function; the function fails), TypeError (it
+    returns something else). Each says what was found instead.
+
+    >>> load("toy").name
+    'toy'
+    """
+    if spec in _built_in():
+        return _built_in()[spec]()
+    path, separator, function = spec.rpartition(":")
+    if separator and path.endswith(".py"):
+        return _from_file(Path(path), function)
+    if spec.endswith(".py"):
+        raise ValueError(
+            f"Which problem in {spec}? Name a function of that file: {spec}:my_problem."
+            + _offer(_functions(_module(Path(spec))), prefix=f"{spec}:", lead="It has ")
+        )
+    nearest = difflib.get_close_matches(spec.lower(), names(), n=1, cutoff=0.3)
+    raise ValueError(
+        f"Unknown problem: {spec!r}."
+        + (f" Did you mean {nearest[0]!r}?" if nearest else "")
+        + f" Built in: {', '.join(names())}; or your own as file.py:function."
+    )
+
+
+def _from_file(path: Path, name: str) -> Problem:
+    module = _module(path)
+    function = vars(module).get(name)
+    if not callable(function):
+        functions = _functions(module)
+        near = difflib.get_close_matches(name, functions, n=3, cutoff=0.3)
+        raise ValueError(
+            f"{path} has no function {name!r}."
+            + (_offer(near, lead="Did you mean ", mark="?") or _offer(functions, lead="It has "))
+        )
+    where = f"{path}:{name}"
+    try:
+        found = function()
+    except Exception as error:
+        raise ValueError(f"{where}() failed with {type(error).__name__}: {error}") from error
+    return _as_problem(found, where)
+
+
+def _as_problem(found: Any, where: str) -> Problem:
+    if isinstance(found, Problem):
+        return found
+    if not isinstance(found, dict):
+        raise TypeError(
+            f"{where}() must return a polytape.problems.Problem or a dictionary of its fields. "
+            f"Received: {type(found).__name__}."
+            + (" Does the function end without `return`?" if found is None else "")
+        )
+    fields = {field.name: field for field in dataclasses.fields(Problem)}
+    for key in found:
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, n=1)
+            raise ValueError(
+                f"{where}(): a problem has no field {key!r}."
+                + _offer(near, lead="Did you mean ", mark="?")
+                + f" Fields: {', '.join(fields)}."
+            )
+    required = [n for n, f in fields.items() if f.default is f.default_factory]
+    missing = [name for name in required if name not in found]
+    if missing:
+        raise ValueError(f"{where}(): missing fields: {', '.join(missing)}.")
+    return Problem(**found)
+
+
+def _module(path: Path) -> ModuleType:
+    if not path.is_file():
+        beside = [other.name for other in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, beside, n=3, cutoff=0.5)
+        raise ValueError(
+            f"There is no file {path} (looked in {path.absolute().parent})."
+            + _offer([str(path.with_name(name)) for name in near], lead="Did you mean ", mark="?")
+        )
+    spec = importlib.util.spec_from_file_location(f"polytape_problem_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} cannot be imported as a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickling look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _functions(module: ModuleType) -> list[str]:
+    return [
+        name
+        for name, value in vars(module).items()
+        if callable(value) and not name.startswith("_") and value.__module__ == module.__name__
+    ]
+
+
+def _offer(found: list[str], *, lead: str, prefix: str = "", mark: str = ".") -> str:
+    return f" {lead}{', '.join(prefix + name for name in found)}{mark}" if found else ""

@@ -1,0 +1,1 @@
+"""Tables and pictures made from records; no model and no framework is needed to draw them."""
