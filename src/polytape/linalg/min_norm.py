@@ -1,0 +1,40 @@
+"""The point of least norm in the convex hull of the gradients."""
+
+from keras import ops
+
+from polytape.contract import Tensor
+from polytape.linalg.cosine import cosine_form
+from polytape.linalg.nonneg import nonneg_qp
+
+
+def min_norm_point(gramian: Tensor, active: Tensor) -> Tensor:
+    """Weights w on the simplex of the active objectives that minimise w' G w.
+
+    gramian  (..., T, T)  float32 inner products of gradients
+    active   (..., T)     bool
+    returns  (..., T)     float32, non-negative, sum one; inactive objectives have weight zero
+
+    Source: the problem of Wolfe (1976). For q(y) = y' G y on the rays through the simplex, the
+    least of (q(y) + (1'y)^2) / 2 - 1'y is reached at a multiple of the min-norm point whatever its
+    norm: one non-negative quadratic programme, bounded even if zero lies in the hull. It is solved
+    in cosine coordinates, so rows of very different norm are weighed to full precision.
+
+    Special cases: an active zero row is itself the point of least norm: it has weight one,
+    shared equally if there are several. No active objective: all weights zero. Weights that are
+    not unique (rank below T): one of the solutions.
+
+    >>> from keras import ops
+    >>> w = min_norm_point(ops.array([[1.0, 0.0], [0.0, 4.0]]), ops.array([True, True]))
+    >>> [round(float(v), 4) for v in w]
+    [0.8, 0.2]
+    """
+    form = cosine_form(gramian, active)
+    zero = ops.zeros_like(form.norms)
+    huge = ops.full_like(form.norms, 3e38)
+    shortest = ops.min(ops.where(form.alive, form.norms, huge), axis=-1, keepdims=True)
+    lean = ops.where(form.alive, shortest / form.norms, zero)
+    y = nonneg_qp(form.cosines + lean[..., :, None] * lean[..., None, :], lean)
+    resting = ops.cast(ops.logical_and(active, ops.logical_not(form.alive)), form.norms.dtype)
+    weights = ops.where(ops.any(resting > 0, axis=-1, keepdims=True), resting, lean * y)
+    total = ops.sum(weights, axis=-1, keepdims=True)
+    return weights / ops.where(total > 0, total, ops.ones_like(total))
