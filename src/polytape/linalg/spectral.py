@@ -66,19 +66,3 @@ def pseudo_solve(matrix: Tensor, vector: Tensor) -> Tensor:
     """
     found = spectrum(matrix)
     return found.vector(found.coordinates(vector) / found.values) / found.unit
-
-
-def unit_rows(gramian: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What is left of a Gramian when the rows have length one.
-
-    returns  cosines (..., T, T), zero rows and columns for zero gradients, else a diagonal of
-             one; norms (..., T), one for zero gradients; live (..., T), float32, zero for those
-    """
-    diagonal = ops.diagonal(gramian, axis1=-2, axis2=-1)
-    nonzero = diagonal > 0
-    live = ops.cast(nonzero, "float32")
-    norms = ops.sqrt(ops.where(nonzero, diagonal, 1.0))
-    cosines = gramian / norms[..., :, None] / norms[..., None, :]
-    same = ops.eye(gramian.shape[-1])
-    cosines = ops.clip(cosines, -1.0, 1.0) * (1.0 - same) + same
-    return cosines * live[..., :, None] * live[..., None, :], norms, live

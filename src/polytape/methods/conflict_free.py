@@ -6,8 +6,9 @@ from typing import Annotated, ClassVar
 from keras import ops
 
 from polytape.contract import Evidence, Method, Preference, Scale, State, Tensor
+from polytape.linalg.cosine import cosine_form
 from polytape.linalg.preference import preferred
-from polytape.linalg.spectral import spectrum, unit_rows
+from polytape.linalg.spectral import spectrum
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,11 @@ class ConFIG(Method):
 
     natural: ClassVar[str | None] = "sum"
     reference: ClassVar[str] = "Liu, Chu and Thuerey, ICLR 2025"
-    guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free"})
+    guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free", "impartial"})
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
-        cosines, norms, live = unit_rows(evidence.gramian)
+        cosines, norms, alive = cosine_form(evidence.gramian, evidence.active)
+        live = ops.cast(alive, "float32")
         found = spectrum(cosines)
         along = found.coordinates(live * preferred(evidence, self.preference))
         solution = found.vector(along / found.values)

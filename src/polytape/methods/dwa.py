@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from polytape.contract import Evidence, Integer, Method, Need, Range, Scale, State, Tensor
+from polytape.linalg.simplex import softmax
 
 
 class Windows(NamedTuple):
@@ -54,7 +55,7 @@ class DWA(Method):
     needs: ClassVar[Need] = "losses"
     natural: ClassVar[str | None] = "sum"
     reference: ClassVar[str] = "Liu, Johns and Davison, CVPR 2019"
-    guarantees: ClassVar[frozenset[str]] = frozenset({"permutation"})
+    guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free"})
 
     def init(self, names: tuple[str, ...], blocks: tuple[int, ...] = ()) -> Windows:
         zeros = np.zeros((*blocks, len(names)), "float32")
@@ -63,8 +64,8 @@ class DWA(Method):
     def weigh(self, evidence: Evidence, state: Windows) -> tuple[Tensor, State]:
         known = ops.logical_and(state.last > 0, state.before > 0)
         ratio = ops.where(known, state.last, 1.0) / ops.where(known, state.before, 1.0)
-        logits = ops.where(evidence.active, ratio / self.temperature, -1e30)
-        return evidence.count * ops.softmax(logits, axis=-1), self._advance(evidence, state)
+        weights = evidence.count * softmax(ratio / self.temperature, evidence.active)
+        return weights, self._advance(evidence, state)
 
     def _advance(self, evidence: Evidence, state: Windows) -> Windows:
         total = state.total + ops.where(evidence.active, evidence.losses, 0.0)

@@ -6,7 +6,8 @@ from typing import ClassVar
 from keras import ops
 
 from polytape.contract import Evidence, Method, Scale, State, Tensor
-from polytape.linalg.spectral import pseudo_solve, unit_rows
+from polytape.linalg.cosine import cosine_form
+from polytape.linalg.spectral import pseudo_solve
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,13 @@ class IMTLG(Method):
 
     natural: ClassVar[str | None] = "mean"
     reference: ClassVar[str] = "Liu, Li, Kuang, Xue, Chen, Yang, Liao and Zhang, ICLR 2021"
-    guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free"})
+    guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free", "impartial"})
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
-        cosines, norms, live = unit_rows(evidence.gramian)
-        shortest = ops.min(ops.where(live > 0, norms, 1e38), axis=-1, keepdims=True)
-        value = pseudo_solve(cosines, live) * live * (shortest / norms)
+        cosines, norms, alive = cosine_form(evidence.gramian, evidence.active)
+        live = ops.cast(alive, "float32")
+        shortest = ops.min(ops.where(alive, norms, 1e38), axis=-1, keepdims=True)
+        value = live * pseudo_solve(cosines, live) * (shortest / norms)
         total = ops.sum(value, axis=-1, keepdims=True)
         size = ops.sum(ops.abs(value), axis=-1, keepdims=True)
         total = ops.maximum(total, 0.01 * size)

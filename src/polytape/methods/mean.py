@@ -26,7 +26,7 @@ class Mean(Method):
     """
 
     needs: ClassVar[Need] = "losses"
-    guarantees: ClassVar[frozenset[str]] = frozenset({"permutation"})
+    guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free"})
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
         return ops.ones_like(evidence.losses) / evidence.count, state

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from polytape.contract import Evidence, Method, Scale, Seed, State, Tensor
-from polytape.linalg.spectral import unit_rows
+from polytape.linalg.cosine import cosine_form
 
 
 def project(cosines: Tensor, norms: Tensor, order: Tensor) -> Tensor:
@@ -65,6 +65,7 @@ class PCGrad(Method):
 
     natural: ClassVar[str | None] = "sum"
     reference: ClassVar[str] = "Yu, Kumar, Gupta, Levine, Hausman and Finn, NeurIPS 2020"
+    guarantees: ClassVar[frozenset[str]] = frozenset({"scale-free"})
     exempt: ClassVar[dict[str, str]] = {
         "permutation": "with more than two rows the result depends on the order drawn",
         "zero row": "another number of objectives draws another order",
@@ -73,8 +74,6 @@ class PCGrad(Method):
     }
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
-        cosines, norms, live = unit_rows(evidence.gramian)
-        order = random_order(tuple(cosines.shape), evidence.seed)
-        # A zero row has no length to lend: its coefficients must not reach the others.
-        weights = project(cosines, norms * live + (1.0 - live), order)
-        return ops.where(live > 0, weights, ops.ones_like(weights)), state
+        form = cosine_form(evidence.gramian, evidence.active)
+        order = random_order(tuple(form.cosines.shape), evidence.seed)
+        return project(form.cosines, form.norms, order), state

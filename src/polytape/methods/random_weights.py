@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from polytape.contract import Evidence, Method, Need, OneOf, Scale, State, Tensor
+from polytape.linalg.simplex import softmax
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class RandomWeights(Method):
 
     needs: ClassVar[Need] = "losses"
     natural: ClassVar[str | None] = "mean"
+    guarantees: ClassVar[frozenset[str]] = frozenset({"scale-free"})
     reference: ClassVar[str] = "Lin, Ye, Zhang and Tsang, TMLR 2022"
     exempt: ClassVar[dict[str, str]] = {
         "permutation": "the numbers belong to positions, not to objectives",
@@ -53,5 +55,4 @@ class RandomWeights(Method):
             # Exponential numbers, normalised, are Dirichlet(1, ..., 1); zero has no logarithm.
             uniform = keras.random.uniform(shape, minval=1e-7, maxval=1.0, seed=evidence.seed)
             logits = ops.log(-ops.log(uniform))
-        logits = ops.where(evidence.active, logits, -1e30)
-        return ops.softmax(logits, axis=-1), state
+        return softmax(logits, evidence.active), state

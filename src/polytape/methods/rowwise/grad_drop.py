@@ -45,7 +45,7 @@ class GradDrop(Method):
     reference: ClassVar[str] = (
         "Chen, Ngiam, Huang, Luong, Kretzschmar, Chai and Anguelov, NeurIPS 2020"
     )
-    guarantees: ClassVar[frozenset[str]] = frozenset({"permutation"})
+    guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free"})
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
         return ops.ones_like(evidence.losses), state

@@ -1,0 +1,251 @@
+"""The laws that every method keeps, for the methods of this library and for yours.
+
+    from polytape.testing import certify
+    certify(MyMethod())     # AssertionError with method, law and matrix, or silence
+
+Each law is tried on row matrices built to be difficult (`matrices`). A law that a method breaks by
+nature is named, with the reason, in its own `exempt`. Beyond the common laws a method may promise
+the following in `guarantees`:
+
+non-conflicting  no objective is made worse to first order: J J^T w >= 0, whatever the rows
+impartial        the direction does not change if a single loss is multiplied by a positive number
+stationary       the update is zero where a positive combination of all rows is zero
+permutation      the common law of that name
+scale-free       the common law "scale": no direction changes if all losses are multiplied by 1e8
+"""
+
+import json
+from collections.abc import Callable, Iterator
+
+import keras
+import numpy as np
+from keras import ops
+
+from polytape.contract import Method
+from polytape.trials import Compile, Matrix, Trial, Update, matrices
+
+__all__ = ["GUARANTEES", "LAWS", "Matrix", "Trial", "certify", "check", "laws_of", "matrices"]
+
+Law = Callable[[Trial], Iterator[str]]  # yields what is wrong, beginning with the matrix
+
+
+def certify(method: Method, compile: Compile | None = None) -> None:
+    """Try all laws that a method is not exempt from, and all that it guarantees.
+
+    compile  wraps the functions to be run, `jax.jit` for example; None runs them as they are
+
+    AssertionError names the method, the law and the matrix.
+
+    >>> import polytape as pt
+    >>> certify(pt.Mean())
+    """
+    trial = Trial(method, compile)
+    for law in laws_of(method):
+        if law not in method.exempt:
+            check(trial, law)
+
+
+def laws_of(method: Method | type[Method]) -> list[str]:
+    """The common laws, exempt or not, and those of its guarantees that say more."""
+    more = sorted(method.guarantees)
+    return [*LAWS, *(law for law in more if GUARANTEES.get(law) not in LAWS.values())]
+
+
+def check(trial: Trial, law: str) -> None:
+    """Try one law, exempt or not; AssertionError names the method, the law and the matrix."""
+    known = LAWS | GUARANTEES
+    if law not in known:
+        raise ValueError(f"Unknown law: {law!r}. Expected one of: {', '.join(known)}.")
+    for wrong in known[law](trial):
+        raise AssertionError(f"{trial.method!r} breaks the law {law!r}: {wrong}.")
+
+
+def finite(trial: Trial) -> Iterator[str]:
+    """One finite float32 weight per objective, and a finite update."""
+    for matrix in matrices():
+        weights, direction, _ = trial.on(matrix)
+        if weights.shape != matrix.losses.shape or weights.dtype != np.float32:
+            yield f"{matrix.name}: weights {weights.shape} {weights.dtype}, not (T,) float32"
+        if not (np.isfinite(weights).all() and np.isfinite(direction).all()):
+            yield f"{matrix.name}: not finite, weights {weights}"
+
+
+def permutation(trial: Trial) -> Iterator[str]:
+    """Objectives in another order, the same update."""
+    rng = np.random.default_rng(1)
+    for matrix in matrices():
+        order = np.roll(rng.permutation(len(matrix.rows)), 1)
+        again = trial.update(matrix.rows[order], matrix.losses[order])
+        yield from _differ(matrix, trial.on(matrix), again)
+
+
+def scale(trial: Trial) -> Iterator[str]:
+    """All losses multiplied by 1e-8 or 1e8: the same direction; degree 1: the same weights."""
+    for matrix in matrices():
+        if matrix.name in ("tiny", "huge"):
+            continue  # float32 has no room for them
+        for factor in (2.0**-27, 2.0**27):
+            found = trial.on(matrix)
+            again = trial.update(matrix.rows * factor, matrix.losses * factor)
+            if trial.method.natural is not None:
+                again = trial.along(matrix.rows, again.weights)
+                yield from _differ(matrix, found, again)
+            else:
+                yield from _differ(matrix, found, again, parallel=True)
+
+
+def zero_row(trial: Trial) -> Iterator[str]:
+    """An active objective whose gradient is zero: the others keep their direction."""
+    matrix = _named("zero row")
+    alone = trial.update(matrix.rows[:3], matrix.losses[:3])
+    yield from _differ(matrix, trial.on(matrix), alone, parallel=True)
+
+
+def one_objective(trial: Trial) -> Iterator[str]:
+    """T = 1: weight one, or just the direction of the gradient if the degree is not 1."""
+    matrix = _named("one")
+    found, itself = trial.on(matrix), trial.along(matrix.rows, np.ones(1))
+    yield from _differ(matrix, itself, found, parallel=trial.method.natural is None)
+
+
+def inactive(trial: Trial) -> Iterator[str]:
+    """Inactive objectives weigh zero and the others are combined as if they did not exist."""
+    for matrix in _fours():
+        active = np.array([True, False, True, True])
+        found = trial.update(matrix.rows, matrix.losses, active)
+        absent = trial.update(matrix.rows[active], matrix.losses[active])
+        if found.weights[1] != 0:
+            yield f"{matrix.name}: an inactive objective weighs {found.weights[1]}"
+        yield from _differ(matrix, absent, found)
+    masked = _named("well conditioned")
+    both = np.stack([active, ~active])
+    rows, losses = masked.rows * both[..., None], masked.losses * both
+    weights, _ = trial.step(rows, losses, both, trial.start(losses.shape))
+    for block in range(2):
+        alone = trial.update(masked.rows, masked.losses, both[block])
+        yield from _differ(masked, alone, trial.along(rows[block], weights[block]))
+
+
+def batch(trial: Trial) -> Iterator[str]:
+    """A stack of Gramians is settled as each of them alone."""
+    for first, second in zip(_fours(), reversed(_fours()), strict=True):
+        rows = np.stack([first.rows, second.rows])
+        losses = np.stack([first.losses, second.losses])
+        active = np.ones(losses.shape, bool)
+        weights, _ = trial.step(rows, losses, active, trial.start(losses.shape))
+        stacked = trial.along(first.rows, weights[0])
+        yield from _differ(first, trial.on(first), stacked)
+
+
+def state(trial: Trial) -> Iterator[str]:
+    """The state keeps its structure, shapes and dtypes, and is finite."""
+    matrix = _named("conflicting")
+    active = np.ones(4, bool)
+    before = now = trial.start(matrix.losses.shape)
+    for step in range(3):
+        _, now = trial.step(matrix.rows, matrix.losses / (1 + step), active, now)
+        keras.tree.assert_same_structure(before, now)
+        pairs = zip(keras.tree.flatten(before), keras.tree.flatten(now), strict=True)
+        for old, new in ((ops.convert_to_numpy(a), ops.convert_to_numpy(b)) for a, b in pairs):
+            was, became = (f"{value.shape} {value.dtype}" for value in (old, new))
+            if was != became:
+                yield f"{matrix.name}: state was {was} and became {became}"
+            if not np.isfinite(new).all():
+                yield f"{matrix.name}: the state is not finite"
+
+
+def config(trial: Trial) -> Iterator[str]:
+    """A method survives Keras serialization and JSON."""
+    method = trial.method
+    text = json.dumps(keras.saving.serialize_keras_object(method))
+    again = keras.saving.deserialize_keras_object(json.loads(text))
+    if again != method:
+        yield f"(no matrix): {method!r} came back as {again!r}"
+
+
+def equal_gradients(trial: Trial) -> Iterator[str]:
+    """Equal gradients give their sum, or their mean if the scale says so; degree 1 only."""
+    method = trial.method
+    if method.natural is None:
+        return
+    wanted = getattr(method, "scale", "paper")
+    mean = (method.natural if wanted == "paper" else wanted) == "mean"
+    rows = np.repeat(_named("one").rows, 4, axis=0)
+    matrix = Matrix("four equal rows", rows, np.ones(4))
+    right = trial.along(rows, np.full(4, 0.25 if mean else 1.0))
+    yield from _differ(matrix, right, trial.update(rows, matrix.losses))
+
+
+def non_conflicting(trial: Trial) -> Iterator[str]:
+    """No objective is made worse to first order."""
+    for matrix in matrices():
+        _, direction, size = trial.on(matrix)
+        gain = matrix.rows @ direction
+        floor = -1e-5 * np.linalg.norm(matrix.rows, axis=1) * size
+        if (gain < floor).any():
+            yield f"{matrix.name}: J J^T w = {gain}"
+
+
+def impartial(trial: Trial) -> Iterator[str]:
+    """A single loss multiplied by a positive number: the same direction."""
+    factors = np.array([1.0, 8.0, 0.125, 2.0])
+    for matrix in (_named("well conditioned"), _named("conflicting")):
+        again = trial.update(matrix.rows * factors[:, None], matrix.losses * factors)
+        yield from _differ(matrix, trial.on(matrix), again, unit=True)
+
+
+def stationary(trial: Trial) -> Iterator[str]:
+    """A positive combination of all rows is zero: so is the update."""
+    for matrix in (_named("stationary"), _named("two opposed")):
+        rest = np.linalg.norm(trial.on(matrix).relative)
+        if rest > matrix.tolerance:
+            yield f"{matrix.name}: the update is {rest:.1e} of its parts, expected 0"
+
+
+LAWS: dict[str, Law] = {
+    "finite": finite,
+    "permutation": permutation,
+    "scale": scale,
+    "zero row": zero_row,
+    "one objective": one_objective,
+    "inactive": inactive,
+    "batch": batch,
+    "state": state,
+    "config": config,
+    "equal gradients": equal_gradients,
+}
+GUARANTEES: dict[str, Law] = {
+    "non-conflicting": non_conflicting,
+    "impartial": impartial,
+    "stationary": stationary,
+    "permutation": permutation,
+    "scale-free": scale,
+}
+
+
+def _named(name: str) -> Matrix:
+    return next(matrix for matrix in matrices() if matrix.name == name)
+
+
+def _fours() -> list[Matrix]:
+    return [matrix for matrix in matrices() if len(matrix.rows) == 4]
+
+
+def _differ(
+    matrix: Matrix, one: Update, other: Update, parallel: bool = False, unit: bool = False
+) -> Iterator[str]:
+    """What is wrong if two updates should be equal, or parallel, or of the same direction."""
+    first, second = one.direction, other.direction
+    allowed = matrix.tolerance * max(one.size, other.size)
+    if unit:
+        first, second = (value / (np.linalg.norm(value) or 1.0) for value in (first, second))
+        allowed = matrix.tolerance
+    elif parallel:
+        first, second, allowed = one.relative, other.relative, matrix.tolerance
+    apart = np.linalg.norm(first - second)
+    if not apart <= allowed:
+        kind = "not parallel" if parallel or unit else "not equal"
+        yield (
+            f"{matrix.name}: updates {kind}, apart by {apart:.2e} where {allowed:.2e} is allowed; "
+            f"weights {one.weights} and {other.weights}"
+        )

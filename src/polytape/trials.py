@@ -1,0 +1,148 @@
+"""Difficult row matrices, and a method on trial: what `polytape.testing` states its laws with."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from polytape.contract import Evidence, Method, Seed, ask
+
+Array = np.ndarray
+Compile = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class Matrix(NamedTuple):
+    """Rows (T, n) float64 with a name, losses (T,), and the share of an update that laws forgive.
+
+    The share stands for what float32 loses on these rows, relative to sum_t |w_t| |g_t|.
+    """
+
+    name: str
+    rows: Array
+    losses: Array
+    tolerance: float = 1e-3
+
+
+def matrices() -> list[Matrix]:
+    """Row matrices built to be difficult; always the same ones."""
+    rng = np.random.default_rng(20260)
+    basis = np.linalg.qr(rng.normal(size=(12, 12)))[0]
+    mix = [[1, 0, 0, 0], [-0.6, 1, 0, 0], [0.3, -0.5, 1, 0], [-0.4, 0.2, -0.3, 1]]
+    rows = np.array(mix) @ basis[:4] * np.array([1.0, 2.0, 0.5, 3.0])[:, None]
+    found = _regular(rows) | _singular(rows, basis) | _sizes(rows, rng)
+    turn = np.linalg.qr(rng.normal(size=(4, 4)))[0]
+    stretched = turn @ (np.array([1.0, 1e-2, 1e-5, 1e-6])[:, None] * basis[:4])
+    return [
+        *(Matrix(name, rows, np.linspace(1.0, 2.0, len(rows))) for name, rows in found.items()),
+        Matrix("condition 1e6", stretched, np.ones(4), tolerance=3e-2),
+        Matrix("losses of 1e-8 to 1e8", rows, np.array([1e-8, 1e8, 1.0, 1e3])),
+    ]
+
+
+def _regular(rows: Array) -> dict[str, Array]:
+    return {
+        "well conditioned": rows,
+        "conflicting": rows - 0.8 * rows.mean(0),
+        "tiny": rows * 1e-12,
+        "huge": rows * 1e12,
+        "spread": rows * np.array([1e3, 30.0, 1e-3, 100.0])[:, None],
+        "half precision": np.float64(np.float16(rows)),
+    }
+
+
+def _singular(rows: Array, basis: Array) -> dict[str, Array]:
+    a, b, c, _ = rows
+    angles = np.radians([0.0, 30.0, 65.0, 100.0])[:, None]
+    return {
+        "zero row": np.stack([a, b, c, 0 * a]),
+        "opposed": np.stack([a, b, c, -a]),
+        "duplicates": np.stack([a, b, c, c]),
+        "rank 1": np.outer([1.0, 2.0, -1.0, 0.5], a),
+        "parallel": np.outer([1.0, 2.0, 3.0, 0.5], a),
+        "rank 2": np.cos(angles) * basis[0] + np.sin(angles) * basis[1],
+        "stationary": np.stack([a, b, c, -(a + 2 * b + 0.5 * c)]),
+    }
+
+
+def _sizes(rows: Array, rng: np.random.Generator) -> dict[str, Array]:
+    many = np.linalg.qr(rng.normal(size=(80, 80)))[0][:64]
+    return {
+        "one": rows[:1],
+        "two": rows[:2],
+        "two opposed": np.stack([rows[0], -rows[0]]),
+        "sixty-four": many - 0.9 * many.mean(0),
+    }
+
+
+class Update(NamedTuple):
+    """What a method answered: weights (T,), direction (n,) float64, size sum_t |w_t| |g_t|."""
+
+    weights: Array
+    direction: Array
+    size: float
+
+    @property
+    def relative(self) -> Array:
+        """The direction in units of its size: the same for all updates along one ray."""
+        return self.direction / (self.size or 1.0)
+
+
+class Trial:
+    """A method on trial: asked step by step, as an engine asks it, always with the same seed.
+
+    compile  wraps the functions to be run, `jax.jit` for example; None runs them as they are
+    """
+
+    def __init__(self, method: Method, compile: Compile | None = None) -> None:
+        wrap = compile or (lambda function: function)
+        self.method = method
+        self._ask = wrap(self._question)
+        self._combine = wrap(lambda rows, seed: method.combine(rows, Seed(seed)))
+        self._seed = keras.random.SeedGenerator(11).next()
+        self._found: dict[str, Update] = {}
+
+    def _question(self, gramian: Any, losses: Any, active: Any, seed: Any, state: Any) -> Any:
+        names = _names(gramian.shape[-1])
+        step = ops.zeros((), dtype="int32")
+        evidence = Evidence(losses, gramian, active, names, step, Seed(seed))
+        return ask(self.method, evidence, state)
+
+    def start(self, shape: tuple[int, ...]) -> Any:
+        """The initial state for weights of this shape, as tensors."""
+        state = self.method.init(_names(shape[-1]), shape[:-1])
+        return keras.tree.map_structure(ops.convert_to_tensor, state)
+
+    def step(self, rows: Array, losses: Array, active: Array, state: Any) -> tuple[Array, Any]:
+        """Weights and next state for rows (..., T, n)."""
+        gramian = np.einsum("...in,...jn->...ij", rows, rows)
+        given = [ops.convert_to_tensor(np.float32(value)) for value in (gramian, losses)]
+        weights, state = self._ask(*given, ops.convert_to_tensor(active), self._seed, state)
+        return ops.convert_to_numpy(weights), state
+
+    def update(self, rows: Array, losses: Array, active: Array | None = None) -> Update:
+        """The first update for rows (T, n); inactive rows are taken out of rows and losses."""
+        active = np.ones(len(rows), bool) if active is None else active
+        rows, losses = rows * active[:, None], losses * active
+        weights, _ = self.step(rows, losses, active, self.start(losses.shape))
+        return self.along(rows, weights)
+
+    def along(self, rows: Array, weights: Array) -> Update:
+        """The update that weights mean for rows."""
+        weighted = rows * np.float64(weights)[:, None]
+        direction = weighted.sum(0)
+        if self.method.needs == "rows":
+            combined = self._combine(ops.convert_to_tensor(np.float32(weighted)), self._seed)
+            direction = np.float64(ops.convert_to_numpy(combined))
+        return Update(weights, direction, float(np.linalg.norm(weighted, axis=1).sum()))
+
+    def on(self, matrix: Matrix) -> Update:
+        """The update for a matrix, worked out once."""
+        if matrix.name not in self._found:
+            self._found[matrix.name] = self.update(matrix.rows, matrix.losses)
+        return self._found[matrix.name]
+
+
+def _names(count: int) -> tuple[str, ...]:
+    return tuple(f"objective_{index}" for index in range(count))
