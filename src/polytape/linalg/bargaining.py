@@ -28,8 +28,8 @@ def bargain(gramian: Tensor, active: Tensor, alpha: float = 1.0) -> Tensor:
 
     A ridge of 1e-6 (4e-6 for T = 64) on the cosines keeps the weights bounded where some
     a >= 0 has J' a = 0 (a Pareto-stationary point) and the equations have no solution: entries of
-    norm * a then end near 1e3. An entry of norm * a below 1e-8 of their typical size, as a large
-    alpha and rows of very different norm ask for, ends there. T = 1: a = norm^(-2 alpha / (1 + alpha)).
+    norm * a then end near 1e3. Those that would be below 1e-8 of a typical one, as happens with
+    alpha of 4 and more, end there. T = 1: a = norm^(-2 alpha / (1 + alpha)).
 
     >>> from keras import ops
     >>> a = bargain(ops.array([[4.0, 0.0], [0.0, 1.0]]), ops.array([True, True]))
@@ -52,10 +52,11 @@ def _newton(matrix: Tensor, demand: Tensor, power: float) -> Tensor:
     identity = ops.eye(demand.shape[-1], dtype=demand.dtype)
     damping = max(1.0, (1.0 + power) / 2.0)
 
-    def going(beta, moved, step):  # type: ignore[no-untyped-def]
+    def going(beta: Tensor, moved: Tensor, step: Tensor) -> Tensor:
+        del beta
         return ops.logical_and(ops.any(moved > _LAST_STEP), step < _STEPS)
 
-    def advance(beta, moved, step):  # type: ignore[no-untyped-def]
+    def advance(beta: Tensor, moved: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         gain = demand * beta ** (-power)
         curvature = power * gain / beta
         unit = 1 / ops.sqrt(1 + curvature)

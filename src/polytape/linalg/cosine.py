@@ -12,7 +12,7 @@ class CosineForm(NamedTuple):
 
     cosines  (..., T, T)  float32 in [-1, 1], diagonal exactly one; the row and column of an
                           objective that is not alive are those of the identity
-    norms    (..., T)     float32 gradient norms; one where not alive, so that they can be divided by
+    norms    (..., T)     float32 gradient norms; one where not alive, so that all can divide
     alive    (..., T)     bool: active, with a gradient that is not zero
     """
 

@@ -1,5 +1,7 @@
 """Non-negative quadratic programmes: the one solver behind min-norm points and dual cones."""
 
+from collections.abc import Callable
+
 from keras import ops
 
 from polytape.contract import Tensor
@@ -22,8 +24,8 @@ def nonneg_qp(matrix: Tensor, linear: Tensor) -> Tensor:
     returns  (..., T)     y, float32. With s = A y - b the conditions y >= 0, s >= 0, y s = 0 hold
                           up to about 1e-6 of sum(y) + max|b|
 
-    A gets a ridge of 1e-6 (4e-6 for T = 64), which makes the solution unique and bounded; it
-    acts within the stated precision. Non-finite input gives non-finite output, no error.
+    A gets a ridge of 1e-6 (4e-6 for T = 64), which makes the solution unique and bounded and acts
+    within the stated precision. An entry that is not finite spoils its own problem only.
 
     Block principal pivoting (Judice & Pires 1994) starts from the positive entries of b and is
     done after one to three solves as a rule. It may cycle on matrices of low rank: the problems
@@ -31,17 +33,15 @@ def nonneg_qp(matrix: Tensor, linear: Tensor) -> Tensor:
     whatever the matrix. Each keeps the best point it has seen.
 
     >>> from keras import ops
-    >>> y = nonneg_qp(ops.array([[1.0, 0.5], [0.5, 1.0]]), ops.array([1.0, -1.0]))
+    >>> y = nonneg_qp(ops.array([[1.0, 0.5], [0.5, 1.0]]), ops.array([1.0, 0.8]))
     >>> [round(float(v), 4) for v in y]
-    [1.0, 0.0]
+    [0.8, 0.4]
     """
     matrix = with_ridge(matrix)
     size = ops.max(ops.abs(linear), axis=-1, keepdims=True)
     size = ops.where(size > 0, size, ops.ones_like(size))
     linear = linear / size
-    best = _pivot(matrix, linear)
-    best = _interior(matrix, linear, best)
-    return best[0] * size
+    return _interior(matrix, linear, _pivot(matrix, linear)) * size
 
 
 def _times(matrix: Tensor, y: Tensor) -> Tensor:
@@ -60,38 +60,47 @@ def _better(old: tuple[Tensor, Tensor], y: Tensor, residual: Tensor) -> tuple[Te
     return ops.where(improved, y, old[0]), ops.where(improved, residual, old[1])
 
 
+def _unsettled(limit: int) -> Callable[..., Tensor]:
+    """Condition of a loop whose last variables are a residual and the number of steps taken."""
+
+    def going(*loop: Tensor) -> Tensor:
+        return ops.logical_and(ops.any(loop[-2] > TOLERANCE), loop[-1] < limit)
+
+    return going
+
+
+def _restricted(matrix: Tensor, linear: Tensor, free: Tensor) -> Tensor:
+    """Solution of `A y = b` in the free entries, the others zero."""
+    mask = ops.cast(free, linear.dtype)
+    inner = matrix * mask[..., :, None] * mask[..., None, :]
+    rest = ops.eye(linear.shape[-1], dtype=linear.dtype) * (1 - mask)[..., None, :]
+    return solve_spd(inner + rest, linear * mask) * mask
+
+
+def _violated(matrix: Tensor, linear: Tensor, free: Tensor, y: Tensor) -> Tensor:
+    slack = _times(matrix, y) - linear
+    slop = TOLERANCE * (ops.sum(ops.maximum(y, 0.0), axis=-1, keepdims=True) + 1.0)
+    return ops.where(free, y < 0, slack < -slop)
+
+
 def _pivot(matrix: Tensor, linear: Tensor) -> tuple[Tensor, Tensor]:
     """Best y and its residual, by exchanging blocks between the zero and the positive part."""
     count = linear.shape[-1]
-    identity = ops.eye(count, dtype=linear.dtype)
     order = ops.arange(1, count + 1, dtype="int32")
 
-    def going(free, fewest, patience, y, residual, step):  # type: ignore[no-untyped-def]
-        return ops.logical_and(ops.any(residual > TOLERANCE), step < _PIVOTINGS)
-
-    def exchange(free, fewest, patience, y, residual, step):  # type: ignore[no-untyped-def]
-        mask = ops.cast(free, linear.dtype)
-        inner = matrix * mask[..., :, None] * mask[..., None, :]
-        trial = solve_spd(inner + identity * (1 - mask)[..., None, :], linear * mask) * mask
-        clipped = ops.maximum(trial, 0.0)
-        found = _residual(matrix, linear, clipped)
-        y, residual = _better((y, residual), clipped, found)
-        slack = _times(matrix, trial) - linear
-        slop = TOLERANCE * (ops.sum(clipped, axis=-1, keepdims=True) + 1.0)
-        wrong = ops.where(free, trial < 0, slack < -slop)
+    def exchange(
+        free: Tensor, fewest: Tensor, patience: Tensor, top: Tensor, residual: Tensor, step: Tensor
+    ) -> tuple[Tensor, ...]:
+        y = _restricted(matrix, linear, free)
+        wrong = _violated(matrix, linear, free, y)
+        clipped = ops.maximum(y, 0.0)
+        top, residual = _better((top, residual), clipped, _residual(matrix, linear, clipped))
         number = ops.sum(ops.cast(wrong, "int32"), axis=-1, keepdims=True)
-        fewer = number < fewest
-        patience = ops.where(fewer, _PATIENCE, patience - 1)
+        patience = ops.where(number < fewest, _PATIENCE, patience - 1)
         last = ops.max(ops.where(wrong, order, 0), axis=-1, keepdims=True)
         flips = ops.logical_and(wrong, ops.logical_or(patience >= 0, ops.equal(order, last)))
-        return (
-            ops.not_equal(free, flips),
-            ops.minimum(number, fewest),
-            patience,
-            y,
-            residual,
-            step + 1,
-        )
+        free = ops.not_equal(free, flips)
+        return free, ops.minimum(number, fewest), patience, top, residual, step + 1
 
     column = linear[..., :1]
     start = (
@@ -102,20 +111,17 @@ def _pivot(matrix: Tensor, linear: Tensor) -> tuple[Tensor, Tensor]:
         ops.full_like(column, 1e30),
         ops.zeros((), dtype="int32"),
     )
-    return ops.while_loop(going, exchange, start)[3:5]
+    return ops.while_loop(_unsettled(_PIVOTINGS), exchange, start)[3:5]
 
 
-def _interior(
-    matrix: Tensor, linear: Tensor, best: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Best y and its residual, from there, by a path-following method; no steps if none needed."""
+def _interior(matrix: Tensor, linear: Tensor, best: tuple[Tensor, Tensor]) -> Tensor:
+    """Best y, from there, by a path-following method; no steps if none are needed."""
     count = linear.shape[-1]
     identity = ops.eye(count, dtype=linear.dtype)
 
-    def going(y, s, top, residual, step):  # type: ignore[no-untyped-def]
-        return ops.logical_and(ops.any(residual > TOLERANCE), step < _INTERIOR_STEPS)
-
-    def advance(y, s, top, residual, step):  # type: ignore[no-untyped-def]
+    def advance(
+        y: Tensor, s: Tensor, top: Tensor, residual: Tensor, step: Tensor
+    ) -> tuple[Tensor, ...]:
         slack = _times(matrix, y) - linear
         target = _CENTRING * ops.sum(y * s, axis=-1, keepdims=True) / count
         # Rows are brought to a unit diagonal first: s / y spans many orders of magnitude.
@@ -133,4 +139,4 @@ def _interior(
     y = ops.ones_like(linear)
     s = ops.maximum(_times(matrix, y) - linear, 1.0)
     start = (y, s, *best, ops.zeros((), dtype="int32"))
-    return ops.while_loop(going, advance, start)[2:4]
+    return ops.while_loop(_unsettled(_INTERIOR_STEPS), advance, start)[2]

@@ -1,0 +1,23 @@
+"""Compile a function the way the current Keras backend does it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+
+def compiled(fn: Callable[..., Any], *, xla: bool = True) -> Callable[..., Any]:
+    """`jax.jit(fn)`, `tf.function(fn)`, or `fn` itself on eager backends.
+
+    xla  False leaves XLA out on TensorFlow; the other backends do not care
+    """
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        return jax.jit(fn)
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(fn, jit_compile=xla)
+    return fn

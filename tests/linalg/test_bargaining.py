@@ -1,0 +1,62 @@
+from functools import partial
+
+import numpy as np
+import pytest
+from keras import ops
+from nasty import SIZES, gramians, unit
+from scipy.optimize import root
+
+from compiled import compiled
+from polytape.linalg.bargaining import bargain
+from polytape.linalg.solve import ridge
+
+SOLVE = {alpha: compiled(partial(bargain, alpha=alpha)) for alpha in (0.5, 1.0, 2.0)}
+CASES = [(1.0, size) for size in SIZES] + [(0.5, 8), (2.0, 1), (2.0, 8)]
+
+
+def solve(batch, alpha):
+    active = ops.ones(batch.shape[:-1], dtype="bool")
+    return np.asarray(SOLVE[alpha](ops.array(batch), active), "float64")
+
+
+@pytest.mark.parametrize(("alpha", "size"), CASES)
+def test_every_gain_is_as_demanded(alpha, size):
+    names, batch = gramians(size)
+    for name, gramian, a in zip(names, batch, solve(batch, alpha), strict=True):
+        alive = np.diag(gramian) > 0
+        np.testing.assert_array_equal(a > 0, alive, err_msg=name)
+        if not alive.any():
+            continue
+        cosines, norms = (part[alive] for part in unit(gramian))
+        matrix = cosines[:, alive] + ridge(size) * np.eye(alive.sum())
+        beta, demand = norms * a[alive], a[alive] ** (-1 / alpha) / norms
+        error = np.abs(matrix @ beta - demand) / (np.abs(matrix) @ beta)
+        assert error.max() <= 1e-5, name
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0])
+def test_agrees_with_a_root_in_double_precision(alpha):
+    rng = np.random.default_rng(3)
+    rows = rng.normal(size=(5, 4, 9)) * rng.uniform(0.5, 2, size=(5, 4, 1))
+    batch = np.einsum("bin,bjn->bij", rows, rows)
+    for gramian, a in zip(batch, solve(batch.astype("float32"), alpha), strict=True):
+        exact = root(
+            lambda t, g=gramian: np.log(np.maximum(g @ np.exp(t), 1e-9)) + t / alpha,
+            np.log(a),
+            tol=1e-12,
+        )
+        assert exact.success
+        np.testing.assert_allclose(a, np.exp(exact.x), rtol=2e-5)
+
+
+def test_two_objectives_in_closed_form():
+    norms, cosine = np.array([2.0, 0.01]), -0.6
+    gramian = np.outer(norms, norms) * [[1, cosine], [cosine, 1]]
+    expected = 1 / (norms * np.sqrt(1 + cosine))
+    np.testing.assert_allclose(solve(gramian[None].astype("float32"), 1.0)[0], expected, rtol=1e-5)
+
+
+def test_inactive_objectives_weigh_nothing():
+    gramian = ops.array([[4.0, 1.0], [1.0, 1.0]])
+    a = bargain(gramian, ops.array([True, False]))
+    np.testing.assert_allclose(np.asarray(a), [0.5, 0.0], rtol=1e-5)

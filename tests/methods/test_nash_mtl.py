@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+
+import polytape as pt
+
+
+def weights(method, rows, **more):
+    rows = np.asarray(rows, "float64")
+    return np.asarray(pt.weigh(method, (rows @ rows.T).astype("float32"), **more)[0], "float64")
+
+
+def test_two_objectives_in_closed_form():
+    rows = np.array([[3.0, 4.0], [0.1, -0.1]])
+    lengths = np.linalg.norm(rows, axis=1)
+    cosine = rows[0] @ rows[1] / lengths.prod()
+    found = weights(pt.NashMTL(max_norm=None), rows)
+    np.testing.assert_allclose(found, 1 / (lengths * np.sqrt(1 + cosine)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_the_length_of_the_update_does_not_depend_on_the_losses(scale):
+    rows = scale * np.random.default_rng(0).normal(size=(5, 8))
+    free = rows.T @ weights(pt.NashMTL(max_norm=None), rows)
+    assert np.linalg.norm(free) == pytest.approx(np.sqrt(5), rel=1e-4)
+    bound = rows.T @ weights(pt.NashMTL(), rows)
+    assert np.linalg.norm(bound) == pytest.approx(1, rel=1e-4)
+    np.testing.assert_allclose(bound, free / np.sqrt(5), rtol=1e-3)
+
+
+def test_a_bound_that_is_not_reached_does_nothing():
+    found = weights(pt.NashMTL(max_norm=2.0), np.eye(3))
+    np.testing.assert_allclose(found, 1, rtol=1e-5)
+
+
+def test_multiplying_one_loss_leaves_the_update_as_it_is():
+    rows = np.random.default_rng(1).normal(size=(4, 6))
+    scaled = rows * [[1.0], [100.0], [1.0], [0.01]]
+    plain = rows.T @ weights(pt.NashMTL(), rows)
+    np.testing.assert_allclose(scaled.T @ weights(pt.NashMTL(), scaled), plain, rtol=1e-3)
+
+
+def test_a_zero_row_does_not_take_part():
+    found = weights(pt.NashMTL(max_norm=None), [[1.0, 0], [0, 0], [1, 1]])
+    alone = weights(pt.NashMTL(max_norm=None), [[1.0, 0], [1, 1]])
+    np.testing.assert_allclose(found, [alone[0], 0, alone[1]], rtol=1e-5)
+
+
+def test_opposed_gradients_stay_bounded_and_cancel_out():
+    rows = np.array([[1.0, 0.0], [-1.0, 0.0]])
+    found = weights(pt.NashMTL(), rows)
+    assert np.all(np.isfinite(found))
+    assert np.abs(rows.T @ found).max() < 0.1
