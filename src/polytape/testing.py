@@ -82,10 +82,9 @@ def permutation(trial: Trial) -> Iterator[str]:
 def scale(trial: Trial) -> Iterator[str]:
     """All losses multiplied by 1e-8 or 1e8: the same direction; degree 1: the same weights."""
     for matrix in matrices():
-        if matrix.name in ("tiny", "huge"):
-            continue  # float32 has no room for them
-        for factor in (2.0**-27, 2.0**27):
-            found = trial.on(matrix)
+        found = trial.on(matrix)
+        room = matrix.name not in ("tiny", "huge")  # in float32
+        for factor in (2.0**-27, 2.0**27) if room else ():
             again = trial.update(matrix.rows * factor, matrix.losses * factor)
             if trial.method.natural is not None:
                 again = trial.along(matrix.rows, again.weights)
@@ -95,10 +94,11 @@ def scale(trial: Trial) -> Iterator[str]:
 
 
 def zero_row(trial: Trial) -> Iterator[str]:
-    """An active objective whose gradient is zero: the others keep their direction."""
-    matrix = _named("zero row")
+    """An active objective of zero gradient changes no direction; nothing on the scale "sum"."""
+    matrix, method = _named("zero row"), trial.method
     alone = trial.update(matrix.rows[:3], matrix.losses[:3])
-    yield from _differ(matrix, trial.on(matrix), alone, parallel=True)
+    equal = method.natural is not None and getattr(method, "scale", "paper") == "sum"
+    yield from _differ(matrix, trial.on(matrix), alone, parallel=not equal)
 
 
 def one_objective(trial: Trial) -> Iterator[str]:
@@ -110,8 +110,8 @@ def one_objective(trial: Trial) -> Iterator[str]:
 
 def inactive(trial: Trial) -> Iterator[str]:
     """Inactive objectives weigh zero and the others are combined as if they did not exist."""
+    active = np.array([True, False, True, True])
     for matrix in _fours():
-        active = np.array([True, False, True, True])
         found = trial.update(matrix.rows, matrix.losses, active)
         absent = trial.update(matrix.rows[active], matrix.losses[active])
         if found.weights[1] != 0:
@@ -151,7 +151,7 @@ def state(trial: Trial) -> Iterator[str]:
             if was != became:
                 yield f"{matrix.name}: state was {was} and became {became}"
             if not np.isfinite(new).all():
-                yield f"{matrix.name}: the state is not finite"
+                yield f"{matrix.name}: the state became {new}"
 
 
 def config(trial: Trial) -> Iterator[str]:
@@ -168,11 +168,10 @@ def equal_gradients(trial: Trial) -> Iterator[str]:
     method = trial.method
     if method.natural is None:
         return
-    wanted = getattr(method, "scale", "paper")
-    mean = (method.natural if wanted == "paper" else wanted) == "mean"
+    wanted = getattr(method, "scale", "paper").replace("paper", method.natural)
     rows = np.repeat(_named("one").rows, 4, axis=0)
     matrix = Matrix("four equal rows", rows, np.ones(4))
-    right = trial.along(rows, np.full(4, 0.25 if mean else 1.0))
+    right = trial.along(rows, np.full(4, 0.25 if wanted == "mean" else 1.0))
     yield from _differ(matrix, right, trial.update(rows, matrix.losses))
 
 

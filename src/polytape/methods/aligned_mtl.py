@@ -42,7 +42,7 @@ class AlignedMTL(Method):
     Eigenvalues of at most T * eps times the largest (eps of float32) count as zero, as in
     published codes: with "min" the update then jumps when a direction drops out, and a gradient
     less than about 1/1500 of the longest (T = 4) is not seen. In float32 an eigenvalue that is a
-    share s of the largest is known to about eps / s of itself, and the length of the update with it.
+    share s of the largest is known to about eps / s of itself, and so is the update.
 
     Weights: may be negative. Degree 1 in the loss scale. Equal gradients: their sum, once each.
     Opposed gradients of equal length: zero. A zero row is left out and weighs zero, though it

@@ -30,8 +30,9 @@ class IMTLG(Method):
     Weights: may be negative. Degree 1 in the loss scale; the direction does not change if a single
     loss is multiplied by a positive number. Equal gradients: their sum. Exactly opposed rows, or
     unit rows that balance each other: zero, no update has equal positive projections. A zero row
-    is left out, with weight zero, but counts in the number of objectives. T = 1: one. rank < T:
-    projections as nearly equal as can be, in the sense of least squares.
+    is left out, with weight zero; it counts as in a mean, so that the others keep their weights on
+    the scale of the sum. T = 1: one. rank < T: projections as nearly equal as can be, in the sense
+    of least squares.
 
     >>> import polytape as pt
     >>> weights, _ = pt.weigh(pt.IMTLG(), [[1.0, 0.0], [0.0, 4.0]])
@@ -53,4 +54,5 @@ class IMTLG(Method):
         total = ops.sum(value, axis=-1, keepdims=True)
         size = ops.sum(ops.abs(value), axis=-1, keepdims=True)
         total = ops.maximum(total, 0.01 * size)
-        return value / ops.where(total > 0, total, 1.0), state
+        share = ops.sum(live, axis=-1, keepdims=True) / evidence.count
+        return share * value / ops.where(total > 0, total, 1.0), state
