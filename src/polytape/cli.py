@@ -1,10 +1,6 @@
 """The command line: `polytape compare` and `polytape methods`. Keras is imported when needed."""
 
-import importlib.util
 import inspect
-import json
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -14,15 +10,25 @@ from rich.markup import escape
 from rich.table import Table
 
 from polytape import __version__
+from polytape.startup import choose_backend, quiet_frameworks
 
 if TYPE_CHECKING:
     from polytape.contract import Method
     from polytape.diagnostics.records import Comparison
 
 DEFAULT_METHODS = "sum,mgda,pcgrad,upgrad,imtlg,alignedmtl"
-BACKENDS = ("tensorflow", "jax", "torch")  # in the order of preference
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
+REMEDY = (
+    'Install a framework for Keras, such as pip install "polytape[tensorflow]", '
+    "or name another one in KERAS_BACKEND."
+)
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_show_locals=False,
+)
 console = Console()
 
 
@@ -41,8 +47,8 @@ def _root(
         raise typer.Exit
 
 
-@app.command()
-def compare(
+@app.command("compare")
+def run_comparison(
     problem: Annotated[
         str, typer.Argument(help="multidigits, toy, or your own as file.py:function.")
     ] = "multidigits",
@@ -50,7 +56,7 @@ def compare(
         str, typer.Option(help="Comma-separated names; `polytape methods` lists them.")
     ] = DEFAULT_METHODS,
     seeds: Annotated[int, typer.Option(help="How many initialisations.")] = 2,
-    epochs: Annotated[int, typer.Option(help="Passes over the data in each run.")] = 8,
+    epochs: Annotated[int, typer.Option(help="Passes over the data in each run.")] = 15,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("polytape-compare"),
     batch_size: Annotated[int | None, typer.Option(help="Instead of the problem's own.")] = None,
     learning_rate: Annotated[
@@ -59,31 +65,48 @@ def compare(
 ) -> None:
     """Train one model under several methods; a table and two pictures say what differs."""
     _check_numbers(seeds, epochs, batch_size, learning_rate)
-    choose_backend(training=True)
-    from polytape import compare as comparing
-    from polytape import problems
-    from polytape.reports.progress import LiveProgress
-
-    try:
-        chosen = _resolve(methods)
-        task = problems.load(problem)
-        out.mkdir(parents=True, exist_ok=True)
-        with LiveProgress(console, epochs, task.objectives) as progress:
-            found = comparing.compare(
-                task,
-                chosen,
-                seeds=seeds,
-                epochs=epochs,
-                batch_size=batch_size,
-                learning_rate=learning_rate,
-                watch=progress,
-                save=lambda so_far: so_far.save(out / "records.json"),
-            )
-    except (ValueError, TypeError, OSError) as error:
-        _refuse(str(error))
+    with quiet_frameworks():
+        try:
+            choose_backend(training=True)
+            found = _compare(problem, methods, seeds, epochs, out, batch_size, learning_rate)
+        except ImportError as error:
+            _refuse(f"{error}. {REMEDY}")
+        except (ValueError, TypeError, OSError) as error:
+            _refuse(str(error))
     _show(found, out)
     if found.interrupted:
         raise typer.Exit(130)
+    if all(run.status != "finished" for run in found.runs):
+        raise typer.Exit(1)
+
+
+def _compare(
+    problem: str,
+    methods: str,
+    seeds: int,
+    epochs: int,
+    out: Path,
+    batch_size: int | None,
+    learning_rate: float | None,
+) -> "Comparison":
+    from polytape import problems
+    from polytape.compare import compare
+    from polytape.reports.progress import LiveProgress
+
+    chosen = _resolve(methods)
+    task = problems.load(problem)
+    out.mkdir(parents=True, exist_ok=True)
+    with LiveProgress(console, epochs, task.objectives) as progress:
+        return compare(
+            task,
+            chosen,
+            seeds=seeds,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            watch=progress,
+            save=lambda so_far: so_far.save(out / "records.json"),
+        )
 
 
 @app.command("methods")
@@ -123,48 +146,6 @@ def _method_rows() -> list[tuple[str, ...]]:
 # --------------------------------------------------------------------------- before training
 
 
-def choose_backend(*, training: bool) -> None:
-    """Settle `KERAS_BACKEND` before Keras is imported, and keep TensorFlow's log quiet.
-
-    The user's variable comes first, then keras.json, then the first framework that is installed.
-    Errors: exit code 2 and one line if none is.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if "keras" in sys.modules:
-        return
-    asked = os.environ.get("KERAS_BACKEND")
-    if not training:
-        os.environ["KERAS_BACKEND"] = asked or "numpy"  # nothing is trained: start fast
-        return
-    if asked == "numpy":
-        _refuse("KERAS_BACKEND=numpy cannot train. Set it to tensorflow, jax or torch.")
-    if asked and not _installed(asked):
-        _refuse(
-            f"KERAS_BACKEND={asked}, but {asked} is not installed. "
-            f'Install it: pip install "polytape[{asked}]", or unset KERAS_BACKEND.'
-        )
-    preferred = asked or _configured()
-    usable = [name for name in (preferred, *BACKENDS) if name in BACKENDS and _installed(name)]
-    if not usable:
-        _refuse(
-            'Keras needs a framework to train with: pip install "polytape[tensorflow]" '
-            "(or polytape[jax], polytape[torch])."
-        )
-    os.environ["KERAS_BACKEND"] = usable[0]
-
-
-def _configured() -> str:
-    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
-    try:
-        return str(json.loads((home / "keras.json").read_text()).get("backend", ""))
-    except (OSError, ValueError, AttributeError):
-        return ""
-
-
-def _installed(framework: str) -> bool:
-    return importlib.util.find_spec(framework) is not None
-
-
 def _check_numbers(
     seeds: int, epochs: int, batch_size: int | None, learning_rate: float | None
 ) -> None:
@@ -181,7 +162,10 @@ def _resolve(names: str) -> "dict[str, Method]":
 
     found: dict[str, Any] = {}
     for name in filter(None, (name.strip() for name in names.split(","))):
-        method = resolve(name)
+        try:
+            method = resolve(name)
+        except TypeError as error:
+            raise ValueError(f"{name!r} cannot be named alone, it wraps others: {error}") from error
         found[type(method).__name__] = method
     if not found:
         raise ValueError(f"--methods names no method. Received: {names!r}.")

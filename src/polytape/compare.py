@@ -3,7 +3,7 @@
 import platform
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -12,14 +12,14 @@ from keras import ops
 import polytape
 from polytape.contract import Method
 from polytape.diagnostics.records import Comparison, Run
-from polytape.problems.batches import Batches, mean_loss, rows, shared_variables
+from polytape.problems.batches import Batches, mean_loss, rows
 from polytape.problems.problem import Data, Problem, count
 
 PROBE = 256  # examples on which the conflict is measured
 
 
-class Watch:
-    """Is told what happens during `compare`; the default does not care."""
+class Watch(Protocol):
+    """Is told what happens during `compare`."""
 
     def started(self, method: str, seed: int, total: int) -> None:
         """A run begins; `total` runs are planned."""
@@ -31,12 +31,16 @@ class Watch:
         """A run has ended, well or badly."""
 
 
+class _Nobody(Watch):
+    """Watches nothing."""
+
+
 def compare(
     problem: Problem,
     methods: dict[str, Method],
     *,
     seeds: int = 2,
-    epochs: int = 10,
+    epochs: int = 15,
     batch_size: int | None = None,
     learning_rate: float | None = None,
     watch: Watch | None = None,
@@ -58,7 +62,7 @@ def compare(
     >>> found.runs[0].status, len(found.runs[0].cosines)
     ('finished', 2)
     """
-    watch = watch or Watch()
+    watch = watch or _Nobody()
     data = problem.load_data()
     found = Comparison(
         problem=problem.name,
@@ -142,7 +146,6 @@ class _Training:
             metrics={key: list(value) for key, value in self.problem.metrics.items()} or None,
             combine=method,
         )
-        record.shared = shared_variables(inputs, outputs)
         keras.utils.set_random_seed(seed)  # building may draw differently often per method
         model.fit(
             Batches(x_train, y_train, self.plan.batch_size, seed),
@@ -171,7 +174,6 @@ class _Record(keras.callbacks.Callback):
     def __init__(self, training: _Training) -> None:
         super().__init__()
         self.training = training
-        self.shared: list[Any] = []
         self.history: dict[str, list[float]] = {}
         self.cosines: list[list[list[float]]] = []
         self.norms: list[list[float]] = []
@@ -192,10 +194,9 @@ class _Record(keras.callbacks.Callback):
         numbers = {key: float(value) for key, value in (logs or {}).items()}
         for key, value in numbers.items():
             self.history.setdefault(key, []).append(value)
-        if self.shared:
-            found = polytape.gradients(self._losses, self.shared)
-            self.cosines.append(ops.convert_to_numpy(found.cosines).tolist())
-            self.norms.append(ops.convert_to_numpy(found.norms).tolist())
+        found = polytape.gradients(self._losses, self.model.trainable_variables)
+        self.cosines.append(ops.convert_to_numpy(found.cosines).tolist())
+        self.norms.append(ops.convert_to_numpy(found.norms).tolist())
         self.training.watch.epoch(epoch + 1, numbers)
 
     def _losses(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How a comparison reads a problem: same batches for all, shared variables, one loss value."""
+"""How a comparison reads a problem: the same batches for all, one value a loss."""
 
 from typing import Any
 
@@ -33,16 +33,6 @@ class Batches(keras.utils.PyDataset):
 def rows(arrays: Any, chosen: Any) -> Any:
     """The same examples of every array in a structure."""
     return keras.tree.map_structure(lambda array: array[chosen], arrays)
-
-
-def shared_variables(inputs: Any, outputs: dict[str, Any]) -> list[Any]:
-    """Trainable variables through which at least two of the outputs are computed."""
-    reached = [keras.Model(inputs, output).trainable_variables for output in outputs.values()]
-    times: dict[int, int] = {}
-    for variable in (variable for variables in reached for variable in variables):
-        times[id(variable)] = times.get(id(variable), 0) + 1
-    unique = {id(variable): variable for variables in reached for variable in variables}
-    return [variable for key, variable in unique.items() if times[key] > 1]
 
 
 def mean_loss(loss: Any, targets: Any, outputs: Any) -> Any:

@@ -200,7 +200,7 @@ def _seeds_line(comparison: Comparison) -> str:
 def _title(figure: Figure, comparison: Comparison, line: str) -> None:
     layout = figure.get_layout_engine()
     if layout is not None:
-        layout.set(w_pad=0.12, h_pad=0.12)
+        layout.set(w_pad=0.12, h_pad=0.07)
     figure.suptitle(
         f"{comparison.problem}: {line}", x=0.012, ha="left", fontsize=10.5, color="#333333"
     )

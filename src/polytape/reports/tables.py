@@ -29,9 +29,10 @@ def caption(comparison: Comparison) -> str:
     )
 
 
-def headers(comparison: Comparison) -> list[str]:
+def headers(comparison: Comparison, separator: str = " ") -> list[str]:
+    """Column titles; `separator` stands between an objective and its metric."""
     columns = [
-        f"{objective} {metric} {ARROWS[goal]}"
+        f"{objective}{separator}{metric} {ARROWS[goal]}"
         for objective, (metric, goal) in _headline(comparison)
     ]
     return ["method", *columns, "gain", "conflict", "step"]
@@ -39,9 +40,9 @@ def headers(comparison: Comparison) -> list[str]:
 
 def terminal_table(comparison: Comparison) -> Table:
     """For `rich.print`."""
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
-    for header in headers(comparison):
-        table.add_column(header, justify="left" if header == "method" else "right")
+    table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True)
+    for header in headers(comparison, separator="\n"):
+        table.add_column(header, justify="left" if header == "method" else "right", no_wrap=True)
     for _, cells in _texts(comparison, bold=("[bold]", "[/bold]")):
         table.add_row(*cells)
     return table
