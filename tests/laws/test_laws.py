@@ -62,9 +62,7 @@ class Careless(Method):
 def test_certify_names_method_law_and_matrix() -> None:
     with pytest.raises(AssertionError, match=r"FirstFirst\(\) breaks the law 'permutation': well"):
         certify(FirstFirst())
-    with pytest.raises(
-        AssertionError, match=r"Careless\(\) breaks the law 'finite': zero row: not"
-    ):
+    with pytest.raises(AssertionError, match=r"Careless\(\) breaks the law 'finite': zero row"):
         certify(Careless())
 
 
