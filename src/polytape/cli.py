@@ -134,7 +134,7 @@ def list_methods(
 def _method_rows() -> list[tuple[str, ...]]:
     from polytape.catalogue import all_methods
 
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, method in all_methods().items():
         title = (inspect.getdoc(method) or "").partition("\n")[0].rstrip(".")
         guarantees = ", ".join(sorted(method.guarantees)) or "–"
@@ -195,7 +195,9 @@ def _show(found: "Comparison", out: Path) -> None:
     found.save(out / "records.json")
     (out / "table.md").write_text(tables.markdown(found), encoding="utf-8")
     (out / "table.csv").write_text(tables.csv_text(found), encoding="utf-8")
-    figures.curves(found, out / "curves.png")
-    figures.tradeoff(found, out / "tradeoff.png")
-    written = "records.json, table.md, table.csv, curves.png, tradeoff.png"
+    written = "records.json, table.md, table.csv"
+    if any(run.status == "finished" for run in found.runs):
+        figures.curves(found, out / "curves.png")
+        figures.tradeoff(found, out / "tradeoff.png")
+        written += ", curves.png, tradeoff.png"
     console.print(f"\nWritten to {out}: {written}", markup=False, highlight=False, soft_wrap=True)

@@ -3,7 +3,7 @@
 import platform
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,28 +11,11 @@ from keras import ops
 
 import polytape
 from polytape.contract import Method
-from polytape.diagnostics.records import Comparison, Run
+from polytape.diagnostics.records import Comparison, Run, Watch
 from polytape.problems.batches import Batches, mean_loss, rows
 from polytape.problems.problem import Data, Problem, count
 
 PROBE = 256  # examples on which the conflict is measured
-
-
-class Watch(Protocol):
-    """Is told what happens during `compare`."""
-
-    def started(self, method: str, seed: int, total: int) -> None:
-        """A run begins; `total` runs are planned."""
-
-    def epoch(self, number: int, logs: dict[str, float]) -> None:
-        """An epoch (from 1) has ended."""
-
-    def ended(self, run: Run) -> None:
-        """A run has ended, well or badly."""
-
-
-class _Nobody(Watch):
-    """Watches nothing."""
 
 
 def compare(
@@ -62,7 +45,7 @@ def compare(
     >>> found.runs[0].status, len(found.runs[0].cosines)
     ('finished', 2)
     """
-    watch = watch or _Nobody()
+    watch = watch or Watch()
     data = problem.load_data()
     found = Comparison(
         problem=problem.name,

@@ -112,6 +112,19 @@ class Comparison:
         return cls(**found)
 
 
+class Watch:
+    """Is told what happens while a comparison is made; this one does not care."""
+
+    def started(self, method: str, seed: int, total: int) -> None:
+        """A run begins; `total` runs are planned."""
+
+    def epoch(self, number: int, logs: dict[str, float]) -> None:
+        """An epoch (from 1) has ended."""
+
+    def ended(self, run: Run) -> None:
+        """A run has ended, well or badly."""
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}

@@ -111,11 +111,12 @@ def _as_problem(found: Any, where: str) -> Problem:
 
 def _module(path: Path) -> ModuleType:
     if not path.is_file():
-        beside = [other.name for other in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        near = difflib.get_close_matches(path.name, beside, n=3, cutoff=0.5)
+        beside = [other.stem for other in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.stem, beside, n=3, cutoff=0.5)
+        offered = [str(path.with_name(f"{stem}.py")) for stem in near]
         raise ValueError(
             f"There is no file {path} (looked in {path.absolute().parent})."
-            + _offer([str(path.with_name(name)) for name in near], lead="Did you mean ", mark="?")
+            + _offer(offered, lead="Did you mean ", mark="?")
         )
     spec = importlib.util.spec_from_file_location(f"polytape_problem_{path.stem}", path)
     if spec is None or spec.loader is None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from polytape.diagnostics.records import Comparison, Run
@@ -22,7 +23,7 @@ def curves(comparison: Comparison, path: Path) -> None:
     with matplotlib.rc_context(RC):
         columns = min(len(comparison.objectives), 3)
         rows = math.ceil(len(comparison.objectives) / columns)
-        figure = Figure(figsize=(3.7 * columns + 0.5, 3.1 * rows + 1.05), layout="constrained")
+        figure = Figure(figsize=(3.7 * columns + 0.5, 3.1 * rows + 1.05), layout=_layout())
         panels = figure.subplots(rows, columns, squeeze=False).flat
         for axes in panels[len(comparison.objectives) :]:
             axes.set_visible(False)
@@ -82,7 +83,7 @@ def _curve_panel(axes: Any, comparison: Comparison, objective: str) -> None:
 
 
 def _scatter(comparison: Comparison) -> Figure:
-    figure = Figure(figsize=(6.0, 5.0), layout="constrained")
+    figure = Figure(figsize=(6.0, 5.0), layout=_layout())
     axes = figure.subplots()
     styles = strokes(comparison.methods, baseline(comparison))
     for method in comparison.methods:
@@ -112,7 +113,7 @@ def _scatter(comparison: Comparison) -> Figure:
 
 def _parallel(comparison: Comparison) -> Figure:
     count = len(comparison.objectives)
-    figure = Figure(figsize=(2.2 * count + 2.0, 4.9), layout="constrained")
+    figure = Figure(figsize=(2.2 * count + 2.0, 4.9), layout=_layout())
     axes = figure.subplots()
     axes.set_axis_off()
     styles = strokes(comparison.methods, baseline(comparison))
@@ -197,10 +198,11 @@ def _seeds_line(comparison: Comparison) -> str:
     return f"Validation. Line: mean over {len(comparison.seeds)} seeds; band: lowest to highest."
 
 
+def _layout() -> ConstrainedLayoutEngine:
+    return ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.07)
+
+
 def _title(figure: Figure, comparison: Comparison, line: str) -> None:
-    layout = figure.get_layout_engine()
-    if layout is not None:
-        layout.set(w_pad=0.12, h_pad=0.07)
     figure.suptitle(
         f"{comparison.problem}: {line}", x=0.012, ha="left", fontsize=10.5, color="#333333"
     )

@@ -3,11 +3,11 @@
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from polytape.diagnostics.records import Run
+from polytape.diagnostics.records import Run, Watch
 
 
-class LiveProgress:
-    """Shows the run, its epoch and its losses; use as a context manager and as a `Watch`."""
+class LiveProgress(Watch):
+    """Shows the run, its epoch and its losses, as a context manager."""
 
     def __init__(self, console: Console, epochs: int, objectives: tuple[str, ...]) -> None:
         self.epochs = epochs
