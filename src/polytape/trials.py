@@ -1,6 +1,6 @@
 """Difficult row matrices, and a method on trial: what `polytape.testing` states its laws with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import keras
@@ -140,9 +140,32 @@ class Trial:
     def on(self, matrix: Matrix) -> Update:
         """The update for a matrix, worked out once."""
         if matrix.name not in self._found:
-            self._found[matrix.name] = self.update(matrix.rows, matrix.losses)
+            try:
+                self._found[matrix.name] = self.update(matrix.rows, matrix.losses)
+            except Exception as error:
+                raise RuntimeError(f"{matrix.name}: {type(error).__name__}: {error}") from error
         return self._found[matrix.name]
 
 
 def _names(count: int) -> tuple[str, ...]:
     return tuple(f"objective_{index}" for index in range(count))
+
+
+def differ(
+    matrix: Matrix, one: Update, other: Update, parallel: bool = False, unit: bool = False
+) -> Iterator[str]:
+    """What is wrong if two updates should be equal, or parallel, or of the same direction."""
+    first, second = one.direction, other.direction
+    allowed = matrix.tolerance * max(one.size, other.size)
+    if unit:
+        first, second = (value / (np.linalg.norm(value) or 1.0) for value in (first, second))
+        allowed = matrix.tolerance
+    elif parallel:
+        first, second, allowed = one.relative, other.relative, matrix.tolerance
+    apart = np.linalg.norm(first - second)
+    if not apart <= allowed:
+        kind = "not parallel" if parallel or unit else "not equal"
+        yield (
+            f"{matrix.name}: updates {kind}, apart by {apart:.2e} where {allowed:.2e} is allowed; "
+            f"weights {one.weights} and {other.weights}"
+        )

@@ -66,6 +66,22 @@ def test_certify_names_method_law_and_matrix() -> None:
         certify(Careless())
 
 
+@dataclass(frozen=True)
+class Raising(Method):
+    """Broken on purpose: cannot do with one objective."""
+
+    def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
+        if evidence.losses.shape[-1] == 1:
+            raise ZeroDivisionError("one objective")
+        return ops.ones_like(evidence.losses), state
+
+
+def test_an_exception_breaks_the_law_too() -> None:
+    text = r"Raising\(\) breaks the law 'finite': one: ZeroDivisionError: one objective"
+    with pytest.raises(AssertionError, match=text):
+        certify(Raising())
+
+
 def test_unknown_law_is_refused() -> None:
     with pytest.raises(ValueError, match=r"Unknown law: 'beauty'. Expected one of: finite, "):
         check(Trial(FirstFirst()), "beauty")
