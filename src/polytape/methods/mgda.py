@@ -51,6 +51,9 @@ class MGDA(Method):
     guarantees: ClassVar[frozenset[str]] = frozenset(
         {"non-conflicting", "scale-free", "permutation", "stationary"}
     )
+    exempt: ClassVar[dict[str, str]] = {
+        "zero row": "An objective without a gradient is stationary, and so is the whole problem."
+    }
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
         gramian, active = evidence.gramian, evidence.active
