@@ -46,20 +46,10 @@ def compare(
     ('finished', 2)
     """
     watch = watch or Watch()
-    data = problem.load_data()
-    found = Comparison(
-        problem=problem.name,
-        description=problem.description,
-        objectives=problem.objectives,
-        headline=dict(problem.headline),
-        methods=tuple(methods),
-        seeds=tuple(range(seeds)),
-        epochs=epochs,
-        batch_size=batch_size or problem.batch_size,
-        learning_rate=learning_rate or problem.learning_rate,
-        environment=environment(),
-    )
-    training = _Training(problem, data, found, watch)
+    found = _plan(problem, tuple(methods), seeds, epochs)
+    found.batch_size = batch_size or problem.batch_size
+    found.learning_rate = learning_rate or problem.learning_rate
+    training = _Training(problem, problem.load_data(), found, watch)
     try:
         for name, seed in found.missing:
             watch.started(name, seed, len(methods) * seeds)
@@ -71,6 +61,21 @@ def compare(
     except KeyboardInterrupt:
         found.interrupted = True
     return found
+
+
+def _plan(problem: Problem, methods: tuple[str, ...], seeds: int, epochs: int) -> Comparison:
+    return Comparison(
+        problem=problem.name,
+        description=problem.description,
+        objectives=problem.objectives,
+        headline=dict(problem.headline),
+        methods=methods,
+        seeds=tuple(range(seeds)),
+        epochs=epochs,
+        batch_size=problem.batch_size,
+        learning_rate=problem.learning_rate,
+        environment=environment(),
+    )
 
 
 def environment() -> dict[str, str]:

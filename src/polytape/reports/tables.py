@@ -105,7 +105,7 @@ def _headline(comparison: Comparison) -> list[tuple[str, tuple[str, str]]]:
 
 
 def _texts(comparison: Comparison, bold: tuple[str, str]) -> list[tuple[Row, list[str]]]:
-    rows = summarise(comparison)
+    rows, base = summarise(comparison), baseline(comparison)
     places = {
         objective: decimals(cell.mean for row in rows if (cell := row.cells[objective]))
         for objective in comparison.objectives
@@ -115,7 +115,7 @@ def _texts(comparison: Comparison, bold: tuple[str, str]) -> list[tuple[Row, lis
         cells = [row.method]
         for objective in comparison.objectives:
             cells.append(_cell(row.cells[objective], places[objective], bold, row.note))
-        cells.append("–" if row.gain is None else f"{row.gain:+.1f} %")
+        cells.append("–" if row.gain is None or row.method == base else f"{row.gain:+.1f} %")
         cells.append("–" if row.conflict is None else f"{row.conflict:.2f}")
         cells.append("–" if row.cost is None else f"{row.cost:.1f}×")
         found.append((row, cells))
