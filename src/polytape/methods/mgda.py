@@ -25,7 +25,8 @@ class MGDA(Method):
     normalize  what each gradient is divided by while the weights are sought: None (both papers,
                default), "l2" its norm, "loss" the size of its loss, "loss+" the product of both.
                As in the code of Sener & Koltun, the weights found are applied to the gradients
-               themselves. The update then no longer need descend on every loss
+               themselves: the update need then not lower every loss, and the guarantees below are
+               those of None
     scale      the paper's weights add up to one ("mean"); by default ("sum") they are multiplied by
                the number of active objectives
 
@@ -35,7 +36,8 @@ class MGDA(Method):
     Weights: never negative. Degree 1 in the loss scale. Equal gradients: their sum. Opposed
     gradients a and -c a: zero. A zero row is stationary by itself: it takes all the weight and the
     update is zero; with "l2" and "loss+" it weighs zero and the others go on. A loss of zero weighs
-    zero with "loss" and "loss+". T = 1: one. Weights that are not unique (rank < T): one solution.
+    zero with "loss" and "loss+". T = 1: one. Where weights are not unique (rank < T), one solution;
+    the update is the same for all of them if `normalize` is None.
 
     >>> import polytape as pt
     >>> weights, _ = pt.weigh(pt.MGDA(scale="mean"), [[1.0, 0.0], [0.0, 4.0]])

@@ -46,7 +46,7 @@ class NashMTL(Method):
 
     reference: ClassVar[str] = "Navon et al., ICML 2022"
     guarantees: ClassVar[frozenset[str]] = frozenset(
-        {"non-conflicting", "scale-free", "permutation"}
+        {"non-conflicting", "impartial", "scale-free", "permutation", "stationary"}
     )
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:

@@ -46,7 +46,7 @@ class UPGrad(Method):
     natural: ClassVar[str | None] = "mean"
     reference: ClassVar[str] = "Quinton and Rey, arXiv:2406.16232, 2024"
     guarantees: ClassVar[frozenset[str]] = frozenset(
-        {"non-conflicting", "scale-free", "permutation"}
+        {"non-conflicting", "scale-free", "permutation", "stationary"}
     )
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
