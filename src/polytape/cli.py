@@ -183,8 +183,6 @@ def _refuse(message: str) -> NoReturn:
 def _show(found: "Comparison", out: Path) -> None:
     from polytape.reports import figures, tables
 
-    for note in tables.notes(found):
-        console.print(note, style="yellow", markup=False, highlight=False)
     if not found.runs:
         console.print("Nothing was finished, nothing is written.")
         return
@@ -192,6 +190,8 @@ def _show(found: "Comparison", out: Path) -> None:
     console.print(tables.terminal_table(found))
     console.print()
     console.print(tables.caption(found), style="dim", markup=False, highlight=False)
+    for note in tables.notes(found):
+        console.print(note, style="yellow", markup=False, highlight=False)
     found.save(out / "records.json")
     (out / "table.md").write_text(tables.markdown(found), encoding="utf-8")
     (out / "table.csv").write_text(tables.csv_text(found), encoding="utf-8")

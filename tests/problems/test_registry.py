@@ -74,5 +74,5 @@ def test_a_file_that_cannot_be_run_is_named(tmp_path):
 
 
 def test_offers_the_nearest_name():
-    with pytest.raises(ValueError, match=r"Unknown problem: 'multidigit'\. Did you mean 'multidigi"):
+    with pytest.raises(ValueError, match=r"Unknown problem: 'multidigit'\. Did you mean 'mult"):
         load("multidigit")

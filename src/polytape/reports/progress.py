@@ -49,7 +49,7 @@ class LiveProgress(Watch):
         if run.status == "finished":
             text = f"[green]✓[/green] {run.method} seed {run.seed}"
         else:
-            text = f"[red]✗[/red] {run.method} seed {run.seed} {run.status}: {run.reason}"
+            text = f"[red]✗[/red] {run.method} seed {run.seed} {run.status}"
         done = len(run.step_seconds)
         self._progress.update(self._task, advance=self.epochs - done)
         self._progress.console.print(f"{text} [dim]({run.seconds:.1f} s)[/dim]", highlight=False)
