@@ -130,7 +130,8 @@ class Trial:
 
     def along(self, rows: Array, weights: Array) -> Update:
         """The update that weights mean for rows."""
-        weighted = rows * weights.astype("float64")[:, None]
+        with np.errstate(invalid="ignore"):  # what is not finite is reported as such
+            weighted = rows * weights.astype("float64")[:, None]
         direction = weighted.sum(0)
         if self.method.needs == "rows":
             combined = self._combine(ops.convert_to_tensor(np.float32(weighted)), self._seed)

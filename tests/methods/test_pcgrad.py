@@ -11,6 +11,8 @@ from polytape.linalg.cosine import cosine_form
 from polytape.methods.pcgrad import PCGrad, project, random_order
 from polytape.trials import Array, Trial
 
+TRIAL = Trial(PCGrad(), compiled)
+
 
 def by_loops(rows: Array, order: Array) -> Array:
     """Algorithm 1 on vectors, in float64: the direction."""
@@ -42,22 +44,20 @@ def test_matches_loops_for_given_orders() -> None:
 def test_two_rows_have_a_closed_form(conflict: float) -> None:
     rows = np.array([[2.0, 0.0], [5 * conflict, 5 * np.sqrt(1 - conflict**2)]])
     gramian = rows @ rows.T
-    weights = Trial(PCGrad(), compiled).update(rows, np.ones(2)).weights
+    weights = TRIAL.update(rows, np.ones(2)).weights
     right = 1 - min(0.0, gramian[0, 1]) / np.diag(gramian)
     np.testing.assert_allclose(weights, right, rtol=1e-5)
 
 
 def test_an_inactive_objective_leaves_two_with_their_closed_form() -> None:
     rows = np.array([[2.0, 0.0], [-1.0, -1.0], [-3.0, 1.0]])
-    weights = (
-        Trial(PCGrad(), compiled).update(rows, np.ones(3), np.array([True, False, True])).weights
-    )
+    weights = TRIAL.update(rows, np.ones(3), np.array([True, False, True])).weights
     np.testing.assert_allclose(weights, [1 + 6 / 4, 0, 1 + 6 / 10], rtol=1e-5)
 
 
 def test_a_zero_row_leaves_two_with_their_closed_form() -> None:
     rows = np.array([[2.0, 0.0], [0.0, 0.0], [-3.0, 1.0]])
-    weights = Trial(PCGrad(), compiled).update(rows, np.ones(3)).weights
+    weights = TRIAL.update(rows, np.ones(3)).weights
     np.testing.assert_allclose(weights, [1 + 6 / 4, 1, 1 + 6 / 10], rtol=1e-5)
 
 
