@@ -13,10 +13,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "Combiner": "polytape.combiner",
     "Evidence": "polytape.contract",
-    "Gradients": "polytape.gradients",
+    "Gradients": "polytape.jacobian",
     "Method": "polytape.contract",
     "Model": "polytape.training.model",
-    "gradients": "polytape.gradients",
+    "gradients": "polytape.jacobian",
     "weigh": "polytape.combiner",
 }
 

@@ -64,7 +64,7 @@ class Evidence:
     def scaled(self, weights: Tensor) -> "Evidence":
         """The evidence of the objectives multiplied by `weights`, (..., T)."""
         losses, gramian = self.losses, self.gramian
-        if len(weights.shape) == 1:
+        if len(weights.shape) == len(losses.shape):
             losses = losses * weights
         if gramian is not None:
             gramian = gramian * weights[..., :, None] * weights[..., None, :]

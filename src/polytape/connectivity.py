@@ -1,0 +1,80 @@
+"""Which objective reaches which variable: found from the recorded step, never asked of the user."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Connectivity:
+    """The (objective, variable) pairs joined by a differentiable path.
+
+    names  T objectives;  paths  V variables;  reach  (T, V) bool
+    joint  whether variables reached by a single objective count as shared, too
+    """
+
+    names: tuple[str, ...]
+    paths: tuple[str, ...]
+    reach: np.ndarray
+    joint: bool = False
+
+    @cached_property
+    def shared(self) -> tuple[int, ...]:
+        """Variables that two or more objectives reach."""
+        least = 1 if self.joint else 2
+        return tuple(int(v) for v in np.flatnonzero(self.reach.sum(axis=0) >= least))
+
+    @cached_property
+    def private(self) -> dict[int, int]:
+        """{variable: the one objective that reaches it}."""
+        alone = [] if self.joint else np.flatnonzero(self.reach.sum(axis=0) == 1)
+        return {int(v): int(np.flatnonzero(self.reach[:, v])[0]) for v in alone}
+
+    def objectives(self, variable: int) -> tuple[int, ...]:
+        """The objectives that reach a variable."""
+        return tuple(int(t) for t in np.flatnonzero(self.reach[:, variable]))
+
+    def check(self) -> None:
+        """Raise if an objective reaches no variable at all."""
+        for name, row in zip(self.names, self.reach, strict=True):
+            if not row.any():
+                raise ValueError(
+                    f"Objective {name!r} reaches no trainable variable: no differentiable path "
+                    f"leads from its loss to any of the {len(self.paths)} variables. Likely "
+                    "causes: its output was computed outside the step or by a frozen network, or "
+                    "the path goes through stop_gradient, argmax, a comparison, a cast to "
+                    "integers or NumPy. Remove the objective or mend the path."
+                )
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How a scope cuts the variables into blocks with a Gramian each.
+
+    of     for each variable the number of its block; all zero without a scope
+    shape  leading axes of Gramian and weights: () without a scope, else (number of blocks,)
+    """
+
+    of: tuple[int, ...]
+    shape: tuple[int, ...]
+
+    @classmethod
+    def by(cls, scope: str | None, paths: Sequence[str]) -> "Blocks":
+        if scope is None:
+            return cls((0,) * len(paths), ())
+        if scope == "variable":
+            return cls(tuple(range(len(paths))), (len(paths),))
+        networks = [path.split("/")[0] for path in paths]
+        order = list(dict.fromkeys(networks))
+        return cls(tuple(order.index(network) for network in networks), (len(order),))
+
+    def reach(self, connectivity: Connectivity) -> np.ndarray | None:
+        """(B, T) bool: which objective reaches a shared variable of which block."""
+        if not self.shape:
+            return None
+        found = np.zeros((*self.shape, len(connectivity.names)), bool)
+        for variable in connectivity.shared:
+            found[self.of[variable]] |= connectivity.reach[:, variable]
+        return found

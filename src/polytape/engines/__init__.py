@@ -1,0 +1,24 @@
+"""The engine of the backend that Keras has chosen, and of no other."""
+
+from functools import cache
+from importlib import import_module
+from typing import cast
+
+import keras
+
+from polytape.engines.contract import Engine, Recording
+
+__all__ = ["Engine", "Recording", "engine"]
+
+
+@cache
+def engine() -> Engine:
+    """The module `engines/<backend>.py`."""
+    backend = keras.backend.backend()
+    if backend not in ("tensorflow", "jax", "torch"):
+        raise RuntimeError(
+            f"polytape differentiates on TensorFlow, JAX and PyTorch. Received the Keras backend "
+            f"{backend!r}. Set KERAS_BACKEND=tensorflow, jax or torch before importing Keras; "
+            "methods and `pt.weigh` work on every backend."
+        )
+    return cast(Engine, import_module(f"polytape.engines.{backend}"))

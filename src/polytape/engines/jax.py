@@ -1,0 +1,126 @@
+"""JAX: one linearization inside the jitted train function, transposed once per objective."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+
+from polytape.engines.contract import Forward, Tensor, Variable
+from polytape.engines.jaxpr import dependencies
+
+
+class _Scope(keras.StatelessScope):
+    """A stateless scope that sees the enclosing one and remembers which variables were assigned."""
+
+    def __init__(self, mapping: Any = None) -> None:
+        super().__init__(state_mapping=mapping, collect_losses=True)
+        self.touched: dict[int, Variable] = {}
+
+    def __enter__(self) -> "_Scope":
+        super().__enter__()
+        if self.original_scope is not None:
+            self.state_mapping = {**self.original_scope.state_mapping, **self.state_mapping}
+        return self
+
+    def add_update(self, update: tuple[Variable, Tensor]) -> None:
+        variable, _ = update
+        self.touched[id(variable)] = variable
+        super().add_update(update)
+
+    def updates(self) -> list[tuple[Variable, Tensor]]:
+        return [(v, self.get_current_value(v)) for v in self.touched.values()]
+
+
+class _Recording:
+    def __init__(self, forward: Forward, variables: Sequence[Variable]) -> None:
+        touched: list[Variable] = []
+
+        def pure(values: list[Tensor]) -> tuple[list[Tensor], Any]:
+            with _Scope(list(zip(variables, values, strict=True))) as scope:
+                scalars, outputs = forward()
+            touched[:] = scope.touched.values()
+            return list(scalars), (outputs, [value for _, value in scope.updates()])
+
+        self._reach: np.ndarray | None = None
+        self._values = [variable.value for variable in variables]
+        self.scalars, self._linear, (self.outputs, updates) = jax.linearize(
+            pure, self._values, has_aux=True
+        )
+        for variable, value in zip(touched, updates, strict=True):
+            variable.assign(value)
+
+    def pull(
+        self, cotangents: Mapping[int, Tensor], variables: Sequence[int]
+    ) -> list[Tensor | None]:
+        # Transposing only the chosen outputs keeps the others' cotangents symbolically zero, so
+        # nothing is differentiated that does not lie between these scalars and the variables.
+        seeds = [
+            jnp.asarray(seed, self.scalars[index].dtype) for index, seed in cotangents.items()
+        ]
+
+        def chosen(tangents: list[Tensor]) -> list[Tensor]:
+            outputs = self._linear(tangents)
+            return [outputs[index] for index in cotangents]
+
+        (gradients,) = jax.linear_transpose(chosen, self._values)(seeds)
+        reached = self.reach(list(cotangents)).any(axis=0)
+        return [gradients[index] if reached[index] else None for index in variables]
+
+    def reach(self, scalars: Sequence[int]) -> np.ndarray:
+        if self._reach is None:
+            self._reach = dependencies(jax.make_jaxpr(self._linear)(self._values).jaxpr)
+        return self._reach[list(scalars)]
+
+
+def record(forward: Forward, variables: Sequence[Variable]) -> _Recording:
+    return _Recording(forward, variables)
+
+
+def flatten(rows: Sequence[Tensor]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    shape, dtype = rows[0].shape, rows[0].dtype
+    matrix = jnp.stack([row.reshape(-1).astype("float32") for row in rows])
+    return matrix, lambda flat: flat.reshape(shape).astype(dtype)
+
+
+def finite(gradients: Sequence[Tensor]) -> Tensor:
+    sums = [jnp.sum(gradient, dtype="float32") for gradient in gradients]
+    return jnp.all(jnp.isfinite(jnp.stack(sums)))
+
+
+def island(function: Callable[..., Any]) -> Callable[..., Any]:
+    return jax.jit(function)
+
+
+def apply(
+    optimizer: Any,
+    gradients: Sequence[Tensor | None],
+    variables: Sequence[Variable],
+    accept: Tensor,
+) -> None:
+    if not optimizer.built:
+        optimizer.build(variables)
+    before = [v.value for v in variables], [v.value for v in optimizer.variables]
+    after = optimizer.stateless_apply(before[1], list(gradients), before[0])
+    for group, old, new in zip((variables, optimizer.variables), before, after, strict=True):
+        for variable, kept, value in zip(group, old, new, strict=True):
+            variable.assign(jnp.where(accept, value, kept))
+
+
+def train_step(model: Any, step: Callable[[Any], Any], state: Any, data: Any) -> Any:
+    groups = (
+        model.trainable_variables,
+        model.non_trainable_variables,
+        model.optimizer.variables,
+        model.metrics_variables,
+    )
+    mapping = [
+        pair
+        for variables, values in zip(groups, state, strict=True)
+        for pair in zip(variables, values, strict=True)
+    ]
+    with _Scope(mapping) as scope:
+        logs = step(data)
+    return logs, tuple([scope.get_current_value(v) for v in group] for group in groups)

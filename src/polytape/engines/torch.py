@@ -1,0 +1,79 @@
+"""PyTorch: autograd over a retained graph."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import torch
+
+from polytape.engines.contract import Forward, Tensor, Variable
+
+
+class _Recording:
+    def __init__(self, forward: Forward, variables: Sequence[Variable]) -> None:
+        self._variables = [_raw(variable) for variable in variables]
+        with torch.enable_grad():
+            self.scalars, self.outputs = forward()
+
+    def pull(
+        self, cotangents: Mapping[int, Tensor], variables: Sequence[int]
+    ) -> list[Tensor | None]:
+        used = [index for index in cotangents if self.scalars[index].requires_grad]
+        if not used or not variables:
+            return [None] * len(variables)
+        targets = [self.scalars[index] for index in used]
+        seeds = [
+            torch.as_tensor(cotangents[index], dtype=target.dtype, device=target.device)
+            for index, target in zip(used, targets, strict=True)
+        ]
+        sources = [self._variables[index] for index in variables]
+        return list(
+            torch.autograd.grad(targets, sources, seeds, retain_graph=True, allow_unused=True)
+        )
+
+    def reach(self, scalars: Sequence[int]) -> np.ndarray:
+        everything = range(len(self._variables))
+        found = [self.pull({index: 1.0}, everything) for index in scalars]
+        return np.array([[gradient is not None for gradient in row] for row in found], bool)
+
+
+def record(forward: Forward, variables: Sequence[Variable]) -> _Recording:
+    return _Recording(forward, variables)
+
+
+def flatten(rows: Sequence[Tensor]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    shape, dtype = rows[0].shape, rows[0].dtype
+    matrix = torch.stack([row.reshape(-1).to(torch.float32) for row in rows])
+    return matrix, lambda flat: flat.reshape(shape).to(dtype)
+
+
+def finite(gradients: Sequence[Tensor]) -> Tensor:
+    sums = [gradient.sum(dtype=torch.float32) for gradient in gradients]
+    return torch.isfinite(torch.stack(sums)).all()
+
+
+def island(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.no_grad()(function)
+
+
+def apply(
+    optimizer: Any,
+    gradients: Sequence[Tensor | None],
+    variables: Sequence[Variable],
+    accept: Tensor,
+) -> None:
+    if not optimizer.built:
+        optimizer.build(variables)
+    if bool(accept):
+        with torch.no_grad():
+            optimizer.apply(gradients, variables)
+
+
+def train_step(model: Any, step: Callable[[Any], Any], data: Any) -> Any:
+    del model
+    return step(data)
+
+
+def _raw(variable: Variable) -> Any:
+    return variable.value if isinstance(variable, keras.Variable) else variable

@@ -1,0 +1,233 @@
+"""Gradients of several losses over shared variables: rows, Gramian, and the weighted sum of rows."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from polytape.connectivity import Blocks, Connectivity
+from polytape.contract import Method, Seed, Tensor
+from polytape.engines import engine
+
+
+class Gradients:
+    """One gradient per objective, of one forward pass, and what can be read off them.
+
+    losses        {name: () float32}
+    norms         (T,) gradient norms over the shared variables, loss / parameter
+    cosines       (T, T) cosine similarities over the shared variables; 0 beside a zero row
+    gramian       (T, T) float32 inner products over the shared variables, loss^2 / parameter^2
+    connectivity  which objective reaches which variable
+
+    Shared are the variables that two or more objectives reach.
+    """
+
+    def __init__(
+        self,
+        losses: Mapping[str, Tensor],
+        rows: Sequence[Sequence[Tensor | None]],
+        connectivity: Connectivity,
+        scale: Any = 1.0,
+        extra: Sequence[Tensor | None] | None = None,
+    ) -> None:
+        """rows[t][v], None where `connectivity` has no path; every row `scale` times too large.
+
+        extra  the gradient, by variable, of a term that is added to the combination as it is
+        """
+        self.losses = dict(losses)
+        self.connectivity = connectivity
+        self._rows, self._scale, self._extra = rows, scale, extra
+        self._matrices: dict[int, tuple[Tensor, Callable[[Tensor], Tensor]]] = {}
+        for v in range(len(connectivity.paths)):
+            found = [rows[t][v] for t in connectivity.objectives(v)]
+            found += [extra[v]] if extra and extra[v] is not None else []
+            if found:
+                self._matrices[v] = engine().flatten(found)
+
+    def __getitem__(self, name: str) -> list[Tensor | None]:
+        """The gradient of one objective, a list over variables; None where no path exists."""
+        if name not in self.losses:
+            raise KeyError(f"No objective {name!r}. Objectives: {', '.join(self.losses)}.")
+        return list(self._rows[self.connectivity.names.index(name)])
+
+    def joint(self) -> "Gradients":
+        """The same gradients with private variables counted as shared."""
+        connectivity = dataclasses.replace(self.connectivity, joint=True)
+        return Gradients(self.losses, self._rows, connectivity, self._scale, self._extra)
+
+    @cached_property
+    def gramian(self) -> Tensor:
+        return self.gramians(Blocks.by(None, self.connectivity.paths))
+
+    @property
+    def norms(self) -> Tensor:
+        return ops.sqrt(ops.diagonal(self.gramian))
+
+    @property
+    def cosines(self) -> Tensor:
+        norms = self.norms
+        inverse = ops.where(norms > 0, 1.0 / ops.where(norms > 0, norms, 1.0), 0.0)
+        return self.gramian * inverse[:, None] * inverse[None, :]
+
+    def gramians(self, blocks: Blocks) -> Tensor:
+        """(T, T), or (B, T, T) if the blocks are those of a scope."""
+        count = len(self.connectivity.names)
+        parts: dict[tuple[int, tuple[int, ...]], Tensor] = {}
+        for variable in self.connectivity.shared:
+            matrix, _ = self._matrices[variable]
+            key = blocks.of[variable], self.connectivity.objectives(variable)
+            product = ops.matmul(matrix, ops.transpose(matrix))[: len(key[1]), : len(key[1])]
+            parts[key] = parts[key] + product if key in parts else product
+        stack: list[Any] = [ops.zeros((count, count))] * (blocks.shape[0] if blocks.shape else 1)
+        for (block, objectives), product in parts.items():
+            stack[block] = stack[block] + _embed(product, objectives, count)
+        unscale = 1.0 / (self._scale * self._scale)
+        return (ops.stack(stack) if blocks.shape else stack[0]) * unscale
+
+    def finite(self, gramian: Tensor | None) -> Tensor:
+        """(T,) bool: whether loss and gradient of each objective are finite.
+
+        gramian  (T, T) or (B, T, T): tells it for shared variables; None looks at every row
+        """
+        known = set(self.connectivity.shared) if gramian is not None else set()
+        sizes = [ops.zeros(())] * len(self.connectivity.names)
+        for variable, (matrix, _) in self._matrices.items():
+            if variable not in known:
+                for place, objective in enumerate(self.connectivity.objectives(variable)):
+                    sizes[objective] = sizes[objective] + ops.sum(matrix[place])
+        losses = ops.stack([ops.cast(loss, "float32") for loss in self.losses.values()])
+        finite = ops.logical_and(ops.isfinite(losses), ops.isfinite(ops.stack(sizes)))
+        if gramian is not None:
+            total = ops.sum(gramian, axis=0) if len(gramian.shape) == 3 else gramian
+            finite = ops.logical_and(finite, ops.isfinite(ops.diagonal(total)))
+        return finite
+
+    def combined(
+        self,
+        shared: Tensor,
+        private: Tensor,
+        active: Tensor,
+        blocks: Blocks,
+        method: Method,
+        seed: Seed,
+    ) -> list[Tensor | None]:
+        """The update direction of every variable: J^T w where shared, w_t g_t where private.
+
+        shared (T,) or (B, T) and private (T,) weights, active (T,). Rows of inactive objectives
+        are never read, whatever they hold. None for variables that nothing reaches.
+        """
+
+        def directions(clean: bool) -> list[Tensor]:
+            found = []
+            for v, (matrix, _) in self._matrices.items():
+                objectives = np.array(self.connectivity.objectives(v), int)
+                own = v in self.connectivity.private
+                weights = private if own or not blocks.shape else shared[blocks.of[v]]
+                weights = shared if not own and not blocks.shape else weights
+                extra = int(matrix.shape[0]) - len(objectives)
+                weights = ops.concatenate([ops.take(weights, objectives), ops.ones((extra,))])
+                if clean:
+                    kept = ops.take(active, objectives)
+                    kept = ops.concatenate([kept, ops.ones((extra,), dtype="bool")])
+                    matrix = ops.where(kept[:, None], matrix, 0.0)
+                if method.needs == "rows" and not own:
+                    rows = matrix * weights[:, None]
+                    mixed = method.combine(rows[: len(objectives)], seed.shifted(v + 1))
+                    found.append(mixed + ops.sum(rows[len(objectives) :], axis=0))
+                else:
+                    found.append(ops.matmul(weights[None, :], matrix)[0])
+            return found
+
+        flat = ops.cond(ops.all(active), lambda: directions(False), lambda: directions(True))
+        result: list[Tensor | None] = [None] * len(self.connectivity.paths)
+        for (variable, (_, restore)), direction in zip(self._matrices.items(), flat, strict=True):
+            result[variable] = restore(direction)
+        return result
+
+
+def gradients(
+    objective_fn: Callable[[], Mapping[str, Any]], variables: Sequence[Any]
+) -> Gradients:
+    """The gradient of every objective after one forward pass, on any backend.
+
+    objective_fn  called once, without arguments; returns {objective name: scalar loss}. Everything
+                  that is to be differentiated must happen inside it
+    variables     the variables to differentiate by, e.g. `model.trainable_variables`
+
+    Works eagerly, inside `tf.function`, and inside `jax.jit` under a `keras.StatelessScope`. Updates
+    of other variables made by `objective_fn` (BatchNorm, seeds) happen once.
+
+    Raises `ValueError` if there are no variables, a loss is not a scalar, or an objective reaches
+    no variable; `TypeError` if `objective_fn` does not return a dict.
+
+    >>> import keras, polytape as pt
+    >>> w = keras.Variable([1.0, 2.0])
+    >>> grads = pt.gradients(lambda: {"a": w[0] ** 2, "b": -w[0] * w[1]}, [w])
+    >>> grads.gramian.shape
+    (2, 2)
+    """
+    variables = list(variables)
+    if not variables:
+        raise ValueError(
+            "pt.gradients got no variables. A model that was never called has none yet: call it "
+            "once on a batch, or pass an Input, before asking for gradients."
+        )
+    names: list[str] = []
+
+    def forward() -> tuple[list[Tensor], None]:
+        losses = objective_fn()
+        check_objectives(losses)
+        names[:] = losses
+        return [losses[name] for name in names], None
+
+    recording = engine().record(forward, variables)
+    indices = range(len(names))
+    reach = recording.reach(indices)
+    connectivity = Connectivity(tuple(names), tuple(map(path_of, variables)), reach)
+    connectivity.check()
+    rows = [recording.pull({t: 1.0}, range(len(variables))) for t in indices]
+    return Gradients(dict(zip(names, recording.scalars, strict=True)), rows, connectivity)
+
+
+def check_objectives(losses: Any) -> None:
+    """Raise unless `losses` is a dict of scalar losses."""
+    if not isinstance(losses, Mapping) or not losses:
+        raise TypeError(
+            'The objective function must return a dict {"name": scalar loss} with at least one '
+            f"entry. Received: {losses!r} of type {type(losses).__name__}."
+        )
+    for name, loss in losses.items():
+        check_scalar(name, loss)
+
+
+def check_scalar(name: str, loss: Any) -> None:
+    """Raise unless the loss of an objective is a scalar tensor."""
+    if not ops.is_tensor(loss) and not isinstance(loss, keras.KerasTensor):
+        raise TypeError(
+            f"The loss of objective {name!r} is not a tensor. Received: {loss!r} of type "
+            f"{type(loss).__name__}. A loss converted to NumPy or to a number has no gradient."
+        )
+    if len(loss.shape) != 0:
+        raise ValueError(
+            f"The loss of objective {name!r} is not a scalar. Received shape: "
+            f"{tuple(loss.shape)}. Reduce it, with keras.ops.mean(...) say, or use a Keras loss "
+            'whose `reduction` is not None or "none".'
+        )
+
+
+def path_of(variable: Any) -> str:
+    """A name for a variable that tells which network it belongs to."""
+    if isinstance(variable, keras.Variable):
+        return variable.path
+    return str(getattr(variable, "name", "variable"))
+
+
+def _embed(product: Tensor, objectives: tuple[int, ...], count: int) -> Tensor:
+    if len(objectives) == count:
+        return product
+    place = np.eye(count, dtype="float32")[list(objectives)]
+    return ops.matmul(ops.matmul(place.T, product), place)

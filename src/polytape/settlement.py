@@ -1,0 +1,160 @@
+"""A method at work on given objectives and variables: its state, its compiled T x T part."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from polytape.connectivity import Blocks
+from polytape.contract import Evidence, Method, Seed, State, Tensor, ask
+from polytape.engines import engine
+from polytape.jacobian import Gradients
+from polytape.stages.chain import split
+from polytape.state import StateVariables
+
+PRIVATE = ("own", "weighted", "joint")
+
+
+class Settlement:
+    """A method made ready for T objectives over V variables, with its state.
+
+    The method is split in two: a scalarization, whose weights multiply the losses and so reach
+    every variable, and a combination, whose weights act on shared variables only.
+
+    add_weight  creates the state variables: the `add_weight` of the layer or model that owns them
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        names: Sequence[str],
+        paths: Sequence[str],
+        add_weight: Callable[..., Any],
+        private: str = "own",
+        seed: int = 0,
+    ) -> None:
+        self.method, self.names, self.paths = method, tuple(names), tuple(paths)
+        self.private = private
+        self.scalarization, self.combination = split(method)
+        self.blocks = Blocks.by(method.scope, paths)
+        lead, rest = self.scalarization, self.combination
+        initial = {
+            "scalarization": lead.init(self.names) if lead else (),
+            "combination": rest.init(self.names, self.blocks.shape) if rest else (),
+        }
+        self.state = StateVariables(initial, add_weight)
+        self._seed = seed
+        self._compiled: dict[Any, Callable[..., Any]] = {}
+
+    @property
+    def linear(self) -> bool:
+        """Whether no weight depends on gradients: one backward pass is enough."""
+        return self.combination is None
+
+    @property
+    def period(self) -> int:
+        """One step out of this many needs every objective's gradient."""
+        return 1 if self.combination is None else self.combination.period
+
+    def seed(self, step: Tensor) -> Seed:
+        """The seed of a step: the same after a resume, another one in every step."""
+        return draw(self._seed, step)
+
+    def weigh(
+        self, losses: Tensor, gramian: Tensor | None, active: Tensor, step: Tensor, reach: Any = None
+    ) -> tuple[Tensor, Tensor, State]:
+        """Shared weights (T,) or (B, T), private weights (T,), and the next state.
+
+        losses, active (T,); gramian (T, T), (B, T, T) or None; reach (B, T) NumPy or None.
+        """
+        key = (gramian is None, None if reach is None else reach.tobytes())
+        if key not in self._compiled:
+            self._compiled[key] = engine().island(self._body(gramian is not None, reach))
+        tensors = [losses, active, step, self.seed(step).value]
+        tensors += [] if gramian is None else [gramian]
+        state = self.state.read()
+        shared, private, leaves = self._compiled[key](tensors, keras.tree.flatten(state))
+        return shared, private, keras.tree.pack_sequence_as(state, list(leaves))
+
+    def settle(
+        self, gradients: Gradients, active: Tensor, step: Tensor
+    ) -> tuple[list[Tensor | None], Tensor, Tensor, State]:
+        """Update directions, shared weights, which objectives took part (T,), and the next state.
+
+        active  (T,) bool: objectives that have a label this step
+        """
+        blocks, connectivity = self.blocks, gradients.connectivity
+        gramian = None if self.linear else gradients.gramians(blocks)
+        active = ops.logical_and(active, gradients.finite(gramian))
+        if gramian is not None:
+            both = ops.logical_and(active[:, None], active[None, :])
+            gramian = ops.where(both, gramian, 0.0)
+        losses = ops.stack([ops.cast(loss, "float32") for loss in gradients.losses.values()])
+        losses = ops.where(active, losses, 0.0)
+        shared, private, state = self.weigh(
+            losses, gramian, active, step, blocks.reach(connectivity)
+        )
+        if self.private == "weighted" and not blocks.shape:
+            private = shared
+        method = self.combination or self.method
+        directions = gradients.combined(
+            shared, private, active, blocks, method, self.seed(step).shifted(2)
+        )
+        return directions, shared, active, state
+
+    def _body(self, with_gramian: bool, reach: Any) -> Callable[..., Any]:
+        template = self.state.read()
+
+        def body(tensors: list[Tensor], leaves: list[Tensor]) -> Any:
+            losses, active, step, seed = tensors[:4]
+            evidence = Evidence(
+                losses=losses,
+                gramian=tensors[4] if with_gramian else None,
+                active=active,
+                names=self.names,
+                step=step,
+                seed=Seed(seed),
+                reach=reach,
+            )
+            state = keras.tree.pack_sequence_as(template, list(leaves))
+            shared, private, state = self._ask(evidence, state)
+            return shared, private, keras.tree.flatten(state)
+
+        return body
+
+    def _ask(self, evidence: Evidence, state: State) -> tuple[Tensor, Tensor, State]:
+        private = ops.cast(evidence.active, "float32")
+        lead, rest = state["scalarization"], state["combination"]
+        if self.scalarization is not None:
+            private, lead = ask(self.scalarization, evidence, lead)
+        shared = private
+        if self.combination is not None:
+            weights, rest = ask(self.combination, evidence.scaled(private).reseeded(1), rest)
+            shared = private * weights
+        return shared, private, {"scalarization": lead, "combination": rest}
+
+
+def check_private(private: str) -> str:
+    """The option itself, or an error that lists the choices."""
+    if private not in PRIVATE:
+        raise ValueError(
+            f"`private` says what variables reached by one objective take: one of {PRIVATE}. "
+            f"Received: {private!r}."
+        )
+    return private
+
+
+def draw(seed: int, step: Tensor) -> Seed:
+    """The seed of a step under a base seed."""
+    # PyTorch's generator reads the first number only, so step and seed both go into it.
+    dtype = seed_dtype()
+    first = ops.cast(step, dtype) * 40503 + (seed * 7368787) % 2**30
+    return Seed(ops.stack([first, ops.cast(step, dtype)]))
+
+
+@functools.cache
+def seed_dtype() -> str:
+    """The integer type of this backend's seeds."""
+    return str(keras.random.SeedGenerator(0).state.dtype)

@@ -1,0 +1,65 @@
+"""A bound on the combined gradient."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from keras import ops
+
+from polytape.contract import Evidence, Method, Range, State, Tensor, ask
+from polytape.stages.clip import shorten
+
+
+@dataclass(frozen=True)
+class GlobalClip(Method):
+    """Another method's combined gradient, shortened to `norm` where it is longer.
+
+    ||J^T w||^2 = w^T G w, so the norm costs T^2 operations and no pass over the network. It is the
+    norm over the *shared* variables; `global_clipnorm` of the optimizer bounds everything,
+    private variables included. Under a scope, `GlobalClip(PerVariable(m), c)` bounds the whole
+    update and `PerVariable(GlobalClip(m, c))` each variable's part.
+
+    Not homogeneous: `norm` is in units of loss / parameter.
+
+    >>> import polytape as pt
+    >>> weights, _ = pt.weigh(pt.GlobalClip(pt.Sum(), 1.0), [[2.0, 0.0], [0.0, 2.0]])
+    >>> [float(w) for w in weights]
+    [0.5, 0.5]
+    """
+
+    inner: Method
+    norm: Annotated[float, Range(0, open="low")] = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_rows(self, self.inner)
+
+    @property
+    def scope(self) -> str | None:
+        return self.inner.scope
+
+    def init(self, names: tuple[str, ...], blocks: tuple[int, ...] = ()) -> State:
+        return self.inner.init(names, blocks)
+
+    def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
+        weights, state = ask(self.inner, evidence, state)
+        square = ops.einsum("...i,...ij,...j->...", weights, evidence.gramian, weights)
+        if evidence.reach is not None:
+            square = ops.sum(square)
+        norm = ops.sqrt(ops.maximum(square, 0.0))
+        return weights * shorten(norm, self.norm)[..., None], state
+
+
+def refuse_rows(outer: Method, inner: Any) -> None:
+    """Raise unless `inner` is a method whose result is a weighted sum of rows."""
+    name = type(outer).__name__
+    if not isinstance(inner, Method):
+        raise TypeError(
+            f"{name} acts around a method, as in pt.{name}(pt.UPGrad()). "
+            f"Received: {inner!r} of type {type(inner).__name__}."
+        )
+    if inner.needs == "rows":
+        raise ValueError(
+            f"{name}({type(inner).__name__}()): {type(inner).__name__} works coordinate by "
+            f"coordinate, so its result has no weights for {name} to act on. Put it last in a "
+            "pt.Chain instead, or clip with the optimizer's `global_clipnorm`."
+        )

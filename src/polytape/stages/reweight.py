@@ -1,0 +1,75 @@
+"""Named weights: constant, scheduled, or changed while training runs."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from keras import ops
+from keras.optimizers.schedules import LearningRateSchedule
+
+from polytape.contract import Evidence, Method, Need, State, Tensor
+
+
+@dataclass(frozen=True)
+class Reweight(Method):
+    """Objectives multiplied by weights of their own; unnamed ones keep weight one.
+
+    weights   {objective: number or `keras.optimizers.schedules.LearningRateSchedule`}; a schedule
+              is evaluated at the optimizer's step count
+
+    The numbers are state, not constants: `model.reweight({"a": 0.5})`, from a callback say, takes
+    effect at the next step on every backend, and they are saved with the model. Leading stages of
+    this kind weigh the loss itself, so private variables are weighted too, and one backward pass
+    is enough.
+
+    Degree 1. Weights may be negative (a negative weight ascends).
+
+    >>> import polytape as pt
+    >>> evidence_names = ("a", "b")
+    >>> weights, _ = pt.weigh(pt.Reweight({"b": 0.1}), losses=[1.0, 1.0], names=evidence_names)
+    >>> [round(float(w), 3) for w in weights]
+    [1.0, 0.1]
+    """
+
+    weights: Mapping[str, Any] = field(default_factory=dict)
+
+    needs: ClassVar[Need] = "losses"
+
+    def __post_init__(self) -> None:
+        for name, weight in self.weights.items():
+            number = isinstance(weight, (int, float, np.number)) and np.isfinite(weight)
+            if not number and not isinstance(weight, LearningRateSchedule):
+                raise ValueError(
+                    f"Reweight({{{name!r}: ...}}): a weight must be a finite number or a "
+                    f"LearningRateSchedule. Received: {weight!r} of type {type(weight).__name__}."
+                )
+
+    def init(self, names: tuple[str, ...], blocks: tuple[int, ...] = ()) -> State:
+        del blocks
+        check_names(self.weights, names)
+        numbers = {n: w for n, w in self.weights.items() if not isinstance(w, LearningRateSchedule)}
+        return {"reweight": np.array([numbers.get(n, 1.0) for n in names], "float32")}
+
+    def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
+        check_names(self.weights, evidence.names)
+        columns = []
+        for index, name in enumerate(evidence.names):
+            weight = self.weights.get(name)
+            scheduled = isinstance(weight, LearningRateSchedule)
+            value = weight(evidence.step) if scheduled else state["reweight"][index]
+            columns.append(ops.cast(value, "float32"))
+        return ops.stack(columns), state
+
+
+def check_names(named: Mapping[str, Any], names: tuple[str, ...]) -> None:
+    """Raise if a weight is given for an objective that does not exist."""
+    for name in named:
+        if name not in names:
+            nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.3)
+            hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+            raise ValueError(
+                f"A weight is given for {name!r}, which is not an objective.{hint} "
+                f"Objectives: {', '.join(map(repr, names))}."
+            )

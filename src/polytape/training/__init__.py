@@ -1,0 +1,1 @@
+"""Keras-native training: `fit` on several objectives."""

@@ -1,0 +1,34 @@
+"""How often objectives were left out of a step."""
+
+from collections.abc import Sequence
+
+import keras
+from keras import ops
+
+from polytape.contract import Tensor
+
+
+class Dropped(keras.metrics.Metric):
+    """How often each objective was left out since the epoch began, because it was not finite.
+
+    counts  (T,) float32
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(name="dropped")
+        self.names = tuple(names)
+        self.counts = self.add_variable(shape=(len(names),), initializer="zeros", name="counts")
+
+    def update_state(self, dropped: Tensor) -> None:
+        self.counts.assign_add(ops.cast(dropped, "float32"))
+
+    def result(self) -> dict[str, Tensor]:
+        return {}  # told at the end of an epoch, and only if there is something to tell
+
+    def total(self) -> int:
+        return int(ops.convert_to_numpy(self.counts.value).sum())
+
+    def describe(self) -> str:
+        """The objectives and how often, as text; empty if none was left out."""
+        named = zip(self.names, ops.convert_to_numpy(self.counts.value), strict=True)
+        return ", ".join(f"{name!r} ({int(count)} x)" for name, count in named if count)

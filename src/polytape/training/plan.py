@@ -1,0 +1,167 @@
+"""What `compile` decides for the step: objectives, method and its state, rules for bad values."""
+
+import inspect
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from polytape.contract import Method, Tensor
+from polytape.jacobian import path_of
+from polytape.settlement import Settlement, check_private
+from polytape.stages.reweight import check_names
+from polytape.training.dropped import Dropped
+from polytape.training.losses import Ledger
+
+ON_NONFINITE = ("drop", "skip", "raise")
+
+
+class Plan:
+    """The decisions of one `compile`. Completed when outputs and variables are known."""
+
+    def __init__(
+        self,
+        model: Any,
+        holder: Any,
+        ledger: Ledger,
+        method: Method,
+        private: str,
+        on_nonfinite: str,
+    ) -> None:
+        if on_nonfinite not in ON_NONFINITE:
+            raise ValueError(
+                f"`on_nonfinite` says what to do with a loss or gradient that is not finite: one "
+                f"of {ON_NONFINITE}. Received: {on_nonfinite!r}."
+            )
+        self.model, self.ledger, self.method = model, ledger, method
+        self.holder = holder
+        holder.release()
+        self.private, self.on_nonfinite = check_private(private), on_nonfinite
+        self.seed = _peeked_seed()
+        self.names: tuple[str, ...] = ()
+        self._settlement: Settlement | None = None
+        parameters = inspect.signature(model.call).parameters
+        self._training = {"training": True} if "training" in parameters else {}
+
+    # ------------------------------------------------------------------ completion
+
+    def complete(self, outputs: Any) -> None:
+        """Settle names, method state and counters as soon as they can be known."""
+        if self._settlement is not None or not self.model.built:
+            return
+        names = self.ledger.names(outputs, self.output_names())
+        if names is None:
+            return
+        self.names = names or ("loss",)
+        paths = tuple(path_of(variable) for variable in self.model.trainable_variables)
+        self._settlement = Settlement(
+            self.method, self.names, paths, keras.Variable, self.private, self.seed
+        )
+        self.dropped = Dropped(self.names)
+        variables = self._settlement.state.variables
+        self.holder.hold(variables, self.dropped, self.method, self.names)
+
+    def output_names(self) -> Sequence[str]:
+        """The model's own names of its outputs, empty if it has none."""
+        return tuple(getattr(self.model, "output_names", None) or ())
+
+    @property
+    def settlement(self) -> Settlement:
+        if self._settlement is None:
+            raise RuntimeError("The model was trained before its objectives were known.")
+        paths = tuple(path_of(variable) for variable in self.model.trainable_variables)
+        if paths != self._settlement.paths:
+            raise ValueError(
+                f"The model had {len(self._settlement.paths)} trainable variables when it was "
+                f"compiled and has {len(paths)} now. After changing `trainable` or adding layers, "
+                "call compile() again."
+            )
+        return self._settlement
+
+    # ------------------------------------------------------------------ the step's needs
+
+    def forward(self, x: Any) -> Any:
+        """The model's outputs in training mode."""
+        return self.model(x, **self._training)
+
+    def losses(self) -> list[Tensor]:
+        """The T weighted losses just computed and, if there are any, the model's added losses."""
+        added = [ops.sum(ops.cast(loss, keras.config.floatx())) for loss in self.model.losses]
+        extra = [ops.sum(ops.stack(added))] if added else []
+        if self.ledger.wrapped is None:  # nothing but add_loss: that is the objective
+            return extra
+        return [*self.ledger.values(self.names), *extra]
+
+    def loss_tracker(self) -> Any:
+        """Keras's running mean of the total loss."""
+        return self.model.metrics[0]
+
+    @property
+    def rescales(self) -> bool:
+        """Whether the optimizer scales the loss and lowers the scale on overflow."""
+        return isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer)
+
+    def accepts(self, active: Tensor) -> Tensor:
+        """() bool: whether a step with these objectives updates anything at all."""
+        return ops.all(active) if self.on_nonfinite == "skip" else ops.any(active)
+
+    def statistics(self) -> list[tuple[Any, Tensor]]:
+        """Float variables that a forward pass may change (BatchNorm), with their values."""
+        state = {id(variable) for variable in self._own_variables()}
+        return [
+            (variable, ops.copy(variable.value))
+            for variable in self.model.non_trainable_variables
+            if "float" in str(variable.dtype) and id(variable) not in state
+        ]
+
+    def _own_variables(self) -> list[Any]:
+        return self._settlement.state.variables if self._settlement else []
+
+    def restore(self, kept: list[tuple[Any, Tensor]]) -> None:
+        """Take back statistics that a bad batch made non-finite."""
+        for variable, value in kept:
+            fine = ops.all(ops.isfinite(variable.value))
+            variable.assign(ops.where(fine, variable.value, value))
+
+    # ------------------------------------------------------------------ between steps
+
+    def total(self, total: Tensor, outputs: Any) -> Tensor:
+        """Keras's total loss, completed: for one output with a list of losses it holds the first."""
+        if keras.tree.is_nested(outputs) or len(self.names) < 2:
+            return total
+        return total + sum(self.ledger.values(self.names)[1:])
+
+    def raise_if_dropped(self) -> None:
+        """Raise if the user asked for it and an objective was left out."""
+        if self.on_nonfinite == "raise" and (named := self.dropped.describe()):
+            raise FloatingPointError(
+                f"A loss or gradient is not finite: {named}. No variable was touched by it. "
+                "Look for log or division of zero, an exploding loss, or NaN in the data of that "
+                "objective."
+            )
+
+    def reweight(self, weights: dict[str, float]) -> None:
+        """Write into the `Reweight` states."""
+        settlement = self.settlement
+        check_names(weights, self.names)
+        values = settlement.state.named("reweight")
+        if not values:
+            raise ValueError(
+                "reweight() changes the weights of a Reweight stage, and `combine` has none. "
+                "Compile with combine=pt.Chain(pt.Reweight(), ...)."
+            )
+        for variable in values:
+            numbers = ops.convert_to_numpy(variable.value).copy()
+            for name, weight in weights.items():
+                numbers[self.names.index(name)] = weight
+            variable.assign(numbers)
+
+
+def _peeked_seed() -> int:
+    # `keras.utils.set_random_seed` seeds Python's generator; drawing from a copy follows it without
+    # shifting the numbers that layers built later will draw.
+    copy = random.Random()
+    copy.setstate(random.getstate())
+    return copy.randrange(2**20)

@@ -1,0 +1,91 @@
+"""The method's state as part of the model: saved with it, checked when it comes back."""
+
+import json
+from typing import Any
+
+import keras
+import numpy as np
+
+from polytape.contract import Method
+from polytape.training.dropped import Dropped
+
+
+class Held:
+    """What one `compile` gives the model to carry: plain, so that Keras does not track it twice."""
+
+    def __init__(self, variables: list[Any], dropped: Dropped, signature: str) -> None:
+        self.variables, self.dropped, self.signature = variables, dropped, signature
+
+
+@keras.saving.register_keras_serializable(package="polytape")
+class MethodState(keras.layers.Layer):
+    """Carries the state of `combine` as non-trainable variables of the model.
+
+    A layer of its own because a built model accepts no new weights, while a method's state has a
+    shape only when the objectives are known, and is replaced by the next `compile`.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{"name": "method_state", **kwargs})
+        self.built = True
+        self._held: Held | None = None
+        self._pending: dict[str, np.ndarray] = {}
+
+    def hold(
+        self, variables: list[Any], dropped: Dropped, method: Method, names: tuple[str, ...]
+    ) -> None:
+        """Carry the state of a method, and take over what was loaded before it was known."""
+        config = keras.saving.serialize_keras_object(method)
+        signature = json.dumps({"method": config, "objectives": names}, sort_keys=True)
+        self._held = Held(variables, dropped, signature)
+        if self._pending:
+            pending, self._pending = self._pending, {}
+            self.load_own_variables(pending)
+
+    def release(self) -> None:
+        """Carry nothing, until the next `hold`."""
+        self._held = None
+
+    @property
+    def variables(self) -> list[Any]:
+        return list(self._held.variables) if self._held else []
+
+    @property
+    def weights(self) -> list[Any]:
+        return self.variables
+
+    @property
+    def metrics(self) -> list[Any]:
+        return [self._held.dropped] if self._held else []
+
+    def save_own_variables(self, store: Any) -> None:
+        if self._held and self._held.variables:
+            store["signature"] = np.frombuffer(self._held.signature.encode(), "uint8")
+            for index, variable in enumerate(self._held.variables):
+                store[str(index)] = variable
+
+    def load_own_variables(self, store: Any) -> None:
+        found = {key: np.asarray(store[key]) for key in store.keys()}  # noqa: SIM118
+        if self._held is None:
+            self._pending = found
+            return
+        if not found:
+            return  # the weights of a plain Keras model: the method starts afresh
+        signature = found["signature"].tobytes().decode()
+        if signature != self._held.signature:
+            raise ValueError(_mismatch(signature, self._held.signature))
+        for index, variable in enumerate(self._held.variables):
+            variable.assign(found[str(index)])
+
+
+def _mismatch(saved: str, compiled: str) -> str:
+    def name(text: str) -> str:
+        signature = json.loads(text)
+        method = signature["method"]
+        return f"{method['class_name']}({method['config']}) on {tuple(signature['objectives'])}"
+
+    return (
+        f"The checkpoint holds the state of another method. Saved: {name(saved)}. "
+        f"Compiled: {name(compiled)}. Compile with the method and objectives of the checkpoint to "
+        'resume it, or load it into a model compiled with combine="sum" and compile anew.'
+    )

@@ -1,0 +1,166 @@
+"""One training step, the same on every backend: record, settle, apply."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from polytape.connectivity import Connectivity
+from polytape.contract import State, Tensor
+from polytape.engines import Recording, engine
+from polytape.jacobian import Gradients, path_of
+from polytape.methods.sum import Sum
+from polytape.settlement import Settlement
+
+Outcome = tuple[list[Tensor | None], Tensor, State]  # directions, active (T,), next state
+
+
+class Pass:
+    """The backward side of one step: update directions from a recording.
+
+    The recording's scalars are the T weighted losses, then the extra term (add_loss and weight
+    regularisers, added to the combination as it is) if there is one, then their total.
+    """
+
+    def __init__(
+        self, recording: Recording, settlement: Settlement, variables: Sequence[Any],
+        step: Tensor, scale: Tensor,
+    ) -> None:
+        self.recording, self.settlement = recording, settlement
+        self.paths = tuple(path_of(variable) for variable in variables)
+        self.step, self.scale = step, scale
+        count = len(settlement.names)
+        self.losses = list(recording.scalars[:count])
+        self.extra = count if len(recording.scalars) == count + 2 else None
+        self.total = len(recording.scalars) - 1
+        self.everything = range(len(variables))
+
+    def run(self) -> Outcome:
+        """Directions by variable, times the loss scale."""
+        if self.settlement.linear:
+            return self._linear()
+        if self.settlement.period > 1 and not self.settlement.blocks.shape:
+            return self._periodic()
+        return self._full()
+
+    def _full(self) -> Outcome:
+        """One backward pass per objective."""
+        rows = [self.recording.pull({t: self.scale}, self.everything) for t in self._objectives()]
+        reach = np.array([[gradient is not None for gradient in row] for row in rows], bool)
+        joint = self.settlement.private == "joint"
+        connectivity = Connectivity(self.settlement.names, self.paths, reach, joint)
+        connectivity.check()
+        extra = self.extra
+        gradients = Gradients(
+            dict(zip(self.settlement.names, self.losses, strict=True)),
+            rows,
+            connectivity,
+            self.scale,
+            None if extra is None else self.recording.pull({extra: self.scale}, self.everything),
+        )
+        everyone = ops.ones((len(rows),), dtype="bool")
+        directions, _, active, state = self.settlement.settle(gradients, everyone, self.step)
+        return directions, active, state
+
+    def _objectives(self) -> range:
+        return range(len(self.losses))
+
+    def _cotangents(self, weights: Tensor) -> dict[int, Tensor]:
+        found = {t: weights[t] * self.scale for t in self._objectives()}
+        return found if self.extra is None else {**found, self.extra: self.scale}
+
+    def _linear(self) -> Outcome:
+        """One backward pass in all; one per objective only where something is not finite."""
+        losses = ops.stack([ops.cast(loss, "float32") for loss in self.losses])
+        active = ops.isfinite(losses)
+        weights, _, state = self.settlement.weigh(
+            ops.where(active, losses, 0.0), None, active, self.step
+        )
+        plain = self.settlement.method == Sum()
+        cotangents = {self.total: self.scale} if plain else self._cotangents(weights)
+        directions = self.recording.pull(cotangents, self.everything)
+        reached = [gradient for gradient in directions if gradient is not None]
+        fine = ops.logical_and(ops.all(active), engine().finite(reached))
+        return _either(fine, lambda: (directions, active, state), self._full)
+
+    def _periodic(self) -> Outcome:
+        """All gradients now and then; in between the last weights and one backward pass."""
+        losses = ops.stack([ops.cast(loss, "float32") for loss in self.losses])
+        active = ops.isfinite(losses)
+        due = ops.equal(ops.mod(ops.cast(self.step, "int32"), self.settlement.period), 0)
+        again = ops.logical_and(ops.logical_not(due), ops.all(active))
+
+        def recall() -> Outcome:
+            shared, private, state = self.settlement.weigh(losses, None, active, self.step)
+            return self._reuse(shared, private), active, state
+
+        return _either(again, recall, self._full)
+
+    def _reuse(self, shared: Tensor, private: Tensor) -> list[Tensor | None]:
+        """Directions for weights known beforehand: private variables are differentiated apart."""
+        settlement = self.settlement
+        reach = self.recording.reach(self._objectives())
+        connectivity = Connectivity(
+            settlement.names, self.paths, reach, settlement.private == "joint"
+        )
+        apart = list(connectivity.private) if settlement.private == "own" else []
+        together = [v for v in self.everything if v not in apart]
+        directions: list[Tensor | None] = [None] * len(self.paths)
+        for weights, variables in ((shared, together), (private, apart)):
+            found = self.recording.pull(self._cotangents(weights), variables)
+            for variable, gradient in zip(variables, found, strict=True):
+                directions[variable] = gradient
+        return directions
+
+
+def _either(
+    first: Tensor, one: Callable[[], Outcome], other: Callable[[], Outcome]
+) -> Outcome:
+    """One of two outcomes of the same structure; only the chosen one is computed."""
+    layout: list[Any] = []
+
+    def flat(outcome: Outcome) -> list[Tensor]:
+        directions, active, state = outcome
+        layout[:] = [[gradient is not None for gradient in directions], state]
+        reached = [gradient for gradient in directions if gradient is not None]
+        return [*reached, active, *keras.tree.flatten(state)]
+
+    results = list(ops.cond(first, lambda: flat(one()), lambda: flat(other())))
+    present, state = layout
+    directions = [results.pop(0) if there else None for there in present]
+    return directions, results[0], keras.tree.pack_sequence_as(state, results[1:])
+
+
+def train_step(model: Any, data: Any) -> dict[str, Tensor]:
+    """A step of a `polytape.Model` on one batch: Keras logs out, model and optimizer updated."""
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    plan, optimizer = model.plan, model.optimizer
+
+    def forward() -> tuple[list[Tensor], Any]:
+        y_pred = plan.forward(x)
+        total = model.compute_loss(x, y, y_pred, sample_weight, training=True)
+        return [*plan.losses(), total], y_pred
+
+    kept = plan.statistics()
+    recording = engine().record(forward, model.trainable_variables)
+    plan.restore(kept)
+    variables = model.trainable_variables  # a model that was not built is built by now
+    if not optimizer.built:
+        optimizer.build(variables)
+    batch = next(leaf for leaf in keras.tree.flatten(x) if leaf is not None)
+    plan.loss_tracker().update_state(recording.scalars[-1], sample_weight=ops.shape(batch)[0])
+
+    scale = ops.cast(optimizer.scale_loss(ops.ones(())), "float32")
+    settlement = plan.settlement
+    step = Pass(recording, settlement, variables, optimizer.iterations.value, scale)
+    directions, active, state = step.run()
+    accept = plan.accepts(active)
+    settlement.state.write(state, accept)
+    plan.dropped.update_state(ops.logical_not(active))
+    if plan.rescales:  # let the loss-scaling optimizer see the overflow, skip and lower its scale
+        directions = _poisoned(directions, ops.logical_or(accept, ops.all(active)))
+        accept = ops.ones((), dtype="bool")
+    engine().apply(optimizer, directions, variables, accept)
+    return model.compute_metrics(x, y, recording.outputs, sample_weight)

@@ -1,0 +1,42 @@
+"""A callback that says at the end of an epoch what was left out of its steps."""
+
+import warnings
+from typing import Any
+
+import keras
+
+
+class Watch(keras.callbacks.Callback):
+    """Adds `dropped` to the epoch's logs once an objective was not finite, and says which."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ever = False
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self._model.plan.on_nonfinite == "raise":
+            self.model.plan.raise_if_dropped()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        dropped = self.model.plan.dropped
+        total = dropped.total()
+        self._ever = self._ever or total > 0
+        if self._ever and logs is not None:
+            logs["dropped"] = total
+        if total:
+            warnings.warn(
+                f"Epoch {epoch + 1}: a loss or gradient was not finite and its objective was left "
+                f"out of the step: {dropped.describe()}. `on_nonfinite=\"raise\"` stops at the "
+                "first one.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+def insert(callbacks: Any, watch: Watch) -> Any:
+    """The user's callbacks and the watch, which comes first so that all see its logs."""
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        callbacks.append(watch)
+        return callbacks
+    given = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks] if callbacks else []
+    return [watch, *given]
