@@ -5,6 +5,7 @@ from keras import ops
 from polytape.contract import Tensor
 from polytape.linalg.cosine import cosine_form
 from polytape.linalg.nonneg import nonneg_qp
+from polytape.linalg.solve import with_ridge
 
 
 def project_onto_dual_cone(gramian: Tensor, active: Tensor, u: Tensor) -> Tensor:
@@ -41,5 +42,6 @@ def project_onto_dual_cone(gramian: Tensor, active: Tensor, u: Tensor) -> Tensor
     cosines = ops.broadcast_to(form.cosines[..., None, :, :], (*u.shape, u.shape[-1]))
     # Not a matmul: accelerators may round its operands to fewer than 24 bits.
     pull = -ops.sum(cosines * lengths[..., None, :], axis=-1)
-    z = nonneg_qp(cosines, pull) * unit * (longest / norms)
+    matrix = ops.broadcast_to(with_ridge(form.cosines)[..., None, :, :], cosines.shape)
+    z = nonneg_qp(matrix, pull) * unit * (longest / norms)
     return ops.where(alive, u + z, u)

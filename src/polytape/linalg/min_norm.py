@@ -5,6 +5,7 @@ from keras import ops
 from polytape.contract import Tensor
 from polytape.linalg.cosine import cosine_form
 from polytape.linalg.nonneg import nonneg_qp
+from polytape.linalg.solve import with_ridge
 
 
 def min_norm_point(gramian: Tensor, active: Tensor) -> Tensor:
@@ -33,7 +34,7 @@ def min_norm_point(gramian: Tensor, active: Tensor) -> Tensor:
     huge = ops.full_like(form.norms, 3e38)
     shortest = ops.min(ops.where(form.alive, form.norms, huge), axis=-1, keepdims=True)
     lean = ops.where(form.alive, shortest / form.norms, zero)
-    y = nonneg_qp(form.cosines + lean[..., :, None] * lean[..., None, :], lean)
+    y = nonneg_qp(with_ridge(form.cosines) + lean[..., :, None] * lean[..., None, :], lean)
     resting = ops.cast(ops.logical_and(active, ops.logical_not(form.alive)), form.norms.dtype)
     weights = ops.where(ops.any(resting > 0, axis=-1, keepdims=True), resting, lean * y)
     total = ops.sum(weights, axis=-1, keepdims=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from keras import ops
 
 from polytape.contract import Tensor
-from polytape.linalg.solve import solve_spd, with_ridge
+from polytape.linalg.solve import solve_spd
 
 # Accepted residual, relative to the size of the solution: some ten roundings of float32.
 TOLERANCE = 1e-6
@@ -19,13 +19,13 @@ _TO_BOUNDARY = 0.98
 def nonneg_qp(matrix: Tensor, linear: Tensor) -> Tensor:
     """The y >= 0 that minimises `y' A y / 2 - b' y`, for each problem of a batch.
 
-    matrix   (..., T, T)  A, float32, symmetric, positive semidefinite, diagonal of about one
+    matrix   (..., T, T)  A, float32, symmetric, positive definite, diagonal of about one: what
+                          `with_ridge` makes of a matrix of cosines
     linear   (..., T)     b, float32, with the leading axes of `matrix` or axes that broadcast
     returns  (..., T)     y, float32. With s = A y - b the conditions y >= 0, s >= 0, y s = 0 hold
                           up to about 1e-6 of sum(y) + max|b|
 
-    A gets a ridge of 1e-6 (4e-6 for T = 64), which makes the solution unique and bounded and acts
-    within the stated precision. An entry that is not finite spoils its own problem only.
+    An entry that is not finite spoils its own problem only.
 
     Block principal pivoting (Judice & Pires 1994) starts from the positive entries of b and is
     done after one to three solves as a rule. It may cycle on matrices of low rank: the problems
@@ -37,7 +37,6 @@ def nonneg_qp(matrix: Tensor, linear: Tensor) -> Tensor:
     >>> [round(float(v), 4) for v in y]
     [0.8, 0.4]
     """
-    matrix = with_ridge(matrix)
     size = ops.max(ops.abs(linear), axis=-1, keepdims=True)
     size = ops.where(size > 0, size, ops.ones_like(size))
     linear = linear / size

@@ -20,9 +20,30 @@ def ridge(size: int) -> float:
 
 
 def with_ridge(matrix: Tensor) -> Tensor:
-    """The matrix (..., T, T) plus `ridge(T)` times the identity."""
+    """The matrix (..., T, T), of unit diagonal, plus a multiple of the identity; positive definite.
+
+    The multiple is `ridge(T)` for a Gramian that is exact up to float32 rounding. One summed with
+    less precision may have clearly negative eigenvalues, along which every solver would run away:
+    then it is the first of 32, 32^2, 32^3, 32^4 times as much for which all pivots are positive.
+    """
     size = matrix.shape[-1]
-    return matrix + ridge(size) * ops.eye(size, dtype=matrix.dtype)
+    identity = ops.eye(size, dtype=matrix.dtype)
+    index = ops.arange(size)
+    steps = ops.convert_to_tensor([ridge(size) * 32.0**k for k in range(5)], dtype=matrix.dtype)
+    trials = matrix[..., None, :, :] + steps[:, None, None] * identity
+
+    def eliminate(k: Tensor, loop: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        rest, least = loop
+        here, row, pivot = _pivot_row(rest, k, index)
+        raw = ops.sum(row * here, axis=-1)
+        factor = row * ops.cast(index > k, matrix.dtype) / pivot
+        return rest - factor[..., :, None] * row[..., None, :], ops.minimum(least, raw)
+
+    # As many ones as there are trials.
+    least = ops.ones_like(trials[..., 0, 0])
+    _, least = ops.fori_loop(0, size, eliminate, (trials, least))
+    enough = ops.min(ops.where(least > 0.25 * steps, steps, steps[-1]), axis=-1)
+    return matrix + enough[..., None, None] * identity
 
 
 def solve_spd(matrix: Tensor, rhs: Tensor) -> Tensor:
@@ -44,18 +65,20 @@ def solve_spd(matrix: Tensor, rhs: Tensor) -> Tensor:
     return ops.solve(matrix, rhs[..., None])[..., 0]
 
 
+def _pivot_row(augmented: Tensor, k: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Indicator (T,) of k, row k of the augmented matrix, and its pivot (..., 1), at least tiny."""
+    # A masked sum compiles to one fused pass; a gather at a traced index does not.
+    here = ops.cast(ops.equal(index, k), augmented.dtype)
+    row = ops.sum(augmented * here[:, None], axis=-2)
+    pivot = ops.sum(row[..., : index.shape[0]] * here, axis=-1, keepdims=True)
+    return here, row, ops.maximum(pivot, _PIVOT)
+
+
 def _eliminate(matrix: Tensor, rhs: Tensor, size: int) -> Tensor:
     index = ops.arange(size)
 
-    def pivot_row(augmented: Tensor, k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        # A masked sum compiles to one fused pass; a gather at a traced index does not.
-        here = ops.cast(ops.equal(index, k), matrix.dtype)
-        row = ops.sum(augmented * here[:, None], axis=-2)
-        pivot = ops.sum(row[..., :size] * here, axis=-1, keepdims=True)
-        return here, row, ops.maximum(pivot, _PIVOT)
-
     def forward(k: Tensor, augmented: Tensor) -> Tensor:
-        _, row, pivot = pivot_row(augmented, k)
+        _, row, pivot = _pivot_row(augmented, k, index)
         factor = row[..., :size] * ops.cast(index > k, matrix.dtype) / pivot
         return augmented - factor[..., :, None] * row[..., None, :]
 
@@ -63,7 +86,7 @@ def _eliminate(matrix: Tensor, rhs: Tensor, size: int) -> Tensor:
     augmented = ops.fori_loop(0, size, forward, augmented)
 
     def backward(step: Tensor, x: Tensor) -> Tensor:
-        here, row, pivot = pivot_row(augmented, size - 1 - step)
+        here, row, pivot = _pivot_row(augmented, size - 1 - step, index)
         known = ops.sum(row[..., :size] * x, axis=-1, keepdims=True)
         return x + here * (row[..., size:] - known) / pivot
 
