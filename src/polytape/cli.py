@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from polytape.contract import Method
     from polytape.diagnostics.records import Comparison
 
-DEFAULT_METHODS = "sum,mgda,pcgrad,upgrad,imtlg,alignedmtl"
+DEFAULT_METHODS = "sum,pcgrad,upgrad,nashmtl,alignedmtl"
 
 REMEDY = (
     'Install a framework for Keras, such as pip install "polytape[tensorflow]", '
@@ -56,7 +56,7 @@ def run_comparison(
         str, typer.Option(help="Comma-separated names; `polytape methods` lists them.")
     ] = DEFAULT_METHODS,
     seeds: Annotated[int, typer.Option(help="How many initialisations.")] = 2,
-    epochs: Annotated[int, typer.Option(help="Passes over the data in each run.")] = 15,
+    epochs: Annotated[int, typer.Option(help="Passes over the data in each run.")] = 12,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("polytape-compare"),
     batch_size: Annotated[int | None, typer.Option(help="Instead of the problem's own.")] = None,
     learning_rate: Annotated[

@@ -34,7 +34,7 @@ def multidigits() -> Problem:
             "image": ("mse", "min"),
         },
         batch_size=128,
-        learning_rate=3e-3,
+        learning_rate=5e-3,
     )
 
 
