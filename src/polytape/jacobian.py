@@ -11,7 +11,7 @@ from keras import ops
 
 from polytape.connectivity import Blocks, Connectivity
 from polytape.contract import Method, Seed, Tensor
-from polytape.engines import engine
+from polytape.engines import Rows, engine
 
 
 class Gradients:
@@ -41,12 +41,12 @@ class Gradients:
         self.losses = dict(losses)
         self.connectivity = connectivity
         self._rows, self._scale, self._extra = rows, scale, extra
-        self._matrices: dict[int, tuple[Tensor, Callable[[Tensor], Tensor]]] = {}
+        self._by_variable: dict[int, Rows] = {}
         for v in range(len(connectivity.paths)):
             found = [rows[t][v] for t in connectivity.objectives(v)]
             found += [extra[v]] if extra and extra[v] is not None else []
             if found:
-                self._matrices[v] = engine().flatten(found)
+                self._by_variable[v] = engine().rows(found)
 
     def __getitem__(self, name: str) -> list[Tensor | None]:
         """The gradient of one objective, a list over variables; None where no path exists."""
@@ -78,9 +78,8 @@ class Gradients:
         count = len(self.connectivity.names)
         parts: dict[tuple[int, tuple[int, ...]], Tensor] = {}
         for variable in self.connectivity.shared:
-            matrix, _ = self._matrices[variable]
             key = blocks.of[variable], self.connectivity.objectives(variable)
-            product = ops.matmul(matrix, ops.transpose(matrix))[: len(key[1]), : len(key[1])]
+            product = self._by_variable[variable].gram()[: len(key[1]), : len(key[1])]
             parts[key] = parts[key] + product if key in parts else product
         stack: list[Any] = [ops.zeros((count, count))] * (blocks.shape[0] if blocks.shape else 1)
         for (block, objectives), product in parts.items():
@@ -95,10 +94,11 @@ class Gradients:
         """
         known = set(self.connectivity.shared) if gramian is not None else set()
         sizes = [ops.zeros(())] * len(self.connectivity.names)
-        for variable, (matrix, _) in self._matrices.items():
+        for variable, rows in self._by_variable.items():
             if variable not in known:
+                sums = rows.sums()
                 for place, objective in enumerate(self.connectivity.objectives(variable)):
-                    sizes[objective] = sizes[objective] + ops.sum(matrix[place])
+                    sizes[objective] = sizes[objective] + sums[place]
         losses = ops.stack([ops.cast(loss, "float32") for loss in self.losses.values()])
         finite = ops.logical_and(ops.isfinite(losses), ops.isfinite(ops.stack(sizes)))
         if gramian is not None:
@@ -121,32 +121,33 @@ class Gradients:
         are never read, whatever they hold. None for variables that nothing reaches.
         """
 
-        def directions(clean: bool) -> list[Tensor]:
+        def directions(every_row: bool) -> list[Tensor]:
             found = []
-            for v, (matrix, _) in self._matrices.items():
-                objectives = np.array(self.connectivity.objectives(v), int)
+            for v, rows in self._by_variable.items():
                 own = v in self.connectivity.private
-                weights = private if own or not blocks.shape else shared[blocks.of[v]]
-                weights = shared if not own and not blocks.shape else weights
-                extra = int(matrix.shape[0]) - len(objectives)
-                weights = ops.concatenate([ops.take(weights, objectives), ops.ones((extra,))])
-                if clean:
-                    kept = ops.take(active, objectives)
-                    kept = ops.concatenate([kept, ops.ones((extra,), dtype="bool")])
-                    matrix = ops.where(kept[:, None], matrix, 0.0)
+                block = shared[blocks.of[v]] if blocks.shape else shared
+                weights, kept = self._weights(v, private if own else block, active)
                 if method.needs == "rows" and not own:
-                    rows = matrix * weights[:, None]
-                    mixed = method.combine(rows[: len(objectives)], seed.shifted(v + 1))
-                    found.append(mixed + ops.sum(rows[len(objectives) :], axis=0))
+                    matrix = ops.where(kept[:, None], rows.matrix(), 0.0) * weights[:, None]
+                    count = len(self.connectivity.objectives(v))
+                    mixed = method.combine(matrix[:count], seed.shifted(v + 1))
+                    found.append(rows.restore(mixed + ops.sum(matrix[count:], axis=0)))
                 else:
-                    found.append(ops.matmul(weights[None, :], matrix)[0])
+                    found.append(rows.blend(weights, None if every_row else kept))
             return found
 
-        flat = ops.cond(ops.all(active), lambda: directions(False), lambda: directions(True))
-        result: list[Tensor | None] = [None] * len(self.connectivity.paths)
-        for (variable, (_, restore)), direction in zip(self._matrices.items(), flat, strict=True):
-            result[variable] = restore(direction)
-        return result
+        found = ops.cond(ops.all(active), lambda: directions(True), lambda: directions(False))
+        directions_by_variable = dict(zip(self._by_variable, found, strict=True))
+        return [directions_by_variable.get(v) for v in range(len(self.connectivity.paths))]
+
+    def _weights(self, variable: int, weights: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight (k,) and activity (k,) of the rows of one variable, an extra term included."""
+        objectives = np.array(self.connectivity.objectives(variable), int)
+        extra = int(self._extra is not None and self._extra[variable] is not None)
+        return (
+            ops.concatenate([ops.take(weights, objectives), ops.ones((extra,))]),
+            ops.concatenate([ops.take(active, objectives), ops.ones((extra,), dtype="bool")]),
+        )
 
 
 def gradients(

@@ -6,9 +6,9 @@ from typing import cast
 
 import keras
 
-from polytape.engines.contract import Engine, Recording
+from polytape.engines.contract import Engine, Recording, Rows
 
-__all__ = ["Engine", "Recording", "engine"]
+__all__ = ["Engine", "Recording", "Rows", "engine"]
 
 
 @cache

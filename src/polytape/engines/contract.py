@@ -34,6 +34,33 @@ class Recording(Protocol):
         ...
 
 
+class Rows(Protocol):
+    """k gradients of one variable, as the rows of a (k, n) float32 matrix."""
+
+    def gram(self) -> Tensor:
+        """(k, k) float32 inner products."""
+        ...
+
+    def sums(self) -> Tensor:
+        """(k,) sum of the entries of each row: finite if and only if the row is."""
+        ...
+
+    def matrix(self) -> Tensor:
+        """(k, n) float32, for methods that must see coordinates."""
+        ...
+
+    def blend(self, weights: Tensor, kept: Tensor | None) -> Tensor:
+        """sum_i weights[i] * row_i as a gradient of the variable.
+
+        kept  (k,) bool: rows that are read at all; None reads them all
+        """
+        ...
+
+    def restore(self, flat: Tensor) -> Tensor:
+        """A gradient of the variable from a direction (n,)."""
+        ...
+
+
 class Engine(Protocol):
     """The functions of `engines/tensorflow.py`, `engines/jax.py` and `engines/torch.py`."""
 
@@ -44,11 +71,16 @@ class Engine(Protocol):
         """
         ...
 
-    def flatten(self, rows: Sequence[Tensor]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """Gradients of one variable as a (rows, n) float32 matrix, and the way back from (n,).
+    def rows(self, gradients: Sequence[Tensor]) -> Rows:
+        """The gradients of several objectives by one variable. Sparse ones stay sparse."""
+        ...
 
-        Sparse gradients stay sparse: n counts the touched entries only.
-        """
+    def add_where(self, total: Tensor, condition: Tensor, gradient: Tensor) -> Tensor:
+        """`total`, plus `gradient` where `condition` () bool; a sparse total keeps its entries."""
+        ...
+
+    def zeros_like(self, gradient: Tensor) -> Tensor:
+        """Zero, in the shape of a gradient and, if that is sparse, with its entries."""
         ...
 
     def finite(self, gradients: Sequence[Tensor]) -> Tensor:

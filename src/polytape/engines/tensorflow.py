@@ -36,37 +36,72 @@ def record(forward: Forward, variables: Sequence[Variable]) -> _Recording:
     return _Recording(forward, variables)
 
 
-def flatten(rows: Sequence[Tensor]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    if all(isinstance(row, tf.IndexedSlices) for row in rows):
-        return _flatten_sparse(rows)
-    dense = [tf.convert_to_tensor(row) for row in rows]
-    shape, dtype = dense[0].shape, dense[0].dtype
-    matrix = tf.cast(tf.stack([tf.reshape(row, [-1]) for row in dense]), tf.float32)
-    return matrix, lambda flat: tf.cast(tf.reshape(flat, shape), dtype)
+class _Rows:
+    def __init__(self, gradients: Sequence[Tensor]) -> None:
+        self._sparse = all(isinstance(gradient, tf.IndexedSlices) for gradient in gradients)
+        dense = _compact(gradients) if self._sparse else map(tf.convert_to_tensor, gradients)
+        flat = [tf.reshape(tf.cast(values, tf.float32), [-1]) for values in dense]
+        self._like, self._matrix = gradients, tf.stack(flat)
+
+    def gram(self) -> Tensor:
+        return tf.matmul(self._matrix, self._matrix, transpose_b=True)
+
+    def sums(self) -> Tensor:
+        return tf.reduce_sum(self._matrix, axis=1)
+
+    def matrix(self) -> Tensor:
+        return self._matrix
+
+    def blend(self, weights: Tensor, kept: Tensor | None) -> Tensor:
+        matrix = self._matrix if kept is None else tf.where(kept[:, None], self._matrix, 0.0)
+        return self.restore(tf.matmul(weights[None, :], matrix)[0])
+
+    def restore(self, flat: Tensor) -> Tensor:
+        like = self._like[0]
+        if not self._sparse:
+            return tf.cast(tf.reshape(flat, like.shape), like.dtype)
+        values = tf.cast(tf.reshape(flat, [-1, *like.values.shape[1:]]), like.values.dtype)
+        return tf.IndexedSlices(values, _touched(self._like), like.dense_shape)
 
 
-def _flatten_sparse(
-    rows: Sequence[tf.IndexedSlices],
-) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    # Every touched table row gets one slot, the place of its first occurrence among the sorted
-    # indices of all objectives; shapes stay static, so this compiles under XLA, and the size is
-    # that of the batch, never that of the table.
-    indices = tf.sort(tf.concat([row.indices for row in rows], axis=0))
-    slots = tf.shape(indices)[0]
-    tail = rows[0].values.shape[1:]
-    compact = [
-        tf.math.unsorted_segment_sum(
-            tf.cast(row.values, tf.float32), tf.searchsorted(indices, row.indices), slots
-        )
-        for row in rows
-    ]
-    matrix = tf.stack([tf.reshape(values, [-1]) for values in compact])
+def rows(gradients: Sequence[Tensor]) -> _Rows:
+    return _Rows(gradients)
 
-    def restore(flat: Tensor) -> tf.IndexedSlices:
-        values = tf.cast(tf.reshape(flat, [-1, *tail]), rows[0].values.dtype)
-        return tf.IndexedSlices(values, indices, rows[0].dense_shape)
 
-    return matrix, restore
+def _touched(gradients: Sequence[tf.IndexedSlices]) -> Tensor:
+    """The table rows that any of the gradients touches, sorted, repeated as often as touched."""
+    return tf.sort(tf.concat([gradient.indices for gradient in gradients], axis=0))
+
+
+def _compact(gradients: Sequence[tf.IndexedSlices]) -> list[Tensor]:
+    """Each gradient's values in the layout of `_touched`, all of a table row in its first slot.
+
+    Shapes are static, so this compiles under XLA, and sizes are those of the batch, never of the
+    table.
+    """
+    touched = _touched(gradients)
+    return [_place(gradient, touched) for gradient in gradients]
+
+
+def _place(gradient: tf.IndexedSlices, touched: Tensor) -> Tensor:
+    slots = tf.searchsorted(touched, gradient.indices)
+    return tf.math.unsorted_segment_sum(gradient.values, slots, tf.shape(touched)[0])
+
+
+def add_where(total: Tensor, condition: Tensor, gradient: Tensor) -> Tensor:
+    if not isinstance(total, tf.IndexedSlices):
+        dense = tf.convert_to_tensor(gradient)
+        return total + tf.where(condition, dense, tf.zeros_like(dense))
+    values = _place(gradient, total.indices)
+    values = total.values + tf.where(condition, values, tf.zeros_like(values))
+    return tf.IndexedSlices(values, total.indices, total.dense_shape)
+
+
+def zeros_like(gradient: Tensor) -> Tensor:
+    if not isinstance(gradient, tf.IndexedSlices):
+        return tf.zeros_like(gradient)
+    values = tf.zeros_like(gradient.values)
+    return tf.IndexedSlices(values, _touched([gradient]), gradient.dense_shape)
 
 
 def finite(gradients: Sequence[Tensor]) -> Tensor:

@@ -83,7 +83,38 @@ class Pass:
         directions = self.recording.pull(cotangents, self.everything)
         reached = [gradient for gradient in directions if gradient is not None]
         fine = ops.logical_and(ops.all(active), engine().finite(reached))
-        return _either(fine, lambda: (directions, active, state), self._full)
+        return _either(
+            fine,
+            lambda: (directions, active, state),
+            lambda: (*self._one_by_one(self._cotangents(weights), active, directions), state),
+        )
+
+    def _one_by_one(
+        self, cotangents: dict[int, Tensor], active: Tensor, like: list[Tensor | None]
+    ) -> tuple[list[Tensor | None], Tensor]:
+        """The sum of the terms that are finite. Terms are differentiated in turn, not at once."""
+        taken = [active[t] for t in self._objectives()]
+        if self.extra is not None:
+            taken.append(ops.isfinite(self.recording.scalars[self.extra]))
+        present = [v for v, gradient in enumerate(like) if gradient is not None]
+        totals = [engine().zeros_like(like[v]) for v in present]
+        for term, cotangent in cotangents.items():
+
+            def add(term: int = term, cotangent: Tensor = cotangent, totals: Any = totals) -> Any:
+                found = self.recording.pull({term: cotangent}, present)
+                fine = engine().finite([gradient for gradient in found if gradient is not None])
+                return fine, [
+                    total if gradient is None else engine().add_where(total, fine, gradient)
+                    for total, gradient in zip(totals, found, strict=True)
+                ]
+
+            def skip(totals: Any = totals) -> Any:
+                return ops.zeros((), dtype="bool"), totals
+
+            taken[term], totals = ops.cond(taken[term], add, skip)
+        summed = dict(zip(present, totals, strict=True))
+        active = ops.stack(taken[: len(self.losses)])
+        return [summed.get(v) for v in self.everything], active
 
     def _periodic(self) -> Outcome:
         """All gradients now and then; in between the last weights and one backward pass."""
