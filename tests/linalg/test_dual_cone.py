@@ -59,5 +59,5 @@ def test_no_longer_than_the_exact_projection(size):
 
 def test_inactive_objectives_do_not_take_part():
     gramian = ops.array([[1.0, -1.0], [-1.0, 4.0]])
-    v = project_onto_dual_cone(gramian, ops.array([True, False]), ops.eye(2))
+    v = SOLVE(gramian, ops.array([True, False]), ops.eye(2))
     np.testing.assert_array_equal(np.asarray(v), np.eye(2))

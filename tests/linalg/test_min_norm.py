@@ -55,13 +55,13 @@ def test_two_objectives_in_closed_form():
 
 def test_inactive_objectives_weigh_nothing():
     gramian = ops.array(np.diag([1.0, 0.0, 4.0]).astype("float32"))
-    w = min_norm_point(gramian, ops.array([True, False, True]))
+    w = SOLVE(gramian, ops.array([True, False, True]))
     np.testing.assert_allclose(np.asarray(w), [0.8, 0, 0.2], atol=1e-5)
-    nobody = min_norm_point(gramian, ops.zeros((3,), dtype="bool"))
+    nobody = SOLVE(gramian, ops.zeros((3,), dtype="bool"))
     np.testing.assert_array_equal(np.asarray(nobody), 0)
 
 
 def test_one_gramian_alone_as_in_a_batch():
     _, batch = gramians(3)
-    alone = min_norm_point(ops.array(batch[0]), ops.ones((3,), dtype="bool"))
+    alone = SOLVE(ops.array(batch[0]), ops.ones((3,), dtype="bool"))
     np.testing.assert_allclose(np.asarray(alone), solve(batch)[0], atol=1e-6)

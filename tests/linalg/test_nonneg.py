@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from keras import ops
-from nasty import SIZES, breach, gramians, unit
+from nasty import breach, gramians, unit
 from scipy.optimize import nnls
 
 from compiled import compiled
@@ -33,7 +33,7 @@ def problems(size):
     return names, np.repeat(cosines[:, None], 4, axis=1), linear
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [1, 3, 8, 64])
 def test_conditions_of_optimality(size):
     names, matrix, linear = problems(size)
     solved = np.asarray(SOLVE(ops.array(matrix), ops.array(linear)), "float64")

@@ -1,12 +1,23 @@
+from functools import cache
+
 import numpy as np
 import pytest
+from keras import ops
 
 import polytape as pt
+from compiled import compiled
 
 
-def weights(method, rows, **more):
+@cache
+def weigher(method):
+    return compiled(lambda gramian, active: pt.weigh(method, gramian, active=active)[0])
+
+
+def weights(method, rows, active=None):
     rows = np.asarray(rows, "float64")
-    return np.asarray(pt.weigh(method, (rows @ rows.T).astype("float32"), **more)[0], "float64")
+    active = np.ones(len(rows), bool) if active is None else active
+    gramian = ops.array((rows @ rows.T).astype("float32"))
+    return np.asarray(weigher(method)(gramian, ops.array(active)), "float64")
 
 
 def test_two_objectives_in_conflict_lose_the_conflicting_part_only():
