@@ -49,9 +49,7 @@ def weigh(
     evidence = _evidence(method, gramian, losses, names, active, step, seed)
     if state is None:
         blocks = tuple(evidence.losses.shape[:-1])
-        state = keras.tree.map_structure(
-            ops.convert_to_tensor, method.init(evidence.names, blocks)
-        )
+        state = keras.tree.map_structure(ops.convert_to_tensor, method.init(evidence.names, blocks))
     return ask(method, evidence, state)
 
 
@@ -101,9 +99,7 @@ class Combiner(keras.layers.Layer):
             self.steps = self.add_weight(
                 name="steps", shape=(), dtype="int32", initializer="zeros", trainable=False
             )
-            known = Settlement(
-                self.method, names, paths, self.add_weight, self.private, self.seed
-            )
+            known = Settlement(self.method, names, paths, self.add_weight, self.private, self.seed)
             self._settlement = known
             self.built = True
         if (known.names, known.paths) != (names, paths):
@@ -155,7 +151,8 @@ def _evidence(
         check_gramian(gramian)
         gramian = ops.cast(ops.convert_to_tensor(gramian), "float32")
     shape = tuple(gramian.shape[:-1]) if losses is None else np.shape(losses)
-    losses = ops.ones(shape) if losses is None else ops.cast(ops.convert_to_tensor(losses), "float32")
+    losses = np.ones(shape, "float32") if losses is None else losses
+    losses = ops.cast(ops.convert_to_tensor(losses), "float32")
     if gramian is not None and tuple(gramian.shape) != (*shape, shape[-1]):
         raise ValueError(
             f"Expected a Gramian of shape {(*shape, shape[-1])}, one row per loss. "

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ class Connectivity:
     @cached_property
     def private(self) -> dict[int, int]:
         """{variable: the one objective that reaches it}."""
-        alone = [] if self.joint else np.flatnonzero(self.reach.sum(axis=0) == 1)
+        alone: Any = [] if self.joint else np.flatnonzero(self.reach.sum(axis=0) == 1)
         return {int(v): int(np.flatnonzero(self.reach[:, v])[0]) for v in alone}
 
     def objectives(self, variable: int) -> tuple[int, ...]:

@@ -320,7 +320,7 @@ def registered() -> dict[str, type[Method]]:
 
 
 def find(name: str) -> type[Method]:
-    """The method of that name, in any spelling ("upgrad", "IMTL-G"); an error offers the nearest."""
+    """The method of that name, in any spelling ("upgrad", "IMTL-G"); errors offer the nearest."""
     found = _REGISTRY.get(_key(name))
     if found is None:
         nearest = difflib.get_close_matches(_key(name), _REGISTRY, n=3, cutoff=0.4)

@@ -1,4 +1,4 @@
-"""Gradients of several losses over shared variables: rows, Gramian, and the weighted sum of rows."""
+"""Gradients of several losses: rows, their Gramian, and the weighted sum of rows."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -150,17 +150,15 @@ class Gradients:
         )
 
 
-def gradients(
-    objective_fn: Callable[[], Mapping[str, Any]], variables: Sequence[Any]
-) -> Gradients:
+def gradients(objective_fn: Callable[[], Mapping[str, Any]], variables: Sequence[Any]) -> Gradients:
     """The gradient of every objective after one forward pass, on any backend.
 
     objective_fn  called once, without arguments; returns {objective name: scalar loss}. Everything
                   that is to be differentiated must happen inside it
     variables     the variables to differentiate by, e.g. `model.trainable_variables`
 
-    Works eagerly, inside `tf.function`, and inside `jax.jit` under a `keras.StatelessScope`. Updates
-    of other variables made by `objective_fn` (BatchNorm, seeds) happen once.
+    Works eagerly, inside `tf.function`, and inside `jax.jit` under a `keras.StatelessScope`.
+    Updates of other variables made by `objective_fn` (BatchNorm, seeds) happen once.
 
     Raises `ValueError` if there are no variables, a loss is not a scalar, or an objective reaches
     no variable; `TypeError` if `objective_fn` does not return a dict.

@@ -63,7 +63,12 @@ class Settlement:
         return draw(self._seed, step)
 
     def weigh(
-        self, losses: Tensor, gramian: Tensor | None, active: Tensor, step: Tensor, reach: Any = None
+        self,
+        losses: Tensor,
+        gramian: Tensor | None,
+        active: Tensor,
+        step: Tensor,
+        reach: Any = None,
     ) -> tuple[Tensor, Tensor, State]:
         """Shared weights (T,) or (B, T), private weights (T,), and the next state.
 

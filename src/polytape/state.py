@@ -17,7 +17,7 @@ class StateVariables:
     """
 
     def __init__(self, initial: State, add_weight: Callable[..., Any]) -> None:
-        self._template = keras.tree.map_structure(lambda leaf: 0, initial)
+        self._template = keras.tree.map_structure(lambda _: 0, initial)
         paths = keras.tree.flatten_with_path(initial)
         self._paths = [path for path, _ in paths]
         self.variables = [

@@ -1,5 +1,6 @@
 """JAX: one linearization inside the jitted train function, transposed once per objective."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from polytape.engines.jaxpr import dependencies
 
 class _Scope(keras.StatelessScope):
     """A stateless scope that sees the enclosing one and remembers which variables were assigned."""
+
+    state_mapping: dict[int, Tensor]
 
     def __init__(self, mapping: Any = None) -> None:
         super().__init__(state_mapping=mapping, collect_losses=True)
@@ -44,7 +47,6 @@ class _Recording:
             touched[:] = scope.touched.values()
             return list(scalars), (outputs, [value for _, value in scope.updates()])
 
-        self._reach: np.ndarray | None = None
         self._values = [variable.value for variable in variables]
         self.scalars, self._linear, (self.outputs, updates) = jax.linearize(
             pure, self._values, has_aux=True
@@ -57,9 +59,7 @@ class _Recording:
     ) -> list[Tensor | None]:
         # Transposing only the chosen outputs keeps the others' cotangents symbolically zero, so
         # nothing is differentiated that does not lie between these scalars and the variables.
-        seeds = [
-            jnp.asarray(seed, self.scalars[index].dtype) for index, seed in cotangents.items()
-        ]
+        seeds = [jnp.asarray(seed, self.scalars[index].dtype) for index, seed in cotangents.items()]
 
         def chosen(tangents: list[Tensor]) -> list[Tensor]:
             outputs = self._linear(tangents)
@@ -70,13 +70,11 @@ class _Recording:
         return [gradients[index] if reached[index] else None for index in variables]
 
     def reach(self, scalars: Sequence[int]) -> np.ndarray:
-        if self._reach is None:
-            self._reach = dependencies(jax.make_jaxpr(self._linear)(self._values).jaxpr)
-        return self._reach[list(scalars)]
+        return self._all_reach[np.array(scalars, int)]
 
-
-def record(forward: Forward, variables: Sequence[Variable]) -> _Recording:
-    return _Recording(forward, variables)
+    @functools.cached_property
+    def _all_reach(self) -> np.ndarray:
+        return dependencies(jax.make_jaxpr(self._linear)(self._values).jaxpr)
 
 
 class _Rows:

@@ -106,9 +106,7 @@ def zeros_like(gradient: Tensor) -> Tensor:
 
 def finite(gradients: Sequence[Tensor]) -> Tensor:
     # A sum is finite only if every term is, and costs no boolean copy of the gradient.
-    sums = [
-        tf.reduce_sum(g.values if isinstance(g, tf.IndexedSlices) else g) for g in gradients
-    ]
+    sums = [tf.reduce_sum(g.values if isinstance(g, tf.IndexedSlices) else g) for g in gradients]
     return tf.reduce_all(tf.math.is_finite(tf.stack([tf.cast(s, tf.float32) for s in sums])))
 
 

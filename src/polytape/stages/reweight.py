@@ -57,8 +57,9 @@ class Reweight(Method):
         columns = []
         for index, name in enumerate(evidence.names):
             weight = self.weights.get(name)
-            scheduled = isinstance(weight, LearningRateSchedule)
-            value = weight(evidence.step) if scheduled else state["reweight"][index]
+            value = state["reweight"][index]
+            if isinstance(weight, LearningRateSchedule):
+                value = weight(evidence.step)
             columns.append(ops.cast(value, "float32"))
         return ops.stack(columns), state
 

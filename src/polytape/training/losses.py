@@ -14,7 +14,7 @@ Path = tuple[Any, ...]
 
 
 class Ledger:
-    """The losses of one `compile(loss=...)`: names, weights, and their values as Keras computes them.
+    """The losses of one `compile(loss=...)`: names, weights, and values as Keras computes them.
 
     Keras evaluates the losses itself (targets matched to outputs, masks, sample weights, metrics);
     each leaf of the `loss` argument is replaced by one that notes the value it returns.
@@ -157,7 +157,7 @@ def _weights(loss: Any, weights: Any) -> dict[Path, Any]:
     if weights is None:
         return {}
     if not isinstance(weights, (dict, list, tuple)):
-        return {path: weights for path in paths}
+        return dict.fromkeys(paths, weights)
     named = dict(_leaves(weights))
     if isinstance(loss, dict) and isinstance(weights, dict):
         known = [str(key) for key in loss]

@@ -18,6 +18,8 @@ from polytape.training.watch import Watch, insert
 class Training:
     """The training side of `polytape.Model`, shared by subclassed and functional models."""
 
+    method_state: MethodState
+
     def compile(
         self,
         optimizer: Any = "rmsprop",
@@ -155,7 +157,7 @@ class Model(Training, keras.Model):
                 f"pt.Model.wrap takes a Keras model. Received: {model!r} of type "
                 f"{type(model).__name__}."
             )
-        if type(model) in (functional_class().__mro__[-1], plain_functional()):
+        if type(model) is plain_functional():
             return cls(model.input, model.output, name=model.name)
         if isinstance(model, keras.Sequential) and model.built and model.inputs:
             return cls(model.inputs, model.outputs, name=model.name)
@@ -203,10 +205,8 @@ def functional_class() -> Any:
     """
     functional = plain_functional()
 
-    class FunctionalModel(Model, functional):
-        def __init__(
-            self, inputs: Any, outputs: Any, name: Any = None, **kwargs: Any
-        ) -> None:
+    class FunctionalModel(Model, functional):  # type: ignore[valid-type, misc]
+        def __init__(self, inputs: Any, outputs: Any, name: Any = None, **kwargs: Any) -> None:
             functional.__init__(self, inputs, outputs, name=name, **kwargs)
             self.method_state = MethodState()
 

@@ -128,7 +128,7 @@ class Plan:
     # ------------------------------------------------------------------ between steps
 
     def total(self, total: Tensor, outputs: Any) -> Tensor:
-        """Keras's total loss, completed: for one output with a list of losses it holds the first."""
+        """Keras's total loss, completed: of a list of losses on one output it holds the first."""
         if keras.tree.is_nested(outputs) or len(self.names) < 2:
             return total
         return total + sum(self.ledger.values(self.names)[1:])

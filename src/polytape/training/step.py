@@ -25,8 +25,12 @@ class Pass:
     """
 
     def __init__(
-        self, recording: Recording, settlement: Settlement, variables: Sequence[Any],
-        step: Tensor, scale: Tensor,
+        self,
+        recording: Recording,
+        settlement: Settlement,
+        variables: Sequence[Any],
+        step: Tensor,
+        scale: Tensor,
     ) -> None:
         self.recording, self.settlement = recording, settlement
         self.paths = tuple(path_of(variable) for variable in variables)
@@ -64,6 +68,13 @@ class Pass:
         directions, _, active, state = self.settlement.settle(gradients, everyone, self.step)
         return directions, active, state
 
+    def finite_losses(self) -> Tensor:
+        """(T,) bool."""
+        return ops.isfinite(self._loss_vector())
+
+    def _loss_vector(self) -> Tensor:
+        return ops.stack([ops.cast(loss, "float32") for loss in self.losses])
+
     def _objectives(self) -> range:
         return range(len(self.losses))
 
@@ -73,7 +84,7 @@ class Pass:
 
     def _linear(self) -> Outcome:
         """One backward pass in all; one per objective only where something is not finite."""
-        losses = ops.stack([ops.cast(loss, "float32") for loss in self.losses])
+        losses = self._loss_vector()
         active = ops.isfinite(losses)
         weights, _, state = self.settlement.weigh(
             ops.where(active, losses, 0.0), None, active, self.step
@@ -118,7 +129,7 @@ class Pass:
 
     def _periodic(self) -> Outcome:
         """All gradients now and then; in between the last weights and one backward pass."""
-        losses = ops.stack([ops.cast(loss, "float32") for loss in self.losses])
+        losses = self._loss_vector()
         active = ops.isfinite(losses)
         due = ops.equal(ops.mod(ops.cast(self.step, "int32"), self.settlement.period), 0)
         again = ops.logical_and(ops.logical_not(due), ops.all(active))
@@ -146,9 +157,7 @@ class Pass:
         return directions
 
 
-def _either(
-    first: Tensor, one: Callable[[], Outcome], other: Callable[[], Outcome]
-) -> Outcome:
+def _either(first: Tensor, one: Callable[[], Outcome], other: Callable[[], Outcome]) -> Outcome:
     """One of two outcomes of the same structure; only the chosen one is computed."""
     layout: list[Any] = []
 
@@ -188,10 +197,22 @@ def train_step(model: Any, data: Any) -> dict[str, Tensor]:
     step = Pass(recording, settlement, variables, optimizer.iterations.value, scale)
     directions, active, state = step.run()
     accept = plan.accepts(active)
+    if plan.rescales:
+        # A gradient that overflows where its loss does not is the loss scale's doing: hand the
+        # overflow on, and the optimizer skips the step and lowers its scale.
+        overflow = ops.logical_and(step.finite_losses(), ops.logical_not(active))
+        accept = ops.logical_and(accept, ops.logical_not(ops.any(overflow)))
+        directions = _poisoned_unless(accept, directions)
     settlement.state.write(state, accept)
     plan.dropped.update_state(ops.logical_not(active))
-    if plan.rescales:  # let the loss-scaling optimizer see the overflow, skip and lower its scale
-        directions = _poisoned(directions, ops.logical_or(accept, ops.all(active)))
-        accept = ops.ones((), dtype="bool")
-    engine().apply(optimizer, directions, variables, accept)
+    always = ops.ones((), dtype="bool")
+    engine().apply(optimizer, directions, variables, always if plan.rescales else accept)
     return model.compute_metrics(x, y, recording.outputs, sample_weight)
+
+
+def _poisoned_unless(fine: Tensor, directions: list[Tensor | None]) -> list[Tensor | None]:
+    """The same directions, with NaN in one of them unless `fine`."""
+    poison = ops.where(fine, 0.0, float("nan"))
+    first, gradient = next((v, g) for v, g in enumerate(directions) if g is not None)
+    spoilt = ops.add(gradient, ops.cast(poison, gradient.dtype))
+    return [*directions[:first], spoilt, *directions[first + 1 :]]

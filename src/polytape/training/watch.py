@@ -14,6 +14,7 @@ class Watch(keras.callbacks.Callback):
         self._ever = False
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        del batch, logs
         if self._model.plan.on_nonfinite == "raise":
             self.model.plan.raise_if_dropped()
 
@@ -26,7 +27,7 @@ class Watch(keras.callbacks.Callback):
         if total:
             warnings.warn(
                 f"Epoch {epoch + 1}: a loss or gradient was not finite and its objective was left "
-                f"out of the step: {dropped.describe()}. `on_nonfinite=\"raise\"` stops at the "
+                f'out of the step: {dropped.describe()}. `on_nonfinite="raise"` stops at the '
                 "first one.",
                 RuntimeWarning,
                 stacklevel=2,

@@ -1,0 +1,1 @@
+"""Plain data about training: what reports read."""
