@@ -66,7 +66,7 @@ class _Recording:
             return [outputs[index] for index in cotangents]
 
         (gradients,) = jax.linear_transpose(chosen, self._values)(seeds)
-        reached = self.reach(list(cotangents)).any(axis=0)
+        reached: Any = self.reach(list(cotangents)).any(axis=0)
         return [gradients[index] if reached[index] else None for index in variables]
 
     def reach(self, scalars: Sequence[int]) -> np.ndarray:
@@ -75,6 +75,10 @@ class _Recording:
     @functools.cached_property
     def _all_reach(self) -> np.ndarray:
         return dependencies(jax.make_jaxpr(self._linear)(self._values).jaxpr)
+
+
+def record(forward: Forward, variables: Sequence[Variable]) -> _Recording:
+    return _Recording(forward, variables)
 
 
 class _Rows:
