@@ -20,7 +20,8 @@ def caption(comparison: Comparison) -> str:
     spread = " ± sample standard deviation" if seeds > 1 else ""
     return (
         f"Validation metrics after {_count(comparison.epochs, 'epoch')}, "
-        f"mean over {_count(seeds, 'seed')}{spread}; ↑ more is better, ↓ less is better; the best of a column is bold. "
+        f"mean over {_count(seeds, 'seed')}{spread}; "
+        "↑ more is better, ↓ less is better; the best of a column is bold. "
         f"gain: mean over objectives of the relative improvement over {base}. "
         "conflict: mean over pairs of objectives of max(0, -cosine) between their gradients over "
         "the shared variables, measured on a fixed batch after each epoch; 0 means never opposed, "
