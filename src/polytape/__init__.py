@@ -5,6 +5,7 @@ one that Keras has chosen. Methods and stages (`pt.UPGrad`, `pt.Chain`, ...) are
 discovery: a new file in `methods/` needs no line here.
 """
 
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -36,3 +37,8 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*_HOMES, *import_module("polytape.catalogue").catalogue()])
+
+
+if "keras" in sys.modules:  # then make saved models loadable at once, not at first use
+    import_module("polytape.training.model")
+    import_module("polytape.catalogue").catalogue()

@@ -56,7 +56,7 @@ def run_comparison(
         str, typer.Option(help="Comma-separated names; `polytape methods` lists them.")
     ] = DEFAULT_METHODS,
     seeds: Annotated[int, typer.Option(help="How many initialisations.")] = 2,
-    epochs: Annotated[int, typer.Option(help="Passes over the data in each run.")] = 12,
+    epochs: Annotated[int, typer.Option(help="Passes over the data in each run.")] = 8,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("polytape-compare"),
     batch_size: Annotated[int | None, typer.Option(help="Instead of the problem's own.")] = None,
     learning_rate: Annotated[

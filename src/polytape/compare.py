@@ -23,7 +23,7 @@ def compare(
     methods: dict[str, Method],
     *,
     seeds: int = 2,
-    epochs: int = 12,
+    epochs: int = 8,
     batch_size: int | None = None,
     learning_rate: float | None = None,
     watch: Watch | None = None,

@@ -13,7 +13,8 @@ class Connectivity:
     """The (objective, variable) pairs joined by a differentiable path.
 
     names  T objectives;  paths  V variables;  reach  (T, V) bool
-    joint  whether variables reached by a single objective count as shared, too
+    joint  whether variables reached by a single objective count as shared, too; always so if
+           there is but one objective
     """
 
     names: tuple[str, ...]
@@ -24,13 +25,14 @@ class Connectivity:
     @cached_property
     def shared(self) -> tuple[int, ...]:
         """Variables that two or more objectives reach."""
-        least = 1 if self.joint else 2
+        least = 1 if self.joint or len(self.names) == 1 else 2
         return tuple(int(v) for v in np.flatnonzero(self.reach.sum(axis=0) >= least))
 
     @cached_property
     def private(self) -> dict[int, int]:
         """{variable: the one objective that reaches it}."""
-        alone: Any = [] if self.joint else np.flatnonzero(self.reach.sum(axis=0) == 1)
+        joint = self.joint or len(self.names) == 1
+        alone: Any = [] if joint else np.flatnonzero(self.reach.sum(axis=0) == 1)
         return {int(v): int(np.flatnonzero(self.reach[:, v])[0]) for v in alone}
 
     def objectives(self, variable: int) -> tuple[int, ...]:

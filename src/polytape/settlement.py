@@ -45,6 +45,7 @@ class Settlement:
             "combination": rest.init(self.names, self.blocks.shape) if rest else (),
         }
         self.state = StateVariables(initial, add_weight)
+        self.checked = False  # whether every objective was seen to reach a variable
         self._seed = seed
         self._compiled: dict[Any, Callable[..., Any]] = {}
 

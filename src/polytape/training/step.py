@@ -84,6 +84,7 @@ class Pass:
 
     def _linear(self) -> Outcome:
         """One backward pass in all; one per objective only where something is not finite."""
+        self._check_once()
         losses = self._loss_vector()
         active = ops.isfinite(losses)
         weights, _, state = self.settlement.weigh(
@@ -99,6 +100,13 @@ class Pass:
             lambda: (directions, active, state),
             lambda: (*self._one_by_one(self._cotangents(weights), active, directions), state),
         )
+
+    def _check_once(self) -> None:
+        """Refuse an objective without a path; the other ways meet the question at every step."""
+        if not self.settlement.checked:
+            reach = self.recording.reach(self._objectives())
+            Connectivity(self.settlement.names, self.paths, reach).check()
+            self.settlement.checked = True
 
     def _one_by_one(
         self, cotangents: dict[int, Tensor], active: Tensor, like: list[Tensor | None]
