@@ -183,7 +183,7 @@ def gradients(objective_fn: Callable[[], Mapping[str, Any]], variables: Sequence
         names[:] = losses
         return [losses[name] for name in names], None
 
-    recording = engine().record(forward, variables)
+    recording = engine().record(forward, lambda: variables)
     indices = range(len(names))
     reach = recording.reach(indices)
     connectivity = Connectivity(tuple(names), tuple(map(path_of, variables)), reach)

@@ -64,9 +64,10 @@ class Rows(Protocol):
 class Engine(Protocol):
     """The functions of `engines/tensorflow.py`, `engines/jax.py` and `engines/torch.py`."""
 
-    def record(self, forward: Forward, variables: Sequence[Variable]) -> Recording:
-        """Run `forward` once, so that its scalars can be differentiated.
+    def record(self, forward: Forward, variables: Callable[[], Sequence[Variable]]) -> Recording:
+        """Run `forward` once, so that its scalars can be differentiated by the `variables`.
 
+        These are asked for after the forward pass where it may create them (not on JAX).
         Side effects on other variables (BatchNorm statistics, seeds, metrics) happen once.
         """
         ...

@@ -77,8 +77,8 @@ class _Recording:
         return dependencies(jax.make_jaxpr(self._linear)(self._values).jaxpr)
 
 
-def record(forward: Forward, variables: Sequence[Variable]) -> _Recording:
-    return _Recording(forward, variables)
+def record(forward: Forward, variables: Callable[[], Sequence[Variable]]) -> _Recording:
+    return _Recording(forward, variables())
 
 
 class _Rows:

@@ -11,10 +11,10 @@ from polytape.engines.contract import Forward, Tensor, Variable
 
 
 class _Recording:
-    def __init__(self, forward: Forward, variables: Sequence[Variable]) -> None:
-        self._variables = [_raw(variable) for variable in variables]
+    def __init__(self, forward: Forward, variables: Callable[[], Sequence[Variable]]) -> None:
         with tf.GradientTape(persistent=True) as self._tape:
             self.scalars, self.outputs = forward()
+        self._variables = [_raw(variable) for variable in variables()]
 
     def pull(
         self, cotangents: Mapping[int, Tensor], variables: Sequence[int]
@@ -32,7 +32,7 @@ class _Recording:
         return np.array([[gradient is not None for gradient in row] for row in found], bool)
 
 
-def record(forward: Forward, variables: Sequence[Variable]) -> _Recording:
+def record(forward: Forward, variables: Callable[[], Sequence[Variable]]) -> _Recording:
     return _Recording(forward, variables)
 
 

@@ -225,3 +225,6 @@ def _make_functional(cls: type) -> None:
             if base is not Model and issubclass(base, Model):
                 _make_functional(base)
         cls.__bases__ = tuple(functional_class() if b is Model else b for b in cls.__bases__)
+
+
+functional_class()  # registered now, so that a saved functional model is found by its name

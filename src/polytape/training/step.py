@@ -192,7 +192,7 @@ def train_step(model: Any, data: Any) -> dict[str, Tensor]:
         return [*plan.losses(), total], y_pred
 
     kept = plan.statistics()
-    recording = engine().record(forward, model.trainable_variables)
+    recording = engine().record(forward, lambda: model.trainable_variables)
     plan.restore(kept)
     variables = model.trainable_variables  # a model that was not built is built by now
     if not optimizer.built:
@@ -205,14 +205,16 @@ def train_step(model: Any, data: Any) -> dict[str, Tensor]:
     step = Pass(recording, settlement, variables, optimizer.iterations.value, scale)
     directions, active, state = step.run()
     accept = plan.accepts(active)
+    left_out = ops.logical_not(active)
     if plan.rescales:
         # A gradient that overflows where its loss does not is the loss scale's doing: hand the
         # overflow on, and the optimizer skips the step and lowers its scale.
-        overflow = ops.logical_and(step.finite_losses(), ops.logical_not(active))
+        overflow = ops.logical_and(step.finite_losses(), left_out)
+        left_out = ops.logical_not(step.finite_losses())
         accept = ops.logical_and(accept, ops.logical_not(ops.any(overflow)))
         directions = _poisoned_unless(accept, directions)
     settlement.state.write(state, accept)
-    plan.dropped.update_state(ops.logical_not(active))
+    plan.dropped.update_state(left_out)
     always = ops.ones((), dtype="bool")
     engine().apply(optimizer, directions, variables, always if plan.rescales else accept)
     return model.compute_metrics(x, y, recording.outputs, sample_weight)
