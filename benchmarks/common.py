@@ -1,0 +1,109 @@
+"""What the benchmarks share: networks, data, and measuring by turns.
+
+Import it before Keras: `choose` sets the backend.
+"""
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+
+def choose(backend: str) -> None:
+    """Make Keras start with this backend, quietly."""
+    os.environ["KERAS_BACKEND"] = backend
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def network(cls: type, widths: Sequence[int], tasks: int) -> Any:
+    """A trunk of dense ReLU layers, `widths[0]` being the input's, with one linear head per task."""
+    import keras
+
+    keras.utils.set_random_seed(0)
+    inputs = hidden = keras.Input((widths[0],))
+    for width in widths[1:]:
+        hidden = keras.layers.Dense(width, activation="relu")(hidden)
+    heads = {name: keras.layers.Dense(1, name=name)(hidden) for name in names(tasks)}
+    return cls(inputs, heads)
+
+
+def names(tasks: int) -> list[str]:
+    return [f"task{index}" for index in range(tasks)]
+
+
+def regression(width: int, tasks: int, count: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Inputs and one target per task, each a different linear function: gradients conflict."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((count, width)).astype("float32")
+    truth = rng.standard_normal((width, tasks)).astype("float32") / width**0.5
+    targets = x @ truth
+    return x, {name: targets[:, index : index + 1] for index, name in enumerate(names(tasks))}
+
+
+class Fit:
+    """`fit` for a number of steps on data in memory; calling it returns seconds per step."""
+
+    def __init__(
+        self, cls: type, widths: Sequence[int], tasks: int, batch: int, steps: int, **compiled: Any
+    ) -> None:
+        import keras
+
+        self.model = network(cls, widths, tasks)
+        losses = dict.fromkeys(names(tasks), "mse")
+        compiled.setdefault("optimizer", keras.optimizers.SGD(1e-3))
+        self.model.compile(loss=losses, **compiled)
+        self.x, self.y = regression(widths[0], tasks, batch * steps)
+        self.batch, self.steps = batch, steps
+
+        class Clock(keras.callbacks.Callback):  # no batch hooks: those would slow Keras down
+            seconds = 0.0
+
+            def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+                self.seconds = -time.perf_counter()
+
+            def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+                self.seconds += time.perf_counter()
+
+        self.clock = Clock()
+
+    def __call__(self) -> float:
+        self.model.fit(
+            self.x,
+            self.y,
+            batch_size=self.batch,
+            shuffle=False,
+            verbose=0,
+            callbacks=[self.clock],
+        )
+        return self.clock.seconds / self.steps
+
+
+def by_turns(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Seconds per step of every run, A B C A B C ...; the first turn, which compiles, is dropped."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(rounds + 1):
+        for name, run in runs.items():
+            seconds = run()
+            if turn:
+                times[name].append(seconds)
+    return times
+
+
+def ratios(times: list[float], base: list[float]) -> str:
+    """Median of the ratios within a round, and the middle half of them."""
+    found = [a / b for a, b in zip(times, base, strict=True)]
+    low, _, high = statistics.quantiles(found, n=4)
+    return f"{statistics.median(found):.2f} ({low:.2f}-{high:.2f})"
+
+
+def milliseconds(times: list[float]) -> str:
+    return f"{1e3 * statistics.median(times):.3f}"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
