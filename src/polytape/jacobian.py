@@ -189,7 +189,8 @@ def gradients(objective_fn: Callable[[], Mapping[str, Any]], variables: Sequence
     connectivity = Connectivity(tuple(names), tuple(map(path_of, variables)), reach)
     connectivity.check()
     rows = [recording.pull({t: 1.0}, range(len(variables))) for t in indices]
-    return Gradients(dict(zip(names, recording.scalars, strict=True)), rows, connectivity)
+    losses = [ops.stop_gradient(loss) for loss in recording.scalars]
+    return Gradients(dict(zip(names, losses, strict=True)), rows, connectivity)
 
 
 def check_objectives(losses: Any) -> None:
