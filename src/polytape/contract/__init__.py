@@ -1,0 +1,40 @@
+"""The contract between methods and everything else: `Evidence` in, weights out.
+
+A method never sees a network. It sees one record of the step (`Evidence`) and returns one weight
+per objective; the update is then `J^T w`, the weighted sum of the objectives' gradients. All
+arrays may carry leading *block* axes (one Gramian per layer, say), so a method is written once,
+over `(..., T)` and `(..., T, T)`, and serves every scope.
+"""
+
+from polytape.contract.evidence import Evidence, Seed, Tensor
+from polytape.contract.method import NEEDS, Method, Need, State, ask
+from polytape.contract.registry import find, registered
+from polytape.contract.rules import (
+    Integer,
+    OneOf,
+    Preference,
+    Range,
+    Rule,
+    Scale,
+    inadmissible_values,
+)
+
+__all__ = [
+    "NEEDS",
+    "Evidence",
+    "Integer",
+    "Method",
+    "Need",
+    "OneOf",
+    "Preference",
+    "Range",
+    "Rule",
+    "Scale",
+    "Seed",
+    "State",
+    "Tensor",
+    "ask",
+    "find",
+    "inadmissible_values",
+    "registered",
+]

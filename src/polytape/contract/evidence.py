@@ -1,0 +1,91 @@
+"""What one training step knows about its objectives."""
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+Tensor = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What one training step knows about its T objectives.
+
+    losses   (..., T)     float32, weighted values; zero where inactive
+    gramian  (..., T, T)  inner products of the gradients over shared variables, units
+                          loss^2 / parameter^2, zero rows and columns where inactive; None for
+                          methods that need losses only
+    active   (..., T)     bool; an inactive objective has no row this step (no label, or not
+                          finite): the others are combined as if it did not exist
+    names    T strings
+    step     ()           int32, optimizer steps taken so far
+    seed                  a `Seed` to hand to `keras.random` functions; fresh each step
+    reach    (B, T)       bool NumPy array if the Gramian is a stack of B blocks that no scope has
+                          claimed yet (then `losses` and `active` are (T,)); None otherwise
+    """
+
+    losses: Tensor
+    gramian: Tensor | None
+    active: Tensor
+    names: tuple[str, ...]
+    step: Tensor
+    seed: "Seed"
+    reach: np.ndarray | None = None
+
+    @property
+    def count(self) -> Tensor:
+        """Number of active objectives, (..., 1), float32, at least one."""
+        return ops.maximum(ops.sum(ops.cast(self.active, "float32"), axis=-1, keepdims=True), 1.0)
+
+    @property
+    def norms(self) -> Tensor:
+        """Gradient norm of each objective, (..., T)."""
+        return ops.sqrt(ops.diagonal(self.gramian, axis1=-2, axis2=-1))
+
+    def scaled(self, weights: Tensor) -> "Evidence":
+        """The evidence of the objectives multiplied by `weights`, (..., T)."""
+        losses, gramian = self.losses, self.gramian
+        if len(weights.shape) == len(losses.shape):
+            losses = losses * weights
+        if gramian is not None:
+            gramian = gramian * weights[..., :, None] * weights[..., None, :]
+        return dataclasses.replace(self, losses=losses, gramian=gramian)
+
+    def total(self) -> "Evidence":
+        """One Gramian for the whole model instead of a stack of blocks."""
+        if self.reach is None or self.gramian is None:
+            return dataclasses.replace(self, reach=None)
+        return dataclasses.replace(self, gramian=ops.sum(self.gramian, axis=0), reach=None)
+
+    def per_block(self) -> "Evidence":
+        """Every block as a problem of its own: all arrays get the leading block axis."""
+        if self.reach is None:
+            return self
+        active = ops.logical_and(self.active[None], ops.convert_to_tensor(self.reach))
+        losses = ops.where(active, self.losses[None], 0.0)
+        return dataclasses.replace(self, losses=losses, active=active, reach=None)
+
+    def reseeded(self, salt: int) -> "Evidence":
+        """The same evidence with other random numbers, for the `salt`-th user of the seed."""
+        return dataclasses.replace(self, seed=self.seed.shifted(salt)) if salt else self
+
+
+class Seed(keras.random.SeedGenerator):
+    """One drawn seed in a form that `keras.random` accepts: `keras.random.normal(..., seed=seed)`.
+
+    Holds a (2,) integer tensor and, unlike its parent, no variable: the same seed draws the same
+    numbers each time it is used, so whoever draws twice shifts it.
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
+
+    def next(self, ordered: bool = True) -> Tensor:
+        del ordered
+        return self.value
+
+    def shifted(self, salt: int) -> "Seed":
+        return Seed(self.value + ops.cast(salt * 7919, self.value.dtype))

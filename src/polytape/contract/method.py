@@ -1,0 +1,131 @@
+"""The method: a frozen record of hyper-parameters and one pure function."""
+
+import abc
+import dataclasses
+from typing import Any, ClassVar, Literal
+
+import keras
+from keras import ops
+
+from polytape.contract.evidence import Evidence, Seed, Tensor
+from polytape.contract.registry import register
+from polytape.contract.rules import rules_of
+
+State = Any  # a pytree of arrays: what `init` returned, with the same structure and shapes
+Need = Literal["losses", "gramian", "rows"]
+NEEDS: tuple[Need, ...] = ("losses", "gramian", "rows")  # from cheapest to dearest
+
+
+@dataclasses.dataclass(frozen=True)
+class Method(abc.ABC):
+    """A way to settle several objectives: a frozen record of hyper-parameters, one pure function.
+
+    To add a method, write a frozen dataclass with `weigh` in a file of its own; see
+    CONTRIBUTING.md. What a subclass declares:
+
+    needs       the dearest evidence it reads: "losses" (one backward pass in all), "gramian" (T
+                passes) or "rows" (T passes and the rows themselves)
+    natural     what the published weights of equal gradients add up to: "sum" (each weight one) or
+                "mean" (together one). `ask` converts to the method's `scale` field. None if the
+                method has no such scale, as those of a degree other than 1 in the loss scale
+    guarantees  laws it promises beyond the common ones; certified by `polytape.testing`
+    exempt      {law: reason} for common laws that it breaks by nature
+    """
+
+    needs: ClassVar[Need] = "gramian"
+    natural: ClassVar[str | None] = None
+    reference: ClassVar[str] = ""
+    guarantees: ClassVar[frozenset[str]] = frozenset()
+    exempt: ClassVar[dict[str, str]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        register(cls)
+
+    def __post_init__(self) -> None:
+        for name, rule in rules_of(type(self)).items():
+            value = getattr(self, name)
+            if not rule.admits(value):
+                raise ValueError(
+                    f"{type(self).__name__}({name}={value!r}): `{name}` must be {rule}. "
+                    f"Received: {value!r} of type {type(value).__name__}."
+                )
+
+    # What the engine plans by. Wrappers and chains answer for what they hold.
+
+    @property
+    def scope(self) -> str | None:
+        """None for one Gramian over all shared variables, else "variable" or "network"."""
+        return None
+
+    @property
+    def period(self) -> int:
+        """Fresh evidence is needed in one step out of this many."""
+        return 1
+
+    def init(self, names: tuple[str, ...], blocks: tuple[int, ...] = ()) -> State:
+        """Initial state: a pytree of NumPy arrays, `()` if the method has none.
+
+        names   the T objectives
+        blocks  leading axes of the weights: () for one Gramian, (B,) inside a scope
+        """
+        del names, blocks
+        return ()
+
+    @abc.abstractmethod
+    def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
+        """Weights (..., T) at the method's natural scale, and the next state. Call via `ask`."""
+
+    def combine(self, rows: Tensor, seed: Seed) -> Tensor:
+        """Direction (n,) of one variable from its rows (T, n), already multiplied by the weights.
+
+        Only methods that need "rows" change this; inactive rows are zero.
+        """
+        del seed
+        return ops.sum(rows, axis=0)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            field.name: _serialize(getattr(self, field.name)) for field in dataclasses.fields(self)
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Method":
+        return cls(**{name: _deserialize(value) for name, value in config.items()})
+
+
+def ask(method: Method, evidence: Evidence, state: State) -> tuple[Tensor, State]:
+    """Weights of a method for the evidence it is entitled to, on the scale it was given.
+
+    Everything around `weigh` that no method should repeat: an unscoped method sees one Gramian,
+    inactive objectives weigh zero, and `scale` is applied. Wrappers ask their inner method.
+    """
+    if method.scope is None:
+        evidence = evidence.total()
+    weights, state = method.weigh(evidence, state)
+    if evidence.reach is None:
+        weights = ops.where(evidence.active, weights, ops.zeros_like(weights))
+    wanted = getattr(method, "scale", "paper")
+    if method.natural is not None and wanted not in ("paper", method.natural):
+        weights = weights * evidence.count if wanted == "sum" else weights / evidence.count
+    return weights, state
+
+
+def _serialize(value: Any) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, dict):
+        return {key: _serialize(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_serialize(item) for item in value]
+    return keras.saving.serialize_keras_object(value)
+
+
+def _deserialize(value: Any) -> Any:
+    if isinstance(value, dict) and "class_name" in value:
+        return keras.saving.deserialize_keras_object(value)
+    if isinstance(value, dict):
+        return {key: _deserialize(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return tuple(_deserialize(item) for item in value)
+    return value
