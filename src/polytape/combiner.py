@@ -47,9 +47,10 @@ def weigh(
     """
     method = resolve(method)
     evidence = _evidence(method, gramian, losses, names, active, step, seed)
+    initial = method.init(evidence.names, tuple(evidence.losses.shape[:-1]))
     if state is None:
-        blocks = tuple(evidence.losses.shape[:-1])
-        state = keras.tree.map_structure(ops.convert_to_tensor, method.init(evidence.names, blocks))
+        state = keras.tree.map_structure(ops.convert_to_tensor, initial)
+    _check_state(state, initial)
     return ask(method, evidence, state)
 
 
@@ -153,17 +154,44 @@ def _evidence(
     shape = tuple(gramian.shape[:-1]) if losses is None else np.shape(losses)
     losses = np.ones(shape, "float32") if losses is None else losses
     losses = ops.cast(ops.convert_to_tensor(losses), "float32")
-    if gramian is not None and tuple(gramian.shape) != (*shape, shape[-1]):
-        raise ValueError(
-            f"Expected a Gramian of shape {(*shape, shape[-1])}, one row per loss. "
-            f"Received: {tuple(gramian.shape)}."
-        )
+    _check_sizes(tuple(losses.shape), gramian, names, active)
     on = ops.ones(shape, dtype="bool") if active is None else ops.convert_to_tensor(active)
     if gramian is not None:
         gramian = ops.where(ops.logical_and(on[..., :, None], on[..., None, :]), gramian, 0.0)
     names = tuple(names) if names else tuple(map(str, range(shape[-1])))
     step = ops.cast(step, "int32")
     return Evidence(ops.where(on, losses, 0.0), gramian, on, names, step, draw(seed, step))
+
+
+def _check_sizes(shape: tuple[int, ...], gramian: Any, names: Any, active: Any) -> None:
+    if not shape:
+        raise ValueError("Expected losses of shape (..., T), one per objective. Received: ().")
+    if gramian is not None and tuple(gramian.shape) != (*shape, shape[-1]):
+        raise ValueError(
+            f"Expected a Gramian of shape {(*shape, shape[-1])}, one row per loss. "
+            f"Received: {tuple(gramian.shape)}."
+        )
+    if names and len(names) != shape[-1]:
+        raise ValueError(
+            f"Expected {shape[-1]} names, one per objective. Received: {tuple(names)}."
+        )
+    if active is not None and tuple(np.shape(active)) != shape:
+        raise ValueError(
+            f"Expected `active` of shape {shape}, one entry per objective. "
+            f"Received shape: {tuple(np.shape(active))}."
+        )
+
+
+def _check_state(state: State, initial: State) -> None:
+    received, expected = (
+        [tuple(np.shape(leaf)) for leaf in keras.tree.flatten(tree)] for tree in (state, initial)
+    )
+    if received != expected:
+        raise ValueError(
+            "The state does not belong to this method and number of objectives: expected arrays "
+            f"of shape {expected}. Received: {received}. Pass what the previous call returned, or "
+            "None to start afresh."
+        )
 
 
 def check_gramian(gramian: Any) -> None:
