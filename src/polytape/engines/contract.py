@@ -102,6 +102,10 @@ class Engine(Protocol):
         """One optimizer step where `accept` () bool is true, and no change at all elsewhere."""
         ...
 
+    def prepare(self, model: Any) -> None:
+        """Settle what the framework must know of a model before its train function is made."""
+        ...
+
     def train_step(self, model: Any, step: Callable[[Any], Any], *args: Any) -> Any:
         """Keras's `train_step` in the signature of this backend, around a stateful `step(data)`."""
         ...

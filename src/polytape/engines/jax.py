@@ -160,6 +160,10 @@ def apply(
             variable.assign(jnp.where(accept, value, kept))
 
 
+def prepare(model: Any) -> None:
+    del model  # nothing to settle
+
+
 def train_step(model: Any, step: Callable[[Any], Any], state: Any, data: Any) -> Any:
     groups = (
         model.trainable_variables,

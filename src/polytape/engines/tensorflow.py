@@ -130,6 +130,10 @@ def apply(
     tf.cond(accept, update, lambda: tf.constant(False))
 
 
+def prepare(model: Any) -> None:
+    del model  # nothing to settle
+
+
 def train_step(model: Any, step: Callable[[Any], Any], data: Any) -> Any:
     del model
     return step(data)

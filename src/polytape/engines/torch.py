@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 import torch
+import torch._functorch.config as functorch
 
 from polytape.engines.contract import Forward, Tensor, Variable
 
@@ -98,6 +99,12 @@ def apply(
     if bool(accept):
         with torch.no_grad():
             optimizer.apply(gradients, variables)
+
+
+def prepare(model: Any) -> None:
+    if model.jit_compile:
+        # A graph that is differentiated once per objective must keep its buffers.
+        functorch.donated_buffer = False
 
 
 def train_step(model: Any, step: Callable[[Any], Any], data: Any) -> Any:

@@ -51,6 +51,7 @@ class Training:
         method = resolve(combine)
         ledger = Ledger(loss, loss_weights)
         super().compile(optimizer, ledger.wrapped, loss_weights, *args, **kwargs)  # type: ignore[misc]
+        engine().prepare(self)
         self.plan = Plan(self, self.method_state, ledger, method, private, on_nonfinite)
         self._combining = {
             "loss": loss,
