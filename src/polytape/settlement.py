@@ -77,7 +77,9 @@ class Settlement:
         """
         key = (gramian is None, None if reach is None else reach.tobytes())
         if key not in self._compiled:
-            self._compiled[key] = engine().island(self._body(gramian is not None, reach))
+            body = self._body(gramian is not None, reach)
+            # A scalarization is a handful of operations: not worth a kernel of its own.
+            self._compiled[key] = body if self.linear else engine().island(body)
         tensors = [losses, active, step, self.seed(step).value]
         tensors += [] if gramian is None else [gramian]
         state = self.state.read()

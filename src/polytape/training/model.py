@@ -12,7 +12,7 @@ from polytape.training.losses import Ledger
 from polytape.training.plan import Plan
 from polytape.training.saving import MethodState
 from polytape.training.step import train_step
-from polytape.training.watch import Watch, insert
+from polytape.training.watch import Stop, Watch, insert
 
 
 class Training:
@@ -83,7 +83,8 @@ class Training:
         return engine().train_step(self, functools.partial(train_step, self), *args)
 
     def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> Any:
-        return super().fit(*args, callbacks=insert(callbacks, Watch()), **kwargs)  # type: ignore[misc]
+        own = [Watch(), Stop()] if self.plan.on_nonfinite == "raise" else [Watch()]
+        return super().fit(*args, callbacks=insert(callbacks, *own), **kwargs)  # type: ignore[misc]
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         logs = super().train_on_batch(*args, **kwargs)  # type: ignore[misc]

@@ -87,19 +87,24 @@ class Pass:
         self._check_once()
         losses = self._loss_vector()
         active = ops.isfinite(losses)
-        weights, _, state = self.settlement.weigh(
-            ops.where(active, losses, 0.0), None, active, self.step
-        )
-        plain = self.settlement.method == Sum()
-        cotangents = {self.total: self.scale} if plain else self._cotangents(weights)
+
+        def weigh() -> tuple[dict[int, Tensor], State]:
+            safe = ops.where(active, losses, 0.0)
+            weights, _, state = self.settlement.weigh(safe, None, active, self.step)
+            return self._cotangents(weights), state
+
+        plain = self.settlement.method == Sum()  # Keras's own total, so that it is Keras's gradient
+        cotangents, state = ({self.total: self.scale}, None) if plain else weigh()
         directions = self.recording.pull(cotangents, self.everything)
         reached = [gradient for gradient in directions if gradient is not None]
         fine = ops.logical_and(ops.all(active), engine().finite(reached))
-        return _either(
-            fine,
-            lambda: (directions, active, state),
-            lambda: (*self._one_by_one(self._cotangents(weights), active, directions), state),
-        )
+
+        def isolated() -> Outcome:
+            terms, kept = weigh() if plain else (cotangents, state)
+            return (*self._one_by_one(terms, active, directions), kept)
+
+        everyone = self.settlement.state.read() if plain else state
+        return _either(fine, lambda: (directions, active, everyone), isolated)
 
     def _check_once(self) -> None:
         """Refuse an objective without a path; the other ways meet the question at every step."""

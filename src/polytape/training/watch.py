@@ -13,11 +13,6 @@ class Watch(keras.callbacks.Callback):
         super().__init__()
         self._ever = False
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        del batch, logs
-        if self._model.plan.on_nonfinite == "raise":
-            self.model.plan.raise_if_dropped()
-
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         dropped = self.model.plan.dropped
         total = dropped.total()
@@ -34,10 +29,22 @@ class Watch(keras.callbacks.Callback):
             )
 
 
-def insert(callbacks: Any, watch: Watch) -> Any:
-    """The user's callbacks and the watch, which comes first so that all see its logs."""
+class Stop(keras.callbacks.Callback):
+    """Raises after the batch in which an objective was left out.
+
+    Apart from `Watch`, since a callback with batch hooks makes Keras wait for every step.
+    """
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        del batch, logs
+        self.model.plan.raise_if_dropped()
+
+
+def insert(callbacks: Any, *own: keras.callbacks.Callback) -> Any:
+    """The user's callbacks behind our own, so that all of them see our logs."""
     if isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks.append(watch)
+        for callback in own:
+            callbacks.append(callback)
         return callbacks
     given = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks] if callbacks else []
-    return [watch, *given]
+    return [*own, *given]
