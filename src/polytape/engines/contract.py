@@ -106,6 +106,14 @@ class Engine(Protocol):
         """Settle what the framework must know of a model before its train function is made."""
         ...
 
+    def keep(self, model: Any) -> Any:
+        """What `recover` needs, taken when all variables exist and before the first step."""
+        ...
+
+    def recover(self, kept: Any) -> None:
+        """Give back values that a training loop took away and did not return when it failed."""
+        ...
+
     def train_step(self, model: Any, step: Callable[[Any], Any], *args: Any) -> Any:
         """Keras's `train_step` in the signature of this backend, around a stateful `step(data)`."""
         ...

@@ -164,13 +164,23 @@ def prepare(model: Any) -> None:
     del model  # nothing to settle
 
 
+def keep(model: Any) -> list[tuple[Variable, Tensor]]:
+    return [(variable, variable.value) for group in _state(model) for variable in group]
+
+
+def recover(kept: list[tuple[Variable, Tensor]] | None) -> None:
+    # Keras empties the variables before the first step of `fit` and refills them from its result;
+    # if that step fails while it is traced, there is none.
+    for variable, value in kept or ():
+        try:
+            _ = variable.value
+        except TypeError:
+            if not value.is_deleted():
+                variable.assign(value)
+
+
 def train_step(model: Any, step: Callable[[Any], Any], state: Any, data: Any) -> Any:
-    groups = (
-        model.trainable_variables,
-        model.non_trainable_variables,
-        model.optimizer.variables,
-        model.metrics_variables,
-    )
+    groups = _state(model)
     mapping = [
         pair
         for variables, values in zip(groups, state, strict=True)
@@ -179,3 +189,13 @@ def train_step(model: Any, step: Callable[[Any], Any], state: Any, data: Any) ->
     with _Scope(mapping) as scope:
         logs = step(data)
     return logs, tuple([scope.get_current_value(v) for v in group] for group in groups)
+
+
+def _state(model: Any) -> tuple[list[Variable], ...]:
+    """The variables of a train step, in Keras's four groups."""
+    return (
+        model.trainable_variables,
+        model.non_trainable_variables,
+        model.optimizer.variables,
+        model.metrics_variables,
+    )

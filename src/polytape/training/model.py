@@ -84,7 +84,17 @@ class Training:
 
     def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> Any:
         own = [Watch(), Stop()] if self.plan.on_nonfinite == "raise" else [Watch()]
-        return super().fit(*args, callbacks=insert(callbacks, *own), **kwargs)  # type: ignore[misc]
+        try:
+            return super().fit(*args, callbacks=insert(callbacks, *own), **kwargs)  # type: ignore[misc]
+        except BaseException:
+            engine().recover(self.plan.kept)
+            raise
+        finally:
+            self.plan.kept = None
+
+    def make_train_function(self, force: bool = False) -> Any:
+        self.plan.kept = engine().keep(self)
+        return super().make_train_function(force)  # type: ignore[misc]
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         logs = super().train_on_batch(*args, **kwargs)  # type: ignore[misc]

@@ -40,6 +40,7 @@ class Plan:
         holder.release()
         self.private, self.on_nonfinite = check_private(private), on_nonfinite
         self.seed = _peeked_seed()
+        self.kept: Any = None  # what the engine needs to undo a failing first step
         self.names: tuple[str, ...] = ()
         self._settlement: Settlement | None = None
         parameters = inspect.signature(model.call).parameters
