@@ -2,10 +2,13 @@
 
     python -m benchmarks.small_nets
 
-Every framework has a process of its own, with threads as it chooses, and they work by turns. The
-data of TorchJD's loop lie ready as tensors; `fit` cuts its batches out of an array.
+Every contender has a process of its own, with threads as it chooses, and they work by turns. The
+data of TorchJD's loop lie ready as tensors; `fit` cuts its batches out of an array. Ratios are to
+the TorchJD setting with the smallest median: on a busy machine its second thread is a burden.
 """
 
+import itertools
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,17 +18,21 @@ from benchmarks import common
 
 WIDTHS, BATCH = (64, 64, 64, 64), 64
 METHODS = ("upgrad", "nashmtl", "mgda")
-FRAMEWORKS = ("torchjd", "jax", "tensorflow")
+STEP = "tensorflow step"  # compiled, without what `fit` does around it
+ONE_BY_ONE, ONE_THREAD = "torchjd, chunks of 1", "torchjd, one thread"
+TORCHJD = ("torchjd", ONE_BY_ONE, ONE_THREAD)
+CONTENDERS = (*TORCHJD, "jax", "tensorflow", STEP)
 
 
-def fit(backend: str, method: str, tasks: int) -> Callable[[], float]:
-    common.choose(backend)
+def polytape(name: str, method: str, tasks: int) -> Callable[[], float]:
+    common.choose(name.split()[0])
     import polytape as pt
 
-    return common.Fit(pt.Model, WIDTHS, tasks, BATCH, 100, combine=method)
+    fit = common.Fit(pt.Model, WIDTHS, tasks, BATCH, 100, combine=method)
+    return common.compiled_step(fit) if name == STEP else fit
 
 
-def torchjd(method: str, tasks: int, chunk: int | None, steps: int = 50) -> Callable[[], float]:
+def torchjd(name: str, method: str, tasks: int) -> Callable[[], float]:
     """A loop after TorchJD's documentation; returns what measures it."""
     import time
 
@@ -35,8 +42,12 @@ def torchjd(method: str, tasks: int, chunk: int | None, steps: int = 50) -> Call
     from torchjd.autojac import jac_to_grad, mtl_backward
 
     torch.manual_seed(0)
+    if name == ONE_THREAD:
+        torch.set_num_threads(1)
+    chunk = 1 if name == ONE_BY_ONE else None
+    steps = 3 if method == "nashmtl" else 50  # its solver takes tens of milliseconds or more
     layers: list[torch.nn.Module] = []
-    for inner, outer in zip(WIDTHS, WIDTHS[1:], strict=False):
+    for inner, outer in itertools.pairwise(WIDTHS):
         layers += [torch.nn.Linear(inner, outer), torch.nn.ReLU()]
     trunk = torch.nn.Sequential(*layers)
     heads = [torch.nn.Linear(WIDTHS[-1], 1) for _ in range(tasks)]
@@ -64,11 +75,8 @@ def torchjd(method: str, tasks: int, chunk: int | None, steps: int = 50) -> Call
 
 def work(framework: str, method: str, tasks: int) -> None:
     """Measure once for every line that comes in."""
-    if framework.startswith("torchjd"):
-        chunk = 1 if framework.endswith("one by one") else None
-        run = torchjd(method, tasks, chunk)
-    else:
-        run = fit(framework, method, tasks)
+    make = torchjd if framework.startswith("torchjd") else polytape
+    run = make(framework, method, tasks)
     for _ in sys.stdin:
         print("seconds", run(), flush=True)
 
@@ -86,7 +94,8 @@ class Worker:
         )
 
     def __call__(self) -> float:
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin
+        assert self.process.stdout
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
         for line in self.process.stdout:
@@ -100,21 +109,20 @@ class Worker:
         self.process.wait()
 
 
-def main(rounds: int = 11) -> None:
+def main(rounds: int = 15) -> None:
     rows = []
-    contenders = (*FRAMEWORKS, "torchjd one by one")
     for tasks in (4, 16):
         for method in METHODS:
-            workers = {name: Worker(name, method, tasks) for name in contenders}
+            workers = {name: Worker(name, method, tasks) for name in CONTENDERS}
             times = common.by_turns(workers, rounds)
-            for worker in workers.values():
+            base = times[min(TORCHJD, key=lambda name: statistics.median(times[name]))]
+            for name, worker in workers.items():
                 worker.close()
-            for name in contenders:
-                ratio = common.ratios(times[name], times["torchjd"])
-                row = [str(tasks), method, name, common.milliseconds(times[name]), ratio]
-                rows.append(row)
-                print(row, flush=True)
-    print(common.table(["T", "method", "", "ms per step", "ratio to TorchJD"], rows))
+                figures = common.ratios(times[name], base)
+                rows.append([str(tasks), method, name, *common.milliseconds(times[name]), *figures])
+                print(*rows[-1], flush=True)
+    header = ["T", "method", "", "ms", "best ms", "ratio", "middle half", "of the best"]
+    print(common.table(header, rows))
 
 
 if __name__ == "__main__":
