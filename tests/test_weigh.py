@@ -9,34 +9,34 @@ import polytape as pt
 GOOD = [[2.0, -1.0], [-1.0, 3.0]]
 
 REFUSED = {
-    "neither": (dict(), r"pt.weigh needs a Gramian, losses, or both. Received neither"),
-    "no Gramian": (dict(losses=[1.0, 2.0]), r"MGDA weighs gradients: it needs a Gramian"),
+    "neither": ({}, r"pt.weigh needs a Gramian, losses, or both. Received neither"),
+    "no Gramian": ({"losses": [1.0, 2.0]}, r"MGDA weighs gradients: it needs a Gramian"),
     "not square": (
-        dict(gramian=np.ones((2, 3))),
+        {"gramian": np.ones((2, 3))},
         r"A Gramian is square.*Received shape: \(2, 3\).*it is J @ J.T",
     ),
-    "a vector": (dict(gramian=np.ones(3)), r"A Gramian is square.*Received shape: \(3,\)"),
-    "not symmetric": (dict(gramian=[[1.0, 0.5], [0.0, 1.0]]), r"The Gramian is not symmetric"),
+    "a vector": ({"gramian": np.ones(3)}, r"A Gramian is square.*Received shape: \(3,\)"),
+    "not symmetric": ({"gramian": [[1.0, 0.5], [0.0, 1.0]]}, r"The Gramian is not symmetric"),
     "not psd": (
-        dict(gramian=[[1.0, 2.0], [2.0, 1.0]]),
+        {"gramian": [[1.0, 2.0], [2.0, 1.0]]},
         r"not positive semi-definite: its lowest eigenvalue is -1, its largest entry 2",
     ),
-    "nan": (dict(gramian=[[float("nan"), 0.0], [0.0, 1.0]]), r"entries that are not finite"),
-    "inf": (dict(gramian=[[float("inf"), 0.0], [0.0, 1.0]]), r"entries that are not finite"),
+    "nan": ({"gramian": [[float("nan"), 0.0], [0.0, 1.0]]}, r"entries that are not finite"),
+    "inf": ({"gramian": [[float("inf"), 0.0], [0.0, 1.0]]}, r"entries that are not finite"),
     "other losses": (
-        dict(gramian=GOOD, losses=[1.0, 2.0, 3.0]),
+        {"gramian": GOOD, "losses": [1.0, 2.0, 3.0]},
         r"Expected a Gramian of shape \(3, 3\), one row per loss. Received: \(2, 2\)",
     ),
     "losses are no list": (
-        dict(gramian=GOOD, losses=1.0),
+        {"gramian": GOOD, "losses": 1.0},
         r"losses of shape \(..., T\), one per objective. Received: \(\)",
     ),
     "other names": (
-        dict(gramian=GOOD, names=["a", "b", "c"]),
+        {"gramian": GOOD, "names": ["a", "b", "c"]},
         r"Expected 2 names, one per objective. Received: \('a', 'b', 'c'\)",
     ),
     "other active": (
-        dict(gramian=GOOD, active=[True]),
+        {"gramian": GOOD, "active": [True]},
         r"Expected `active` of shape \(2,\).*Received shape: \(1,\)",
     ),
 }

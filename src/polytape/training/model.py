@@ -61,7 +61,7 @@ class Training:
         }
         known = getattr(self, "output", None) if isinstance(self, functional_class()) else None
         if known is not None:
-            ledger.check_outputs(known, self.plan.output_names())
+            self.plan.check_outputs(known)
         self.plan.complete(known)
 
     def compute_loss(
@@ -73,8 +73,7 @@ class Training:
         training: bool = True,
     ) -> Any:
         plan = self.plan
-        plan.ledger.clear()
-        plan.ledger.check_outputs(y_pred, plan.output_names())
+        plan.check_outputs(y_pred)
         total = super().compute_loss(x, y, y_pred, sample_weight, training)  # type: ignore[misc]
         plan.complete(y_pred)
         return plan.total(total, y_pred)

@@ -64,6 +64,18 @@ class Plan:
         variables = self._settlement.state.variables
         self.holder.hold(variables, self.dropped, self.method, self.names)
 
+    def check_outputs(self, outputs: Any) -> None:
+        """Raise if the outputs do not fit the losses, or no longer those of `compile`."""
+        self.ledger.clear()
+        self.ledger.check_outputs(outputs, self.output_names())
+        names = self.ledger.names(outputs, self.output_names()) or ("loss",)
+        if self.names and names != self.names:
+            raise ValueError(
+                f"Compiled for the objectives {', '.join(self.names)}; the outputs now give "
+                f"{', '.join(names)}. The method's state has a row for each objective: after a "
+                "change of outputs call compile() again."
+            )
+
     def output_names(self) -> Sequence[str]:
         """The model's own names of its outputs, empty if it has none."""
         return tuple(getattr(self.model, "output_names", None) or ())

@@ -31,8 +31,9 @@ class Pass:
         variables: Sequence[Any],
         step: Tensor,
         scale: Tensor,
+        rescales: bool = False,
     ) -> None:
-        self.recording, self.settlement = recording, settlement
+        self.recording, self.settlement, self.rescales = recording, settlement, rescales
         self.paths = tuple(path_of(variable) for variable in variables)
         self.step, self.scale = step, scale
         count = len(settlement.names)
@@ -97,7 +98,9 @@ class Pass:
         cotangents, state = ({self.total: self.scale}, None) if plain else weigh()
         directions = self.recording.pull(cotangents, self.everything)
         reached = [gradient for gradient in directions if gradient is not None]
-        fine = ops.logical_and(ops.all(active), engine().finite(reached))
+        fine = ops.all(active)
+        if not self.rescales:  # else an overflow is the optimizer's to skip, as in plain Keras
+            fine = ops.logical_and(fine, engine().finite(reached))
 
         def isolated() -> Outcome:
             terms, kept = weigh() if plain else (cotangents, state)
@@ -207,7 +210,8 @@ def train_step(model: Any, data: Any) -> dict[str, Tensor]:
 
     scale = ops.cast(optimizer.scale_loss(ops.ones(())), "float32")
     settlement = plan.settlement
-    step = Pass(recording, settlement, variables, optimizer.iterations.value, scale)
+    count = ops.add(optimizer.iterations, 0)  # a variable, or a tensor under accumulation
+    step = Pass(recording, settlement, variables, count, scale, plan.rescales)
     directions, active, state = step.run()
     accept = plan.accepts(active)
     left_out = ops.logical_not(active)
@@ -217,6 +221,8 @@ def train_step(model: Any, data: Any) -> dict[str, Tensor]:
         overflow = ops.logical_and(step.finite_losses(), left_out)
         left_out = ops.logical_not(step.finite_losses())
         accept = ops.logical_and(accept, ops.logical_not(ops.any(overflow)))
+        reached = [gradient for gradient in directions if gradient is not None]
+        accept = ops.logical_and(accept, engine().finite(reached))
         directions = _poisoned_unless(accept, directions)
     settlement.state.write(state, accept)
     plan.dropped.update_state(left_out)
