@@ -66,7 +66,7 @@ def test_prepare_makes_the_state_before_the_first_call() -> None:
 def test_other_objectives_are_refused() -> None:
     combiner = pt.Combiner("sum")
     combiner(gradients())
-    text = r"holds the state of objectives \('a', 'b', 'c'\) over 3 .* Received gradients of \('a', 'b'\)"
+    text = r"state of objectives \('a', 'b', 'c'\) over 3 .* Received gradients of \('a', 'b'\)"
     with pytest.raises(ValueError, match=text):
         combiner(gradients(names="ab"))
 

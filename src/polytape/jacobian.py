@@ -166,7 +166,7 @@ def gradients(objective_fn: Callable[[], Mapping[str, Any]], variables: Sequence
     >>> import keras, polytape as pt
     >>> w = keras.Variable([1.0, 2.0])
     >>> grads = pt.gradients(lambda: {"a": w[0] ** 2, "b": -w[0] * w[1]}, [w])
-    >>> grads.gramian.shape
+    >>> tuple(grads.gramian.shape)
     (2, 2)
     """
     variables = list(variables)
