@@ -34,7 +34,9 @@ class Settlement:
         add_weight: Callable[..., Any],
         private: str = "own",
         seed: int = 0,
+        saved: Sequence[Any] | None = None,
     ) -> None:
+        """saved  leaves of a state to go on from; None starts afresh"""
         self.method, self.names, self.paths = method, tuple(names), tuple(paths)
         self.private = private
         self.scalarization, self.combination = split(method)
@@ -44,6 +46,8 @@ class Settlement:
             "scalarization": lead.init(self.names) if lead else (),
             "combination": rest.init(self.names, self.blocks.shape) if rest else (),
         }
+        if saved is not None:
+            initial = keras.tree.pack_sequence_as(initial, list(saved))
         self.state = StateVariables(initial, add_weight)
         self.checked = False  # whether every objective was seen to reach a variable
         self._seed = seed

@@ -59,7 +59,9 @@ def test_an_objective_that_reaches_nothing(combine):
 def test_a_loss_that_is_not_a_scalar():
     loss = {**LOSSES, "b": keras.losses.MeanSquaredError(reduction=None)}
     found = compiled(loss=loss)
-    refused(found, r"loss of objective 'b' is not a scalar. Received shape: \((16|None),.*Reduce it")
+    refused(
+        found, r"loss of objective 'b' is not a scalar. Received shape: \((16|None),.*Reduce it"
+    )
 
 
 def test_trainable_changed_since_compile():

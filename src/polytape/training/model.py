@@ -29,6 +29,7 @@ class Training:
         combine: str | Method = "sum",
         private: str = "own",
         on_nonfinite: str = "drop",
+        seed: int | None = None,
         **kwargs: Any,
     ) -> None:
         """Keras's `compile`, and how the gradients of the losses are combined.
@@ -45,6 +46,8 @@ class Training:
                       ("drop"), skips the step ("skip"), or does the former and raises
                       `FloatingPointError` after the batch ("raise"). It never reaches a variable,
                       an optimizer slot or the method's state
+        seed          for methods that draw random numbers; None follows
+                      `keras.utils.set_random_seed` without drawing from it
 
         `add_loss` terms and weight regularisers are added to the combined gradient as they are.
         """
@@ -52,12 +55,13 @@ class Training:
         ledger = Ledger(loss, loss_weights)
         super().compile(optimizer, ledger.wrapped, loss_weights, *args, **kwargs)  # type: ignore[misc]
         engine().prepare(self)
-        self.plan = Plan(self, self.method_state, ledger, method, private, on_nonfinite)
+        self.plan = Plan(self, self.method_state, ledger, method, private, on_nonfinite, seed)
         self._combining = {
             "loss": loss,
             "combine": method,
             "private": private,
             "on_nonfinite": on_nonfinite,
+            "seed": self.plan.seed,
         }
         known = getattr(self, "output", None) if isinstance(self, functional_class()) else None
         if known is not None:

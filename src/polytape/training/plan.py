@@ -29,6 +29,7 @@ class Plan:
         method: Method,
         private: str,
         on_nonfinite: str,
+        seed: int | None,
     ) -> None:
         if on_nonfinite not in ON_NONFINITE:
             raise ValueError(
@@ -39,7 +40,7 @@ class Plan:
         self.holder = holder
         holder.release()
         self.private, self.on_nonfinite = check_private(private), on_nonfinite
-        self.seed = _peeked_seed()
+        self.seed = _peeked_seed() if seed is None else seed
         self.kept: Any = None  # what the engine needs to undo a failing first step
         self.names: tuple[str, ...] = ()
         self._settlement: Settlement | None = None
@@ -57,8 +58,9 @@ class Plan:
             return
         self.names = names or ("loss",)
         paths = tuple(path_of(variable) for variable in self.model.trainable_variables)
+        saved = self.holder.claim(self.method, self.names)
         self._settlement = Settlement(
-            self.method, self.names, paths, keras.Variable, self.private, self.seed
+            self.method, self.names, paths, keras.Variable, self.private, self.seed, saved
         )
         self.dropped = Dropped(self.names)
         variables = self._settlement.state.variables

@@ -31,16 +31,16 @@ class MethodState(keras.layers.Layer):
         self._held: Held | None = None
         self._pending: dict[str, np.ndarray] = {}
 
+    def claim(self, method: Method, names: tuple[str, ...]) -> list[np.ndarray] | None:
+        """The state loaded before it was known whose it is, if there is one."""
+        pending, self._pending = self._pending, {}
+        return _leaves(pending, _signature(method, names)) if pending else None
+
     def hold(
         self, variables: list[Any], dropped: Dropped, method: Method, names: tuple[str, ...]
     ) -> None:
-        """Carry the state of a method, and take over what was loaded before it was known."""
-        config = keras.saving.serialize_keras_object(method)
-        signature = json.dumps({"method": config, "objectives": names}, sort_keys=True)
-        self._held = Held(variables, dropped, signature)
-        if self._pending:
-            pending, self._pending = self._pending, {}
-            self.load_own_variables(pending)
+        """Carry the state of a method."""
+        self._held = Held(variables, dropped, _signature(method, names))
 
     def release(self) -> None:
         """Carry nothing, until the next `hold`."""
@@ -69,13 +69,23 @@ class MethodState(keras.layers.Layer):
         if self._held is None:
             self._pending = found
             return
-        if not found:
-            return  # the weights of a plain Keras model: the method starts afresh
-        signature = found["signature"].tobytes().decode()
-        if signature != self._held.signature:
-            raise ValueError(_mismatch(signature, self._held.signature))
-        for index, variable in enumerate(self._held.variables):
-            variable.assign(found[str(index)])
+        if found:  # else the weights of a plain Keras model: the method starts afresh
+            leaves = _leaves(found, self._held.signature)
+            for variable, value in zip(self._held.variables, leaves, strict=True):
+                variable.assign(value)
+
+
+def _signature(method: Method, names: tuple[str, ...]) -> str:
+    config = keras.saving.serialize_keras_object(method)
+    return json.dumps({"method": config, "objectives": names}, sort_keys=True)
+
+
+def _leaves(saved: dict[str, np.ndarray], signature: str) -> list[np.ndarray]:
+    """The arrays of a saved state, if it is the state of this method."""
+    found = saved["signature"].tobytes().decode()
+    if found != signature:
+        raise ValueError(_mismatch(found, signature))
+    return [saved[str(index)] for index in range(len(saved) - 1)]
 
 
 def _mismatch(saved: str, compiled: str) -> str:
