@@ -1,6 +1,6 @@
 """Step time on small networks: polytape's `fit` beside TorchJD on PyTorch.
 
-    python -m benchmarks.small_nets
+    python -m benchmarks.small_nets [rounds [numbers of tasks]]
 
 Every contender has a process of its own, with threads as it chooses, and they work by turns. The
 data of TorchJD's loop lie ready as tensors; `fit` cuts its batches out of an array. Ratios are to
@@ -109,9 +109,9 @@ class Worker:
         self.process.wait()
 
 
-def main(rounds: int = 15) -> None:
+def main(rounds: int = 11, *counts: int) -> None:
     rows = []
-    for tasks in (4, 16):
+    for tasks in counts or (4, 16):
         for method in METHODS:
             workers = {name: Worker(name, method, tasks) for name in CONTENDERS}
             times = common.by_turns(workers, rounds)
