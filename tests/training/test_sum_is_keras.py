@@ -10,6 +10,7 @@ from small import Array, arrays, assert_same, data, fill
 
 BACKEND = keras.backend.backend()
 X, Y = data(40)
+LOWEST = np.float32([1, 0, 0, 0])
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -49,7 +50,7 @@ class Tokens(layers.Layer):
     """Numbers 0 (masked) to 4, the first of them never masked."""
 
     def call(self, x: object) -> object:
-        return keras.ops.cast(keras.ops.clip(keras.ops.abs(x) * 2.0, [1, 0, 0, 0], 4.0), "int32")
+        return keras.ops.cast(keras.ops.clip(keras.ops.abs(x) * 2.0, LOWEST, 4.0), "int32")
 
     def compute_output_spec(self, x: object) -> object:
         return keras.KerasTensor(x.shape, "int32")
