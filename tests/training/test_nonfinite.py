@@ -25,6 +25,7 @@ METHODS = {
 
 def compiled(combine, busy=True, **options):
     found = model(busy=busy)
+    options.setdefault("on_nonfinite", "isolate")
     found.compile(keras.optimizers.Adam(0.01), LOSSES, combine=combine, **options)
     return found
 
@@ -85,7 +86,7 @@ def root(y_true, y_pred):
 @pytest.mark.parametrize("combine", ["sum", "upgrad"])
 def test_a_finite_loss_with_a_gradient_that_is_not(combine):
     found = model()
-    found.compile("adam", {**LOSSES, "b": root}, combine=combine)
+    found.compile("adam", {**LOSSES, "b": root}, combine=combine, on_nonfinite="isolate")
     before = arrays(found.trainable_variables)
     assert fit(found, Y)["dropped"] == [1]
     after = arrays(found.trainable_variables)
@@ -99,8 +100,21 @@ def test_the_warning_names_the_objective():
         found.fit(X, NAN, verbose=0, batch_size=16)
 
 
-def test_skip_leaves_everything_as_it_was():
-    found = compiled("upgrad", busy=False, on_nonfinite="skip")
+@pytest.mark.parametrize("loss", [LOSSES, {**LOSSES, "b": root}], ids=["loss", "gradient"])
+def test_a_method_of_one_pass_skips_the_step_and_says_why(loss):
+    found = model()
+    found.compile(keras.optimizers.Adam(0.01), loss, combine=pt.DWA(steps=1))
+    before = everything(found)
+    with pytest.warns(RuntimeWarning, match=r"'a' \(1 x\)" + r".*'b'" * (loss is not LOSSES)):
+        found.fit(X, NAN if loss is LOSSES else Y, batch_size=16, verbose=0)
+    assert_same(before, everything(found)[: len(before)])
+
+
+@pytest.mark.parametrize(
+    ("combine", "way"), [("upgrad", "skip"), ("sum", "skip"), ("sum", "drop"), ("dwa", "drop")]
+)
+def test_skip_leaves_everything_as_it_was(combine, way):
+    found = compiled(combine, busy=False, on_nonfinite=way)
     fit(found, Y)
     before = everything(found)
     fit(found, NAN)

@@ -137,8 +137,13 @@ def zeros_like(gradient: Tensor) -> Tensor:
 
 
 def finite(gradients: Sequence[Tensor]) -> Tensor:
-    sums = [jnp.sum(gradient, dtype="float32") for gradient in gradients]
+    # As products with ones, which run on all cores; a sum is finite only if every term is.
+    sums = [jnp.sum(_as_matrix(gradient) @ jnp.ones(gradient.shape[-1:])) for gradient in gradients]
     return jnp.all(jnp.isfinite(jnp.stack(sums)))
+
+
+def _as_matrix(gradient: Tensor) -> Tensor:
+    return gradient.astype("float32").reshape(-1, *gradient.shape[-1:])
 
 
 def island(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -42,10 +42,12 @@ class Training:
                       `loss_weights` before the method sees it
         private       what variables reached by one objective take: "own" (that objective's
                       gradient), "weighted" (times its weight) or "joint" (as if shared)
-        on_nonfinite  a loss or gradient that is not finite leaves its objective out of the step
-                      ("drop"), skips the step ("skip"), or does the former and raises
-                      `FloatingPointError` after the batch ("raise"). It never reaches a variable,
-                      an optimizer slot or the method's state
+        on_nonfinite  a loss or gradient that is not finite never reaches a variable, an optimizer
+                      slot or the method's state. "drop": its objective is left out of the step;
+                      methods of one backward pass ("sum", "dwa"), which cannot tell the gradients
+                      apart, skip the step. "isolate": the same for those methods too, which makes
+                      their step larger. "skip": the step is skipped. "raise": as "drop", and
+                      `FloatingPointError` after the batch
         seed          for methods that draw random numbers; None follows
                       `keras.utils.set_random_seed` without drawing from it
 

@@ -15,7 +15,7 @@ from polytape.stages.reweight import check_names
 from polytape.training.dropped import Dropped
 from polytape.training.losses import Ledger
 
-ON_NONFINITE = ("drop", "skip", "raise")
+ON_NONFINITE = ("drop", "isolate", "skip", "raise")
 
 
 class Plan:

@@ -32,15 +32,21 @@ class Pass:
         step: Tensor,
         scale: Tensor,
         rescales: bool = False,
+        isolate: bool = False,
     ) -> None:
+        """rescales  whether the optimizer looks for overflow itself (loss scaling)
+
+        isolate  whether a pass over all objectives at once is taken apart if not finite
+        """
         self.recording, self.settlement, self.rescales = recording, settlement, rescales
         self.paths = tuple(path_of(variable) for variable in variables)
-        self.step, self.scale = step, scale
+        self.step, self.scale, self.isolate = step, scale, isolate
         count = len(settlement.names)
         self.losses = list(recording.scalars[:count])
         self.extra = count if len(recording.scalars) == count + 2 else None
         self.total = len(recording.scalars) - 1
         self.everything = range(len(variables))
+        self.fine = ops.ones((), dtype="bool")  # whether the directions may be applied at all
 
     def run(self) -> Outcome:
         """Directions by variable, times the loss scale."""
@@ -84,7 +90,7 @@ class Pass:
         return found if self.extra is None else {**found, self.extra: self.scale}
 
     def _linear(self) -> Outcome:
-        """One backward pass in all; one per objective only where something is not finite."""
+        """One backward pass in all; if asked to, one per objective where it is not finite."""
         self._check_once()
         losses = self._loss_vector()
         active = ops.isfinite(losses)
@@ -106,8 +112,12 @@ class Pass:
             terms, kept = weigh() if plain else (cotangents, state)
             return (*self._one_by_one(terms, active, directions), kept)
 
-        everyone = self.settlement.state.read() if plain else state
-        return _either(fine, lambda: (directions, active, everyone), isolated)
+        unchanged = self.settlement.state.read() if plain else state
+        if self.isolate:
+            return _either(fine, lambda: (directions, active, unchanged), isolated)
+        self.fine = fine
+        blamed = ops.logical_or(fine, ops.logical_not(ops.all(active)))
+        return directions, ops.logical_and(active, blamed), unchanged
 
     def _check_once(self) -> None:
         """Refuse an objective without a path; the other ways meet the question at every step."""
@@ -211,9 +221,10 @@ def train_step(model: Any, data: Any) -> dict[str, Tensor]:
     scale = ops.cast(optimizer.scale_loss(ops.ones(())), "float32")
     settlement = plan.settlement
     count = ops.add(optimizer.iterations, 0)  # a variable, or a tensor under accumulation
-    step = Pass(recording, settlement, variables, count, scale, plan.rescales)
+    isolate = plan.on_nonfinite == "isolate"
+    step = Pass(recording, settlement, variables, count, scale, plan.rescales, isolate)
     directions, active, state = step.run()
-    accept = plan.accepts(active)
+    accept = ops.logical_and(plan.accepts(active), step.fine)
     left_out = ops.logical_not(active)
     if plan.rescales:
         # A gradient that overflows where its loss does not is the loss scale's doing: hand the
