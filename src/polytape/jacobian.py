@@ -93,14 +93,16 @@ class Gradients:
         gramian  (T, T) or (B, T, T): tells it for shared variables; None looks at every row
         """
         known = set(self.connectivity.shared) if gramian is not None else set()
-        sizes = [ops.zeros(())] * len(self.connectivity.names)
+        sizes: list[list[Tensor]] = [[ops.zeros(())] for _ in self.connectivity.names]
         for variable, rows in self._by_variable.items():
             if variable not in known:
                 sums = rows.sums()
                 for place, objective in enumerate(self.connectivity.objectives(variable)):
-                    sizes[objective] = sizes[objective] + sums[place]
+                    sizes[objective].append(sums[place])
         losses = ops.stack([ops.cast(loss, "float32") for loss in self.losses.values()])
-        finite = ops.logical_and(ops.isfinite(losses), ops.isfinite(ops.stack(sizes)))
+        finite = ops.logical_and(
+            ops.isfinite(losses), ops.isfinite(ops.stack([sum(parts) for parts in sizes]))
+        )
         if gramian is not None:
             total = ops.sum(gramian, axis=0) if len(gramian.shape) == 3 else gramian
             finite = ops.logical_and(finite, ops.isfinite(ops.diagonal(total)))
@@ -144,6 +146,11 @@ class Gradients:
         """Weight (k,) and activity (k,) of the rows of one variable, an extra term included."""
         objectives = np.array(self.connectivity.objectives(variable), int)
         extra = int(self._extra is not None and self._extra[variable] is not None)
+        if not extra and len(objectives) == len(self.connectivity.names):
+            return weights, active
+        if not extra and len(objectives) == 1:
+            only = slice(int(objectives[0]), int(objectives[0]) + 1)
+            return weights[only], active[only]
         return (
             ops.concatenate([ops.take(weights, objectives), ops.ones((extra,))]),
             ops.concatenate([ops.take(active, objectives), ops.ones((extra,), dtype="bool")]),

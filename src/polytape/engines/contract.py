@@ -41,8 +41,8 @@ class Rows(Protocol):
         """(k, k) float32 inner products."""
         ...
 
-    def sums(self) -> Tensor:
-        """(k,) sum of the entries of each row: finite if and only if the row is."""
+    def sums(self) -> list[Tensor]:
+        """Sum of the entries of each of the k rows: finite only if the row is."""
         ...
 
     def matrix(self) -> Tensor:

@@ -106,8 +106,8 @@ class _Rows:
             0, pieces, lambda i, total: total + product(i * width, width), total
         )
 
-    def sums(self) -> Tensor:
-        return jnp.stack([jnp.sum(row) for row in self._rows])
+    def sums(self) -> list[Tensor]:
+        return [jnp.sum(row) for row in self._rows]
 
     def matrix(self) -> Tensor:
         return jnp.stack(self._rows)

@@ -38,28 +38,39 @@ def record(forward: Forward, variables: Callable[[], Sequence[Variable]]) -> _Re
 
 class _Rows:
     def __init__(self, gradients: Sequence[Tensor]) -> None:
+        self._like = gradients
         self._sparse = all(isinstance(gradient, tf.IndexedSlices) for gradient in gradients)
-        dense = _compact(gradients) if self._sparse else map(tf.convert_to_tensor, gradients)
-        flat = [tf.reshape(tf.cast(values, tf.float32), [-1]) for values in dense]
-        self._like, self._matrix = gradients, tf.stack(flat)
+        dense = _compact(gradients) if self._sparse else [*map(tf.convert_to_tensor, gradients)]
+        # One row, as every private variable has, needs no matrix: a small graph is all overhead.
+        self._row = tf.cast(dense[0], tf.float32) if len(dense) == 1 else None
+        if self._row is None:
+            stacked = tf.cast(tf.stack(dense), tf.float32)
+            self._matrix = tf.reshape(stacked, [len(dense), -1])
 
     def gram(self) -> Tensor:
-        return tf.matmul(self._matrix, self._matrix, transpose_b=True)
+        matrix = self.matrix()
+        return tf.matmul(matrix, matrix, transpose_b=True)
 
-    def sums(self) -> Tensor:
-        return tf.reduce_sum(self._matrix, axis=1)
+    def sums(self) -> list[Tensor]:
+        if self._row is not None:
+            return [tf.reduce_sum(self._row)]
+        return tf.unstack(tf.reduce_sum(self._matrix, axis=1))
 
     def matrix(self) -> Tensor:
-        return self._matrix
+        return self._matrix if self._row is None else tf.reshape(self._row, [1, -1])
 
     def blend(self, weights: Tensor, kept: Tensor | None) -> Tensor:
+        if self._row is not None:
+            flat = weights[0] * self._row
+            return self.restore(flat if kept is None else tf.where(kept[0], flat, 0.0))
         matrix = self._matrix if kept is None else tf.where(kept[:, None], self._matrix, 0.0)
         return self.restore(tf.matmul(weights[None, :], matrix)[0])
 
     def restore(self, flat: Tensor) -> Tensor:
         like = self._like[0]
         if not self._sparse:
-            return tf.cast(tf.reshape(flat, like.shape), like.dtype)
+            shaped = flat if flat.shape == like.shape else tf.reshape(flat, like.shape)
+            return tf.cast(shaped, like.dtype)
         values = tf.cast(tf.reshape(flat, [-1, *like.values.shape[1:]]), like.values.dtype)
         return tf.IndexedSlices(values, _touched(self._like), like.dense_shape)
 

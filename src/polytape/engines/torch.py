@@ -51,8 +51,8 @@ class _Rows:
     def gram(self) -> Tensor:
         return self._matrix @ self._matrix.T
 
-    def sums(self) -> Tensor:
-        return self._matrix.sum(dim=1)
+    def sums(self) -> list[Tensor]:
+        return list(self._matrix.sum(dim=1))
 
     def matrix(self) -> Tensor:
         return self._matrix
