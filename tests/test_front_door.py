@@ -81,7 +81,7 @@ def examples() -> list[doctest.DocTest]:
 
 def mark(test: doctest.DocTest) -> object:
     source = "".join(example.source for example in test.examples)
-    needs = any(word in source for word in ("pt.gradients", "pt.Model", ".fit("))
+    needs = any(word in source for word in ("pt.gradients", "pt.Model", ".fit(", "compare("))
     return pytest.param(test, id=test.name, marks=[pytest.mark.engine] * needs)
 
 
