@@ -113,10 +113,10 @@ def test_bit_for_bit(name: str) -> None:
     state, history = train(keras.Model, name)  # 20 steps, 2 where JAX does not compile
     mine, told = train(pt.Model, name)
     assert told.keys() == history.keys()
-    if BACKEND == "jax" and "no xla" not in name and name != "eager":
-        # XLA fuses another graph in another order: equal up to the last bits of float32.
+    if BACKEND == "jax" and name in ("weights and clipping", "accumulation and average"):
+        # XLA sums the norm and the average in another order: equal up to the last bits of float32.
         for one, other in zip([*mine, *told.values()], [*state, *history.values()], strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
         return
     assert told == history
     assert_same(mine, state)
