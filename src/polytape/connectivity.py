@@ -22,6 +22,18 @@ class Connectivity:
     reach: np.ndarray
     joint: bool = False
 
+    @classmethod
+    def seen(
+        cls,
+        names: Sequence[str],
+        paths: Sequence[str],
+        rows: Sequence[Sequence[Any]],
+        joint: bool = False,
+    ) -> "Connectivity":
+        """As seen in gradients rows[t][v]: None where no path exists."""
+        reach = np.array([[gradient is not None for gradient in row] for row in rows], bool)
+        return cls(tuple(names), tuple(paths), reach, joint)
+
     @cached_property
     def shared(self) -> tuple[int, ...]:
         """Variables that two or more objectives reach."""

@@ -191,11 +191,9 @@ def gradients(objective_fn: Callable[[], Mapping[str, Any]], variables: Sequence
         return [losses[name] for name in names], None
 
     recording = engine().record(forward, lambda: variables)
-    indices = range(len(names))
-    reach = recording.reach(indices)
-    connectivity = Connectivity(tuple(names), tuple(map(path_of, variables)), reach)
+    rows = [recording.pull({t: 1.0}, range(len(variables))) for t in range(len(names))]
+    connectivity = Connectivity.seen(names, [path_of(variable) for variable in variables], rows)
     connectivity.check()
-    rows = [recording.pull({t: 1.0}, range(len(variables))) for t in indices]
     losses = [ops.stop_gradient(loss) for loss in recording.scalars]
     return Gradients(dict(zip(names, losses, strict=True)), rows, connectivity)
 

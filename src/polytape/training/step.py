@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from polytape.connectivity import Connectivity
@@ -59,9 +58,8 @@ class Pass:
     def _full(self) -> Outcome:
         """One backward pass per objective."""
         rows = [self.recording.pull({t: self.scale}, self.everything) for t in self._objectives()]
-        reach = np.array([[gradient is not None for gradient in row] for row in rows], bool)
         joint = self.settlement.private == "joint"
-        connectivity = Connectivity(self.settlement.names, self.paths, reach, joint)
+        connectivity = Connectivity.seen(self.settlement.names, self.paths, rows, joint)
         connectivity.check()
         extra = self.extra
         gradients = Gradients(
