@@ -8,6 +8,7 @@ import sys
 from benchmarks import common
 
 NETS = {  # widths, batch, steps of a turn
+    "784-1024-1024-512, batch 256": ((784, 1024, 1024, 512), 256, 10),
     "256-512-512-256, batch 256": ((256, 512, 512, 256), 256, 15),
     "64-64-64-64, batch 64": ((64, 64, 64, 64), 64, 100),
 }

@@ -11,6 +11,7 @@ import itertools
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -34,8 +35,6 @@ def polytape(name: str, method: str, tasks: int) -> Callable[[], float]:
 
 def torchjd(name: str, method: str, tasks: int) -> Callable[[], float]:
     """A loop after TorchJD's documentation; returns what measures it."""
-    import time
-
     import torch
     from torch.nn.functional import mse_loss
     from torchjd.aggregation import MGDA, NashMTL, UPGrad
@@ -96,6 +95,7 @@ class Worker:
     def __call__(self) -> float:
         assert self.process.stdin
         assert self.process.stdout
+        time.sleep(0.3)  # the idle threads of the process before may spin for a while
         self.process.stdin.write("go\n")
         self.process.stdin.flush()
         for line in self.process.stdout:

@@ -93,16 +93,16 @@ class Gradients:
         gramian  (T, T) or (B, T, T): tells it for shared variables; None looks at every row
         """
         known = set(self.connectivity.shared) if gramian is not None else set()
-        sizes: list[list[Tensor]] = [[ops.zeros(())] for _ in self.connectivity.names]
+        sums = [ops.cast(loss, "float32") for loss in self.losses.values()]
+        owners = [*range(len(sums))]
         for variable, rows in self._by_variable.items():
             if variable not in known:
-                sums = rows.sums()
-                for place, objective in enumerate(self.connectivity.objectives(variable)):
-                    sizes[objective].append(sums[place])
-        losses = ops.stack([ops.cast(loss, "float32") for loss in self.losses.values()])
-        finite = ops.logical_and(
-            ops.isfinite(losses), ops.isfinite(ops.stack([sum(parts) for parts in sizes]))
-        )
+                objectives = self.connectivity.objectives(variable)
+                sums += rows.sums()[: len(objectives)]
+                owners += objectives
+        others = np.array(owners) != np.arange(len(self.losses))[:, None]
+        fine = ops.isfinite(ops.stack(sums)) | ops.convert_to_tensor(others)
+        finite = ops.all(fine, axis=-1)
         if gramian is not None:
             total = ops.sum(gramian, axis=0) if len(gramian.shape) == 3 else gramian
             finite = ops.logical_and(finite, ops.isfinite(ops.diagonal(total)))
@@ -111,7 +111,7 @@ class Gradients:
     def combined(
         self,
         shared: Tensor,
-        private: Tensor,
+        private: Tensor | None,
         active: Tensor,
         blocks: Blocks,
         method: Method,
@@ -119,14 +119,21 @@ class Gradients:
     ) -> list[Tensor | None]:
         """The update direction of every variable: J^T w where shared, w_t g_t where private.
 
-        shared (T,) or (B, T) and private (T,) weights, active (T,). Rows of inactive objectives
-        are never read, whatever they hold. None for variables that nothing reaches.
+        shared (T,) or (B, T) and private (T,) weights, None being ones; active (T,). Rows of
+        inactive objectives are never read, whatever they hold. None for variables that nothing
+        reaches.
         """
+
+        plain = private is None and self._extra is None
+        private = ops.cast(active, "float32") if private is None else private
 
         def directions(every_row: bool) -> list[Tensor]:
             found = []
             for v, rows in self._by_variable.items():
                 own = v in self.connectivity.private
+                if own and plain and every_row:
+                    found.append(self._rows[self.connectivity.private[v]][v])
+                    continue
                 block = shared[blocks.of[v]] if blocks.shape else shared
                 weights, kept = self._weights(v, private if own else block, active)
                 if method.needs == "rows" and not own:
@@ -138,7 +145,10 @@ class Gradients:
                     found.append(rows.blend(weights, None if every_row else kept))
             return found
 
-        found = ops.cond(ops.all(active), lambda: directions(True), lambda: directions(False))
+        if engine().FUSES:
+            found = directions(False)
+        else:
+            found = ops.cond(ops.all(active), lambda: directions(True), lambda: directions(False))
         directions_by_variable = dict(zip(self._by_variable, found, strict=True))
         return [directions_by_variable.get(v) for v in range(len(self.connectivity.paths))]
 

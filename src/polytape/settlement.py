@@ -84,7 +84,7 @@ class Settlement:
             body = self._body(gramian is not None, reach)
             # A scalarization is a handful of operations: not worth a kernel of its own.
             self._compiled[key] = body if self.linear else engine().island(body)
-        tensors = [losses, active, step, self.seed(step).value]
+        tensors = [losses, active, step]
         tensors += [] if gramian is None else [gramian]
         state = self.state.read()
         shared, private, leaves = self._compiled[key](tensors, keras.tree.flatten(state))
@@ -108,11 +108,14 @@ class Settlement:
         shared, private, state = self.weigh(
             losses, gramian, active, step, blocks.reach(connectivity)
         )
+        own: Tensor | None = private
         if self.private == "weighted" and not blocks.shape:
-            private = shared
+            own = shared
+        elif self.scalarization is None:
+            own = None
         method = self.combination or self.method
         directions = gradients.combined(
-            shared, private, active, blocks, method, self.seed(step).shifted(2)
+            shared, own, active, blocks, method, self.seed(step).shifted(2)
         )
         return directions, shared, active, state
 
@@ -120,14 +123,14 @@ class Settlement:
         template = self.state.read()
 
         def body(tensors: list[Tensor], leaves: list[Tensor]) -> Any:
-            losses, active, step, seed = tensors[:4]
+            losses, active, step = tensors[:3]
             evidence = Evidence(
                 losses=losses,
-                gramian=tensors[4] if with_gramian else None,
+                gramian=tensors[3] if with_gramian else None,
                 active=active,
                 names=self.names,
                 step=step,
-                seed=Seed(seed),
+                seed=self.seed(step),
                 reach=reach,
             )
             state = keras.tree.pack_sequence_as(template, list(leaves))
@@ -160,10 +163,13 @@ def check_private(private: str) -> str:
 
 def draw(seed: int, step: Tensor) -> Seed:
     """The seed of a step under a base seed."""
-    # PyTorch's generator reads the first number only, so step and seed both go into it.
-    dtype = seed_dtype()
-    first = ops.cast(step, dtype) * 40503 + (seed * 7368787) % 2**30
-    return Seed(ops.stack([first, ops.cast(step, dtype)]))
+
+    def value() -> Tensor:
+        # PyTorch's generator reads the first number only, so step and seed both go into it.
+        count = ops.cast(step, seed_dtype())
+        return ops.stack([count * 40503 + (seed * 7368787) % 2**30, count])
+
+    return Seed(value)
 
 
 @functools.cache

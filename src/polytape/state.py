@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from polytape.contract import State
+from polytape.engines import engine
 
 
 class StateVariables:
@@ -42,8 +43,8 @@ class StateVariables:
 
     def write(self, state: State, accept: Any) -> None:
         """Take over a new state where `accept` () bool is true."""
-        for variable, value in zip(self.variables, keras.tree.flatten(state), strict=True):
-            variable.assign(ops.where(accept, ops.cast(value, variable.dtype), variable.value))
+        if self.variables:
+            engine().assign(self.variables, keras.tree.flatten(state), accept)
 
 
 def _constant(leaf: Any) -> Callable[..., Any]:

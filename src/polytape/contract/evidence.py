@@ -1,6 +1,7 @@
 """What one training step knows about its objectives."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -76,16 +77,21 @@ class Evidence:
 class Seed(keras.random.SeedGenerator):
     """One drawn seed in a form that `keras.random` accepts: `keras.random.normal(..., seed=seed)`.
 
-    Holds a (2,) integer tensor and, unlike its parent, no variable: the same seed draws the same
-    numbers each time it is used, so whoever draws twice shifts it.
+    Holds a (2,) integer tensor, or a function that works one out if it is needed, and, unlike its
+    parent, no variable: the same seed draws the same numbers each time it is used, so whoever draws
+    twice shifts it.
     """
 
-    def __init__(self, value: Tensor) -> None:
-        self.value = value
+    def __init__(self, value: Tensor | Callable[[], Tensor]) -> None:
+        self._value = value
 
     def next(self, ordered: bool = True) -> Tensor:
         del ordered
-        return self.value
+        return self._value() if callable(self._value) else self._value
 
     def shifted(self, salt: int) -> "Seed":
-        return Seed(self.value + ops.cast(salt * 7919, self.value.dtype))
+        def value() -> Tensor:
+            start = self.next()
+            return start + ops.cast(salt * 7919, start.dtype)
+
+        return Seed(value)

@@ -1,6 +1,7 @@
 """Rules beside the fields of a method: what a hyper-parameter may be, and the words for it."""
 
 import dataclasses
+import functools
 import typing
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -94,6 +95,7 @@ Rule = Range | OneOf | Preference
 Scale = Annotated[str, OneOf(("sum", "mean", "paper"))]
 
 
+@functools.cache
 def rules_of(cls: type) -> dict[str, Rule]:
     """The rules of a class's fields, by field name."""
     hints = typing.get_type_hints(cls, include_extras=True)

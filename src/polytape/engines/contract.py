@@ -64,6 +64,8 @@ class Rows(Protocol):
 class Engine(Protocol):
     """The functions of `engines/tensorflow.py`, `engines/jax.py` and `engines/torch.py`."""
 
+    FUSES: bool  # whether choosing between two values within an elementwise pass costs nothing
+
     def record(self, forward: Forward, variables: Callable[[], Sequence[Variable]]) -> Recording:
         """Run `forward` once, so that its scalars can be differentiated by the `variables`.
 
@@ -90,6 +92,12 @@ class Engine(Protocol):
 
     def island(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A function of tensors made fast to call from inside a step (compiled, if that helps)."""
+        ...
+
+    def assign(
+        self, variables: Sequence[Variable], values: Sequence[Tensor], accept: Tensor
+    ) -> None:
+        """New values for variables where `accept` () bool is true, and no change elsewhere."""
         ...
 
     def apply(

@@ -12,6 +12,8 @@ import numpy as np
 from polytape.engines.contract import Forward, Tensor, Variable
 from polytape.engines.jaxpr import dependencies
 
+FUSES = True
+
 
 class _Scope(keras.StatelessScope):
     """A stateless scope that sees the enclosing one and remembers which variables were assigned."""
@@ -137,9 +139,10 @@ def zeros_like(gradient: Tensor) -> Tensor:
 
 
 def finite(gradients: Sequence[Tensor]) -> Tensor:
-    # As products with ones, which run on all cores; a sum is finite only if every term is.
-    sums = [jnp.sum(_as_matrix(gradient) @ jnp.ones(gradient.shape[-1:])) for gradient in gradients]
-    return jnp.all(jnp.isfinite(jnp.stack(sums)))
+    # A sum is finite only if every term is. Long gradients are added up along their last axis by a
+    # product with ones, which runs on all cores, and what is left of all of them in one pass.
+    sums = [_as_matrix(g) @ jnp.ones(g.shape[-1:]) if g.size > 4096 else g for g in gradients]
+    return jnp.isfinite(jnp.sum(jnp.concatenate([s.astype("float32").ravel() for s in sums])))
 
 
 def _as_matrix(gradient: Tensor) -> Tensor:
@@ -148,6 +151,12 @@ def _as_matrix(gradient: Tensor) -> Tensor:
 
 def island(function: Callable[..., Any]) -> Callable[..., Any]:
     return jax.jit(function)
+
+
+def assign(variables: Sequence[Variable], values: Sequence[Tensor], accept: Tensor) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        kept = variable.value
+        variable.assign(jnp.where(accept, value.astype(kept.dtype), kept))
 
 
 def apply(
@@ -160,9 +169,8 @@ def apply(
         optimizer.build(variables)
     before = [v.value for v in variables], [v.value for v in optimizer.variables]
     after = optimizer.stateless_apply(before[1], list(gradients), before[0])
-    for group, old, new in zip((variables, optimizer.variables), before, after, strict=True):
-        for variable, kept, value in zip(group, old, new, strict=True):
-            variable.assign(jnp.where(accept, value, kept))
+    for group, values in zip((variables, optimizer.variables), after, strict=True):
+        assign(group, values, accept)
 
 
 def prepare(model: Any) -> None:

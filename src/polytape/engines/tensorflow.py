@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from polytape.engines.contract import Forward, Tensor, Variable
 
+FUSES = False
+
 
 class _Recording:
     def __init__(self, forward: Forward, variables: Callable[[], Sequence[Variable]]) -> None:
@@ -124,6 +126,12 @@ def finite(gradients: Sequence[Tensor]) -> Tensor:
 def island(function: Callable[..., Any]) -> Callable[..., Any]:
     # The T x T algebra is a few hundred tiny operations: one XLA kernel instead.
     return tf.function(function, jit_compile=True, autograph=False)
+
+
+def assign(variables: Sequence[Variable], values: Sequence[Tensor], accept: Tensor) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        kept = variable.value
+        variable.assign(tf.where(accept, tf.cast(value, kept.dtype), kept))
 
 
 def apply(

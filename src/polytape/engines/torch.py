@@ -10,6 +10,8 @@ import torch._functorch.config as functorch
 
 from polytape.engines.contract import Forward, Tensor, Variable
 
+FUSES = False
+
 
 class _Recording:
     def __init__(self, forward: Forward, variables: Callable[[], Sequence[Variable]]) -> None:
@@ -86,6 +88,12 @@ def finite(gradients: Sequence[Tensor]) -> Tensor:
 
 def island(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.no_grad()(function)
+
+
+def assign(variables: Sequence[Variable], values: Sequence[Tensor], accept: Tensor) -> None:
+    if bool(accept):
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
 
 
 def apply(

@@ -11,7 +11,7 @@ _PIVOT = 1e-7
 
 # Largest system that a compiled loop solves faster than the library routine (measured on CPU).
 # Eager backends pay for every operation and always call the library.
-_LOOP_UP_TO = {"jax": 16, "tensorflow": 64}
+_LOOP_UP_TO = {"jax": 8, "tensorflow": 64}
 
 
 def ridge(size: int) -> float:

@@ -1,6 +1,7 @@
 """One training step, the same on every backend: record, settle, apply."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import keras
@@ -13,6 +14,7 @@ from polytape.jacobian import Gradients, path_of
 from polytape.methods.sum import Sum
 from polytape.settlement import Settlement
 
+_SUM = Sum()
 Outcome = tuple[list[Tensor | None], Tensor, State]  # directions, active (T,), next state
 
 
@@ -75,22 +77,23 @@ class Pass:
 
     def finite_losses(self) -> Tensor:
         """(T,) bool."""
-        return ops.isfinite(self._loss_vector())
+        return ops.isfinite(self._loss_vector)
 
+    @cached_property
     def _loss_vector(self) -> Tensor:
-        return ops.stack([ops.cast(loss, "float32") for loss in self.losses])
+        return ops.cast(ops.stack(self.losses), "float32")
 
     def _objectives(self) -> range:
         return range(len(self.losses))
 
     def _cotangents(self, weights: Tensor) -> dict[int, Tensor]:
-        found = {t: weights[t] * self.scale for t in self._objectives()}
+        found = dict(enumerate(ops.unstack(weights * self.scale)))
         return found if self.extra is None else {**found, self.extra: self.scale}
 
     def _linear(self) -> Outcome:
         """One backward pass in all; if asked to, one per objective where it is not finite."""
         self._check_once()
-        losses = self._loss_vector()
+        losses = self._loss_vector
         active = ops.isfinite(losses)
 
         def weigh() -> tuple[dict[int, Tensor], State]:
@@ -98,13 +101,12 @@ class Pass:
             weights, _, state = self.settlement.weigh(safe, None, active, self.step)
             return self._cotangents(weights), state
 
-        plain = self.settlement.method == Sum()  # Keras's own total, so that it is Keras's gradient
+        plain = self.settlement.method == _SUM  # Keras's own total, so that it is Keras's gradient
         cotangents, state = ({self.total: self.scale}, None) if plain else weigh()
         directions = self.recording.pull(cotangents, self.everything)
         reached = [gradient for gradient in directions if gradient is not None]
-        fine = ops.all(active)
-        if not self.rescales:  # else an overflow is the optimizer's to skip, as in plain Keras
-            fine = ops.logical_and(fine, engine().finite(reached))
+        # Under loss scaling an overflow is the optimizer's to skip, as in plain Keras.
+        fine = engine().finite([losses] if self.rescales else [losses, *reached])
 
         def isolated() -> Outcome:
             terms, kept = weigh() if plain else (cotangents, state)
@@ -114,8 +116,8 @@ class Pass:
         if self.isolate:
             return _either(fine, lambda: (directions, active, unchanged), isolated)
         self.fine = fine
-        blamed = ops.logical_or(fine, ops.logical_not(ops.all(active)))
-        return directions, ops.logical_and(active, blamed), unchanged
+        blamed = fine | ~ops.all(active)
+        return directions, active & blamed, unchanged
 
     def _check_once(self) -> None:
         """Refuse an objective without a path; the other ways meet the question at every step."""
@@ -153,7 +155,7 @@ class Pass:
 
     def _periodic(self) -> Outcome:
         """All gradients now and then; in between the last weights and one backward pass."""
-        losses = self._loss_vector()
+        losses = self._loss_vector
         active = ops.isfinite(losses)
         due = ops.equal(ops.mod(ops.cast(self.step, "int32"), self.settlement.period), 0)
         again = ops.logical_and(ops.logical_not(due), ops.all(active))
@@ -222,16 +224,14 @@ def train_step(model: Any, data: Any) -> dict[str, Tensor]:
     isolate = plan.on_nonfinite == "isolate"
     step = Pass(recording, settlement, variables, count, scale, plan.rescales, isolate)
     directions, active, state = step.run()
-    accept = ops.logical_and(plan.accepts(active), step.fine)
-    left_out = ops.logical_not(active)
+    accept, left_out = plan.accepts(active) & step.fine, ~active
     if plan.rescales:
         # A gradient that overflows where its loss does not is the loss scale's doing: hand the
         # overflow on, and the optimizer skips the step and lowers its scale.
-        overflow = ops.logical_and(step.finite_losses(), left_out)
-        left_out = ops.logical_not(step.finite_losses())
-        accept = ops.logical_and(accept, ops.logical_not(ops.any(overflow)))
+        overflow = step.finite_losses() & left_out
+        left_out = ~step.finite_losses()
         reached = [gradient for gradient in directions if gradient is not None]
-        accept = ops.logical_and(accept, engine().finite(reached))
+        accept = accept & ~ops.any(overflow) & engine().finite(reached)
         directions = _poisoned_unless(accept, directions)
     settlement.state.write(state, accept)
     plan.dropped.update_state(left_out)
