@@ -37,7 +37,7 @@ def textbook(gradients):
 @pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
 def test_every_entry_follows_the_textbook_over_the_steps_in_which_it_is_active(scale):
     rng = np.random.default_rng(0)
-    gradients = rng.normal(size=(40, 2, 3)) + [1.0, 0.0, -3.0]
+    gradients = rng.normal(size=(40, 2, 3)) + np.array([1.0, 0.0, -3.0])
     active = rng.uniform(size=gradients.shape) < 0.7
     steps, (_, _, seen) = run(gradients * scale, active)
     assert (steps[~active] == 0).all()

@@ -27,6 +27,23 @@ def no_moments(shape: tuple[int, ...]) -> Moments:
     return Moments(*(np.zeros(shape, "float32") for _ in range(3)))
 
 
+class Trained(NamedTuple):
+    """Numbers (..., T) that a method trains by Adam, and their moments."""
+
+    value: Tensor
+    moments: Moments
+
+    def descended(self, gradient: Tensor, rate: float, active: Tensor) -> "Trained":
+        """After one step of Adam down the gradient (..., T) of a function of them."""
+        step, moments = adam(self.moments, gradient, rate, active)
+        return Trained(self.value + step, moments)
+
+
+def untrained(shape: tuple[int, ...]) -> Trained:
+    """Zeros that have never been trained, as NumPy arrays."""
+    return Trained(np.zeros(shape, "float32"), no_moments(shape))
+
+
 def adam(
     moments: Moments,
     gradient: Tensor,
