@@ -11,7 +11,7 @@ from stepping import Adam, run
 
 
 def by_loop(losses: Array, norms: Array, active: Array, alpha: float, rate: float) -> Array:
-    """Equation 2 and Algorithm 1 of the paper, with the logarithms of the weights trained."""
+    """Equation 2 and Algorithm 1 of the paper, each step multiplied onto the weights."""
     count = losses.shape[1]
     logs, adam, found = np.zeros(count), Adam(count, rate), []
     start = [losses[np.argmax(active[:, t]), t] for t in range(count)]
@@ -22,7 +22,7 @@ def by_loop(losses: Array, norms: Array, active: Array, alpha: float, rate: floa
         size = weights * norm
         ratio = loss / start
         target = size[mask].mean() * (ratio / ratio[mask].mean()) ** alpha
-        logs = logs + adam.step(np.sign(size - target) * size, mask)
+        logs = logs + adam.step(np.sign(size - target) * norm, mask)
     return np.array(found)
 
 

@@ -19,7 +19,7 @@ def test_follows_a_plain_loop_with_labels_missing() -> None:
         wanted.append(weights)
         ratio = loss / start
         target = (weights * loss)[mask].mean() * (ratio / ratio[mask].mean()) ** 0.7
-        logs = logs + adam.step(np.sign(weights * loss - target) * weights * loss, mask)
+        logs = logs + adam.step(np.sign(weights * loss - target) * loss, mask)
     found = run(ResNorm(alpha=0.7, rate=0.1), losses, active)
     np.testing.assert_allclose(found, wanted, rtol=1e-3)
 

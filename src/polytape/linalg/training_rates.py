@@ -21,43 +21,45 @@ class Balance(NamedTuple):
     start: Tensor
     seen: Tensor
 
-    def weights(self, evidence: Evidence) -> Tensor:
-        """The weights, adding up to the number of active objectives."""
-        return evidence.count * softmax(self.logs.value, evidence.active)
-
 
 def unbalanced(shape: tuple[int, ...]) -> Balance:
     """Equal weights and no losses yet, as NumPy arrays."""
     return Balance(untrained(shape), np.zeros(shape, "float32"), np.zeros(shape, "bool"))
 
 
-def balanced(
-    balance: Balance, evidence: Evidence, pull: Tensor, alpha: float, rate: float
-) -> Balance:
-    """One step of Adam that lowers sum |pull - mean(pull) * r^alpha|, the second term held fixed.
+def balance(
+    state: Balance, evidence: Evidence, size: Tensor, alpha: float, rate: float
+) -> tuple[Tensor, Balance]:
+    """The weights w (..., T), which add up to the number of active objectives, and the next state.
 
-    pull   (..., T)  weighted size of each objective, in proportion to its weight; objectives whose
-                     pull is zero take no part
-    r      (..., T)  inverse training rate, L_t over its first value, relative to the mean of those.
-                     A loss that is not positive at the start counts as unchanged, one that becomes
-                     negative as zero
+    size   (..., T)  what is to be balanced; objectives of size zero take no part
+    alpha  how strongly objectives that are behind are favoured
+    rate   of the step of Adam that lowers sum |p_t - mean(p) r_t^alpha|, p = w * size, the second
+           term held fixed. r is the inverse training rate: a loss over its first value, relative to
+           the mean of these. One that was not positive at first counts as unchanged, one that has
+           become negative as zero
+
+    Source: Chen et al. 2018 (GradNorm), eq. 2. The step is multiplied onto the weights, not added:
+    log w moves by the step of Adam for the derivative with respect to w.
     """
-    start = ops.where(balance.seen, balance.start, evidence.losses)
-    seen = ops.logical_or(balance.seen, evidence.active)
-    alive = ops.logical_and(evidence.active, pull > 0)
+    weights = evidence.count * softmax(state.logs.value, evidence.active)
+    alive = ops.logical_and(evidence.active, size > 0)
+    start = ops.where(state.seen, state.start, evidence.losses)
     known = ops.logical_and(alive, start > 0)
     left = ops.maximum(evidence.losses, 0.0) / ops.where(known, start, 1.0)
     left = ops.where(known, ops.minimum(left, 1e30), 1.0)
     average = _mean(left, alive)
     relative = left / ops.where(average > 0, average, 1.0)
+    pull = weights * size
     excess = pull - _mean(pull, alive) * relative**alpha
     # At the target the sign is that of rounding, and Adam would take it for a full step.
     settled = ops.abs(excess) <= 1e-6 * pull
-    gradient = ops.where(settled, 0.0, pull * ops.sign(excess))
-    logs = balance.logs.descended(gradient, rate, alive)
+    gradient = ops.where(settled, 0.0, size * ops.sign(excess))
+    logs = state.logs.descended(gradient, rate, alive)
     # Only differences count; this keeps them exact over long runs.
     centred = logs.value - ops.max(logs.value, axis=-1, keepdims=True)
-    return Balance(logs._replace(value=centred), start, seen)
+    seen = ops.logical_or(state.seen, evidence.active)
+    return weights, Balance(logs._replace(value=centred), start, seen)
 
 
 def _mean(values: Tensor, taken: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ class COSMOS(Method):
     """Descent on r^T L - penalty * cos(r, L), with r a preference.
 
     Ruchte & Grabocka, "Scalable Pareto Front Approximation for Deep Multi-Objective Learning", ICDM
-    2021. With u and v the unit vectors of r and L, the gradient of the function is
-    w = r - (penalty / |L|) (u - cos(r, L) v). One backward pass in all.
+    2021. With u and v the unit vectors of r and L, the gradient of the function is w = r - (penalty
+    / |L|) (u - cos(r, L) v). One backward pass in all.
 
     penalty     of the angle between the vector of losses and the preference, in units of a loss;
                 the paper tunes it between 0.01 and 8 and has no default, 1 is ours

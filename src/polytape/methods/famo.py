@@ -16,11 +16,11 @@ from polytape.linalg.simplex import softmax
 class FAMO(Method):
     """Fast adaptive multitask optimization: the log losses are made to fall equally fast.
 
-    Liu et al., "FAMO: Fast Adaptive Multitask Optimization", NeurIPS 2023, Algorithm 1. With
-    D_t = L_t - b_t and z = softmax(s): w_t = c z_t / D_t, c = 1 / sum_t (z_t / D_t). After the
-    update the losses of the same batch are looked at again; with delta_t = log D_t before - log D_t
-    after, s takes a step of Adam down the gradient z * (delta - z^T delta) + decay * s, so that
-    what fell less weighs more. One backward pass, and a second forward pass.
+    Liu et al., "FAMO: Fast Adaptive Multitask Optimization", NeurIPS 2023, Algorithm 1. With D_t =
+    L_t - b_t and z = softmax(s): w_t = c z_t / D_t, c = 1 / sum_t (z_t / D_t). After the update the
+    losses of the same batch are looked at again; with delta_t = log D_t before - log D_t after, s
+    takes a step of Adam down the gradient z * (delta - z^T delta) + decay * s, so that what fell
+    less weighs more. One backward pass, and a second forward pass.
 
     rate   of that Adam; the paper's 0.025. s starts at zero
     decay  of s towards equal z; 1e-3 as in the paper's Algorithm, published scripts set 1e-5 to

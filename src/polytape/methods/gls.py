@@ -14,19 +14,19 @@ class GLS(Method):
     """Geometric loss strategy: descent on the geometric mean of the losses.
 
     Chennupati et al., "MultiNet++: Multi-Stream Feature Aggregation and Geometric Loss Strategy for
-    Multi-Task Learning", CVPR Workshops 2019: the root (L_1 ... L_T)^(1/T), whose gradient
-    has the weights w_t = (L_1 ... L_T)^(1/T) / (T L_t). One backward pass in all. The product is
-    taken as a sum of logarithms, so that it does not leave the range of numbers.
+    Multi-Task Learning", CVPR Workshops 2019: the root (L_1 ... L_T)^(1/T), whose gradient has the
+    weights w_t = (L_1 ... L_T)^(1/T) / (T L_t). One backward pass in all. The product is taken as a
+    sum of logarithms, so that it does not leave the range of numbers.
 
     scale  the paper's weights of equal losses add up to one ("mean"); by default ("sum") they are
            multiplied by the number of active objectives
 
     Weights: never negative. Degree 1 in the loss scale; multiplying a single loss changes the
-    length of the update only. Equal gradients of equal losses: their sum. Opposed gradients: the
-    one of the smaller loss wins. T = 1: one. A zero row takes part with its loss. Losses must be
-    positive to have a geometric mean, and published code overflows or raises: here a negative one
-    counts by its size, and goes on falling; one of exactly zero weighs zero and is left out of the
-    mean of the others, which would otherwise all stop.
+    length of the update only. Equal gradients of equal losses: their sum. Opposed gradients of
+    equal length: the one of the smaller loss wins. T = 1: one. A zero row takes part with its loss.
+    Losses must be positive to have a geometric mean, and published code overflows or raises: here a
+    negative one counts by its size, and goes on falling; one of exactly zero weighs zero and is
+    left out of the mean of the others, which would otherwise all stop.
 
     >>> import polytape as pt
     >>> weights, _ = pt.weigh(pt.GLS(), losses=[1.0, 4.0])

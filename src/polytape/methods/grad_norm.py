@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from polytape.contract import Evidence, Method, Range, Scale, State, Tensor
-from polytape.linalg.training_rates import Balance, balanced, unbalanced
+from polytape.linalg.training_rates import Balance, balance, unbalanced
 
 
 @dataclass(frozen=True)
@@ -14,11 +14,11 @@ class GradNorm(Method):
     Chen et al., "GradNorm: Gradient Normalization for Adaptive Loss Balancing in Deep Multitask
     Networks", ICML 2018, eq. 2 and Algorithm 1. With G_t = w_t |g_t|, their mean G, and the inverse
     training rate r_t = (L_t / L_t(0)) / mean(L / L(0)), the weights are trained to lower
-    sum_t |G_t - G r_t^alpha|, the second term held fixed, and add up to the number m of active
+    sum_t |G_t - G r_t^alpha|, the second term held fixed, and add up to the number of active
     objectives after each step. T backward passes.
 
     alpha  how strongly an objective that falls slowly is favoured; 0 makes all norms equal. The
-           paper tunes it between 0.12 and 1.5; 1.5, for its larger networks, is our default
+           paper tunes it between 0.12 and 1.5; 1.5, as in published code, is our default
     rate   of the Adam that trains the weights, one step in each step of training; the paper's 0.025
     scale  "sum" is the paper's
 
@@ -26,9 +26,10 @@ class GradNorm(Method):
     `PerNetwork`); the paper takes the last shared layer. L(0) is the loss when an objective is
     first active. In the paper w also weighs private variables: `private="weighted"`.
 
-    Departs from the paper in what is trained, log w in place of w: a step multiplies a weight, so
-    it stays positive and a small one is as exact as a large one. Some published codes turn the
-    exponent around, differentiate the target too, or take the loss of the last step for L(0).
+    Departs from the paper in how a step is applied: it is multiplied onto the weights (log w moves
+    by what Adam answers to the paper's gradient), not added, so they stay positive and a small one
+    is as exact as a large one. Some published codes turn the exponent around, differentiate the
+    target too, or take the loss of the last step for L(0).
 
     Weights: positive; one each at the start. They do not change when all losses are multiplied by a
     number: degree 1. Equal gradients of losses that fall at one rate: their sum. Opposed gradients:
@@ -57,6 +58,4 @@ class GradNorm(Method):
         return unbalanced((*blocks, len(names)))
 
     def weigh(self, evidence: Evidence, state: Balance) -> tuple[Tensor, State]:
-        weights = state.weights(evidence)
-        pull = weights * evidence.norms
-        return weights, balanced(state, evidence, pull, self.alpha, self.rate)
+        return balance(state, evidence, evidence.norms, self.alpha, self.rate)

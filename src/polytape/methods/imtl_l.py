@@ -15,9 +15,9 @@ LIMIT = 40.0  # of the logarithm of a weight, so that float32 holds it times a l
 class IMTLL(Method):
     """Impartial multi-task learning by the losses: a trained weight brings each of them to one.
 
-    Liu et al., "Towards Impartial Multi-Task Learning", ICLR 2021, section 3.2: the function
-    sum_t (exp(s_t) L_t - s_t) is lowered over the network and over s, so w_t = exp(s_t), and for
-    steady losses w_t L_t tends to one. One backward pass in all. The paper puts it before IMTL-G:
+    Liu et al., "Towards Impartial Multi-Task Learning", ICLR 2021, section 3.2: the function sum_t
+    (exp(s_t) L_t - s_t) is lowered over the network and over s, so w_t = exp(s_t), and for steady
+    losses w_t L_t tends to one. One backward pass in all. The paper puts it before IMTL-G:
     `Chain(IMTLL(), IMTLG())` is its IMTL.
 
     rate  of the Adam that trains s, one step in each step of training; s starts at zero. The paper

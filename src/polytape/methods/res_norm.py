@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 from keras import ops
 
 from polytape.contract import Evidence, Method, Need, Range, Scale, State, Tensor
-from polytape.linalg.training_rates import Balance, balanced, unbalanced
+from polytape.linalg.training_rates import Balance, balance, unbalanced
 
 
 @dataclass(frozen=True)
@@ -14,17 +14,18 @@ class ResNorm(Method):
     """Residual normalization: weighted losses are trained to be of similar size.
 
     A scheme of NVIDIA PhysicsNeMo Sym, after `GradNorm`. With R_t = w_t L_t, their mean R, and the
-    inverse training rate r_t = (L_t / L_t(0)) / mean(L / L(0)), log w is trained to lower
-    sum_t |R_t - R r_t^alpha|, the second term held fixed, and the weights add up to the number of
-    active objectives after each step. One backward pass in all.
+    inverse training rate r_t = (L_t / L_t(0)) / mean(L / L(0)), the weights are trained to lower
+    sum_t |R_t - R r_t^alpha|, the second term held fixed, and add up to the number of active
+    objectives after each step. One backward pass in all.
 
     alpha  how strongly an objective that falls slowly is favoured; the published 1
     rate   of the Adam that trains the weights, one step in each step of training. In published code
            the optimizer of the network trains them; 1e-3, that of Keras's Adam, is our default
     scale  "sum" is the published one
 
-    Departs from published code in the mean, which is that of unweighted losses there. Weights that
-    add up to a given number cannot reach that target as a rule, and then never come to rest.
+    Departs from published code in the mean R, which is that of unweighted losses there: weights
+    that add up to a given number cannot reach that target as a rule, and never come to rest. As in
+    `GradNorm`, a step is multiplied onto the weights.
 
     Weights: positive; one each at the start. They do not change when all losses are multiplied by a
     number: degree 1. Equal gradients of equal losses: their sum. Opposed gradients of equal length:
@@ -54,6 +55,4 @@ class ResNorm(Method):
         return unbalanced((*blocks, len(names)))
 
     def weigh(self, evidence: Evidence, state: Balance) -> tuple[Tensor, State]:
-        weights = state.weights(evidence)
-        pull = weights * ops.abs(evidence.losses)
-        return weights, balanced(state, evidence, pull, self.alpha, self.rate)
+        return balance(state, evidence, ops.abs(evidence.losses), self.alpha, self.rate)

@@ -36,8 +36,8 @@ class STCH(Method):
     """Smooth Tchebycheff scalarization: descent on a soft maximum of the losses.
 
     Lin et al., "Smooth Tchebycheff Scalarization for Multi-Objective Optimization", ICML 2024,
-    section 3: the function mu log sum_t exp(a_t (L_t - z_t) / mu), hence
-    w = a * softmax(a (L - z) / mu). One backward pass in all.
+    section 3: the function mu log sum_t exp(a_t (L_t - z_t) / mu), hence w = a * softmax(a (L - z)
+    / mu). One backward pass in all.
 
     temperature  mu; towards zero the worst loss takes all (`Tchebycheff`), towards infinity the
                  weights become those of the preference. Plain, it has the unit of a loss; the paper
