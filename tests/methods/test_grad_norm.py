@@ -48,8 +48,9 @@ def test_norms_end_in_proportion_to_a_power_of_the_inverse_training_rate(alpha: 
 
 
 def test_equal_objectives_a_zero_row_and_losses_without_a_ratio_stay_put() -> None:
-    losses = np.tile([0.0, -1.0, 2.0, 5.0], (20, 1))
-    found = run(GradNorm(), losses, norms=np.array([3.0, 3.0, 3.0, 0.0]))
+    losses = np.tile([0.0, -1.0, 2.0, 3.0, 0.1, 0.7, 5.0], (20, 1))
+    lengths = np.random.default_rng(0).uniform(size=(20, 1))
+    found = run(GradNorm(), losses, norms=lengths * np.array([1, 1, 1, 1, 1, 1, 0]))
     np.testing.assert_allclose(found, 1, rtol=1e-5)
 
 
