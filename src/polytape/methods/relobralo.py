@@ -73,7 +73,8 @@ class ReLoBRaLo(Method):
         active, losses = evidence.active, evidence.losses
         first = ops.where(state.first > 0, state.first, ops.maximum(losses, 0.0))
         total = ops.sum(ops.where(active, state.weights, 0.0), axis=-1, keepdims=True)
-        history = state.weights * (evidence.count / ops.where(total > 0, total, 1.0))
+        share = state.weights / ops.where(total > 0, total, 1.0)
+        history = ops.where(total > 0, evidence.count * share, 1.0)
         goes_on = keras.random.uniform((1,), seed=evidence.seed) < self.saudade
         past = ops.where(goes_on, history, self._balance(evidence, first))
         present = self._balance(evidence, state.last)
