@@ -63,10 +63,9 @@ class GO4Align(Method):
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
         losses = evidence.losses
         positive = ops.logical_and(evidence.active, losses > 0)
-        # Only differences count; those below -1e30 stand for a probability of zero in any case.
-        logits = state["logits"] - self.rate * ops.clip(losses, -1e30, 1e30)
-        logits = logits - ops.max(logits, axis=-1, keepdims=True)
-        logits = ops.maximum(logits, -1e30)
+        # Only differences count; those beyond 1e4 stand for a probability of zero in any case.
+        logits = state["logits"] - ops.clip(self.rate * losses, -1e4, 1e4)
+        logits = ops.maximum(logits - ops.max(logits, axis=-1, keepdims=True), -1e4)
         largest = ops.max(ops.where(positive, losses, 0.0), axis=-1, keepdims=True)
         share = ops.where(positive, losses / ops.where(largest > 0, largest, 1.0), 0.0)
         balanced = ops.sum(share, axis=-1, keepdims=True) / ops.maximum(share, 1e-30)

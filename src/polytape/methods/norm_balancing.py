@@ -22,8 +22,8 @@ class NormBalancing(Method):
 
     target  "mean" of the norms (default; jaxpi, the authors' code) or their "sum" (the paper; T
             times as long)
-    scale   "sum": with the target "mean", weights of equal gradients are one each. With "sum" the
-            weights are the paper's whatever the scale
+    scale   "sum": with the target "mean", weights of equal gradients are one each; with the target
+            "sum", T each
 
     The paper renews the weights every 1000 steps and averages them over time with decay 0.9:
     `pt.Every(pt.Smoothed(pt.NormBalancing(), decay=0.9), steps=1000)`. It adds a small number to
@@ -43,12 +43,9 @@ class NormBalancing(Method):
     target: Annotated[str, OneOf(("mean", "sum"))] = "mean"
     scale: Scale = "sum"
 
+    natural: ClassVar[str | None] = "sum"
     reference: ClassVar[str] = "Wang, Sankaran, Wang and Perdikaris, arXiv:2308.08468, 2023"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free", "impartial"})
-
-    @property
-    def natural(self) -> str | None:  # type: ignore[override]
-        return "sum" if self.target == "mean" else None
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
         _, norms, alive = cosine_form(evidence.gramian, evidence.active)
