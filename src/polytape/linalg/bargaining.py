@@ -12,17 +12,20 @@ _NEAR = 0.1  # a relative step below this that does not halve the last one is ro
 _FLOOR = 1e-8  # of a typical entry: smaller ones count for nothing in a float32 direction
 
 
-def bargain(gramian: Tensor, active: Tensor, alpha: float = 1.0) -> Tensor:
-    """The a > 0 with G a = a^(-1/alpha), objective by objective.
+def bargain(
+    gramian: Tensor, active: Tensor, alpha: float = 1.0, share: Tensor | None = None
+) -> Tensor:
+    """The a > 0 with G a = (share / a)^(1/alpha), objective by objective.
 
     gramian  (..., T, T)  float32 inner products of gradients
     active   (..., T)     bool
     alpha    float > 0    1 is the Nash bargaining solution, larger values lean towards max-min
+    share    (..., T)     float32, positive where active: the bargaining powers; one each, if None
     returns  (..., T)     float32, positive; zero for inactive objectives and zero rows
 
     Source: Navon et al. 2022, claim 3.1 (alpha = 1), and Ban & Ji 2024, eq. 7. The equations are
-    the stationarity of the convex function a' G a / 2 - sum(a^(1-p)) / (1-p), p = 1 / alpha
-    (- sum log a if p = 1). It is minimised by Newton's method in cosine coordinates, each step
+    the stationarity of the convex function a' G a / 2 - sum(share^p a^(1-p)) / (1-p), p = 1 / alpha
+    (- sum share log a if p = 1). It is minimised by Newton's method in cosine coordinates, each step
     divided by 1 + c max|da / a|, c = max(1, (1+p) / 2), which keeps the point positive and tends
     to the full step. It stops once every problem of the batch moves by less than 0.1 %.
 
@@ -41,6 +44,8 @@ def bargain(gramian: Tensor, active: Tensor, alpha: float = 1.0) -> Tensor:
     longest = ops.max(ops.where(form.alive, form.norms, 0.0), axis=-1, keepdims=True)
     longest = ops.where(longest > 0, longest, ops.ones_like(longest))
     demand = (ops.where(form.alive, form.norms, longest) / longest) ** (power - 1.0)
+    if share is not None:
+        demand = demand * ops.where(form.alive, share, ops.ones_like(share)) ** power
     beta = _newton(with_ridge(form.cosines), demand, power)
     # In units of the longest row the equations are those of `_newton`, times this factor.
     factor = longest ** ((power - 1.0) / (power + 1.0))
@@ -70,12 +75,12 @@ def _newton(matrix: Tensor, demand: Tensor, power: float) -> Tensor:
         beta = ops.maximum(beta * (1 + ratio / (1 + damping * size)), floor)
         return beta, ops.where(stuck, ops.zeros_like(size), size), step + 1
 
-    # The best point with equal entries.
-    total = ops.sum(matrix, axis=(-2, -1))[..., None]
-    least = 1e-6 * matrix.shape[-1]
-    level = ops.sum(demand, axis=-1, keepdims=True) / ops.maximum(total, least)
-    level = level ** (1.0 / (1.0 + power))
-    beta = ops.ones_like(demand) * level
-    floor = _FLOOR * level
+    # What orthogonal gradients would get, at the best common multiple.
+    alone = demand ** (1.0 / (1.0 + power))
+    square = ops.sum(alone * ops.sum(matrix * alone[..., None, :], axis=-1), axis=-1, keepdims=True)
+    size = ops.sum(alone * alone, axis=-1, keepdims=True)
+    level = (size / ops.maximum(square, 1e-6 * size)) ** (1.0 / (1.0 + power))
+    beta = alone * level
+    floor = _FLOOR * ops.max(beta, axis=-1, keepdims=True)
     start = (beta, ops.full_like(level, 1e30), ops.zeros((), dtype="int32"))
     return ops.while_loop(going, advance, start)[0]
