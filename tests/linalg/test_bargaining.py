@@ -59,8 +59,9 @@ def test_two_objectives_in_closed_form():
 def test_bargaining_powers():
     norms, power = np.array([2.0, 0.01, 5.0]), np.array([3.0, 1.0, 0.25])
     active = ops.ones((3,), dtype="bool")
+    gramian = ops.array(np.diag(norms**2).astype("float32"))
     share = ops.array(power.astype("float32"))
-    a = compiled(partial(bargain, alpha=2.0))(ops.array(np.diag(norms**2)), active, share=share)
+    a = compiled(partial(bargain, alpha=2.0))(gramian, active, share=share)
     np.testing.assert_allclose(np.asarray(a), np.cbrt(power / norms**4), rtol=1e-5)
 
 

@@ -11,7 +11,7 @@ _LAST_STEP = 1e-3  # relative; Newton's error after a step is about the square o
 _NEAR = 0.1  # a relative step below this that does not halve the last one is rounding
 _TO_BOUNDARY = 0.99
 _ROUNDING = 3e-7  # gains as near as this to those demanded, relatively, are as good as float32
-_FLOOR = 1e-8  # of a typical entry: smaller ones count for nothing in a float32 direction
+_FLOOR = 1e-8  # of the largest entry: smaller ones count for nothing in a float32 direction
 
 
 def bargain(
@@ -34,8 +34,9 @@ def bargain(
 
     A ridge of 1e-6 (4e-6 for T = 64) on the cosines keeps the weights bounded where some
     a >= 0 has J' a = 0 (a Pareto-stationary point) and the equations have no solution: entries of
-    norm * a then end near 1e3. Those that would be below 1e-8 of a typical one, as happens with
-    alpha of 4 and more, end there. T = 1: a = norm^(-2 alpha / (1 + alpha)).
+    norm * a then end near 1e3. Those that would be below 1e-8 of the largest, as happens with alpha
+    of 4 and more, end there. Gains are as demanded to 1e-5 of their parts for alpha from 1/4 to 2,
+    and up to 4 while norms are within a factor of 100. T = 1: a = norm^(-2 alpha / (1 + alpha)).
 
     >>> from keras import ops
     >>> a = bargain(ops.array([[4.0, 0.0], [0.0, 1.0]]), ops.array([True, True]))

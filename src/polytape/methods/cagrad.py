@@ -20,9 +20,9 @@ class CAGrad(Method):
     c           radius of the ball. 0 is the mean; with c < 1 the mean loss still converges; the
                 larger, the nearer to the direction of MGDA. The paper's experiments use 0.4 and
                 more; 0.5, our default, is LibMTL's
-    rescale     what the update is divided by: 0 nothing, as in the paper; 1 by 1 + c^2, as published
-                code does by default; 2 by 1 + c, after which equal gradients give their mean
-                (default, so that a learning rate keeps its meaning)
+    rescale     what the update is divided by: 0 nothing, as in the paper; 1 the 1 + c^2 of
+                published code; 2 (default) 1 + c, after which equal gradients give their mean, so that a
+                learning rate keeps its meaning
     preference  p, one positive number per objective: g_0 is the mean with these weights; None:
                 equal, as in the paper
     scale       the paper's g_0 is the mean ("mean"); by default ("sum") weights are multiplied by

@@ -16,8 +16,8 @@ class FairGrad(Method):
     G w = w^(-1/alpha), w > 0: the objective that gains least weighs most. T backward passes.
 
     alpha       which fairness: 1 is proportional fairness, the weights of `NashMTL(max_norm=None)`;
-                2 (default, ours; the paper chooses it per data set) minimum potential delay; towards
-                0 the gains count only in sum, towards infinity only the least one counts
+                2 (default, ours; the paper chooses it per data set) minimum potential delay;
+                towards 0 gains count in sum only, towards infinity only the least one counts
     preference  p, one positive number per objective, rescaled to add up to the number of active
                 ones: G w = (p / w)^(1/alpha), the utilities counted p times; None: one each, as
                 in the paper
@@ -34,8 +34,8 @@ class FairGrad(Method):
     Weights: positive. Equal gradients: their direction. T = 1: |g|^(-2 alpha / (1 + alpha)). A zero
     row weighs zero and the others go on without it. Opposed gradients, and any w >= 0 with
     J^T w = 0, leave the equations without a solution: a ridge of 1e-6 on the cosines bounds
-    |g_t| w_t by about 1e3 and these gradients cancel out. For alpha of 4 and more gains differ by
-    so many orders of magnitude that weights below 1e-8 of a typical one are not resolved.
+    |g_t| w_t by about 1e3 and these gradients cancel out. From alpha = 4 on weights may
+    differ by more than float32 spans: |g_t| w_t below 1e-8 of the largest are not resolved.
 
     >>> import polytape as pt
     >>> weights, _ = pt.weigh(pt.FairGrad(), [[4.0, 0.0], [0.0, 1.0]])
