@@ -21,8 +21,8 @@ class CAGrad(Method):
                 larger, the nearer to the direction of MGDA. The paper's experiments use 0.4 and
                 more; 0.5, our default, is LibMTL's
     rescale     what the update is divided by: 0 nothing, as in the paper; 1 the 1 + c^2 of
-                published code; 2 (default) 1 + c, after which equal gradients give their mean, so that a
-                learning rate keeps its meaning
+                published code; 2 (default) 1 + c, after which equal gradients give their mean,
+                so that a learning rate keeps its meaning
     preference  p, one positive number per objective: g_0 is the mean with these weights; None:
                 equal, as in the paper
     scale       the paper's g_0 is the mean ("mean"); by default ("sum") weights are multiplied by
