@@ -1,7 +1,5 @@
 """The best update for the worst objective, against its conditions and a cone programme."""
 
-from functools import partial
-
 import cvxpy
 import numpy as np
 import pytest
@@ -12,14 +10,14 @@ from compiled import compiled
 from polytape.linalg.max_min import max_min_correction
 from polytape.linalg.solve import ridge
 
-SOLVE = {reach: compiled(partial(max_min_correction, reach=reach)) for reach in (0.4, 0.9, 3.0)}
+SOLVE = compiled(max_min_correction)
 
 
 def solve(batch, reach):
     """Corrections (N, T), and the centre: the mean."""
     active = ops.ones(batch.shape[:-1], dtype="bool")
     centre = np.full(batch.shape[:-1], 1 / batch.shape[-1], "float32")
-    found = SOLVE[reach](ops.array(batch), active, ops.array(centre))
+    found = SOLVE(ops.array(batch), active, ops.array(centre), ops.array(reach, "float32"))
     return np.asarray(found, "float64"), centre
 
 
@@ -70,12 +68,12 @@ def test_no_worse_than_a_cone_programme(reach):
 def test_inactive_objectives_do_not_take_part():
     gramian = ops.array([[1.0, -1.0, 7.0], [-1.0, 4.0, 1.0], [7.0, 1.0, 90.0]])
     centre = ops.array([0.5, 0.5, 0.0])
-    found = SOLVE[0.4](gramian, ops.array([True, True, False]), centre)
-    alone = SOLVE[0.4](gramian[:2, :2], ops.array([True, True]), centre[:2])
+    found = SOLVE(gramian, ops.array([True, True, False]), centre, ops.array(0.4))
+    alone = max_min_correction(gramian[:2, :2], ops.array([True, True]), centre[:2], 0.4)
     np.testing.assert_allclose(np.asarray(found), [*np.asarray(alone), 0], rtol=1e-5)
 
 
 def test_a_centre_of_nothing_needs_no_correction():
     opposed = ops.array([[1.0, -1.0], [-1.0, 1.0]])
-    found = SOLVE[0.4](opposed, ops.array([True, True]), ops.array([0.5, 0.5]))
+    found = max_min_correction(opposed, ops.array([True, True]), ops.array([0.5, 0.5]), 0.4)
     np.testing.assert_array_equal(np.asarray(found), 0)

@@ -1,5 +1,7 @@
 """CAGrad against a search on the segment, its definition, TorchJD, and the claims it makes."""
 
+from functools import cache
+
 import keras
 import numpy as np
 import pytest
@@ -10,8 +12,13 @@ from polytape.methods.cagrad import CAGrad
 from polytape.trials import Array, Trial
 
 
+@cache
+def trial(**settings: object) -> Trial:
+    return Trial(CAGrad(**settings), compiled)
+
+
 def update(rows: Array, **settings: object) -> Array:
-    return Trial(CAGrad(**settings), compiled).update(rows, np.ones(len(rows))).direction
+    return trial(**settings).update(rows, np.ones(len(rows))).direction
 
 
 def by_search(rows: Array, c: float) -> Array:
@@ -28,14 +35,13 @@ def by_search(rows: Array, c: float) -> Array:
     return mean + radius * mix / np.linalg.norm(mix)
 
 
-@pytest.mark.parametrize("c", [0.0, 0.4, 0.9, 2.0])
+@pytest.mark.parametrize("c", [0.4, 2.0])
 def test_two_objectives_match_a_search_on_the_segment(c: float) -> None:
     rng = np.random.default_rng(0)
-    trial = Trial(CAGrad(c=c, rescale=0, scale="paper"), compiled)
     for _ in range(10):
         rows = rng.normal(size=(2, 6)) * rng.uniform(0.1, 10, size=(2, 1))
         right = by_search(rows, c)
-        found = trial.update(rows, np.ones(2)).direction
+        found = update(rows, c=c, rescale=0, scale="paper")
         np.testing.assert_allclose(found, right, atol=1e-4 * np.linalg.norm(right))
 
 
@@ -53,12 +59,12 @@ def test_agrees_with_torchjd() -> None:
 
 
 def test_the_least_gain_is_that_of_the_mean_at_least_and_the_distance_that_of_the_ball() -> None:
-    rows = np.random.default_rng(2).normal(size=(6, 8)) * np.logspace(-1, 1, 6)[:, None]
+    rows = np.random.default_rng(2).normal(size=(4, 8)) * np.logspace(-1, 1, 4)[:, None]
     mean = rows.mean(axis=0)
-    found = update(rows, c=0.7, rescale=0, scale="paper")
+    found = update(rows, c=0.4, rescale=0, scale="paper")
     assert (rows @ found).min() > (rows @ mean).min()
     away = np.linalg.norm(found - mean)
-    assert away == pytest.approx(0.7 * np.linalg.norm(mean), rel=1e-4)
+    assert away == pytest.approx(0.4 * np.linalg.norm(mean), rel=1e-4)
 
 
 @pytest.mark.parametrize(("rescale", "divisor"), [(0, 1.0), (1, 1.25), (2, 1.5)])
@@ -88,6 +94,6 @@ def test_where_the_formula_is_zero_by_zero_the_update_helps_as_far_as_it_can() -
 
 def test_a_zero_row_keeps_its_share_and_helps_nobody() -> None:
     rows = np.array([[1.0, 0.2], [-0.5, 2.0], [0.0, 0.0]])
-    found = Trial(CAGrad(), compiled).update(rows, np.ones(3)).weights
-    alone = Trial(CAGrad(), compiled).update(rows[:2], np.ones(2)).weights
+    found = trial().update(rows, np.ones(3)).weights
+    alone = trial().update(rows[:2], np.ones(2)).weights
     np.testing.assert_allclose(found, [*alone, 1 / 1.5], rtol=1e-4)

@@ -19,7 +19,7 @@ def weights(method: FairGrad | NashMTL, rows: Array) -> Array:
 def test_weights_solve_the_equations(alpha: float) -> None:
     rng = np.random.default_rng(0)
     trial = Trial(FairGrad(alpha=alpha), compiled)
-    for columns in (12, 7, 5):
+    for columns in (12, 5):
         rows = rng.normal(size=(5, columns)) * rng.uniform(0.3, 3, size=(5, 1))
         found = trial.update(rows, np.ones(5)).weights.astype("float64")
         gains = rows @ (rows.T @ found)
