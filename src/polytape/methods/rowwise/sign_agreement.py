@@ -18,7 +18,7 @@ class SignAgreement(Method):
     """Agreement mask (AND-mask): coordinates on whose sign the objectives disagree stay still.
 
     Parascandolo, Neitz, Orvieto, Gresele and Schoelkopf, "Learning explanations that are hard to
-    vary", ICLR 2021, eq. 4. A coordinate is kept if |sum_t sign(g_t)| >= threshold * T, and is
+    vary", ICLR 2021. A coordinate is kept if |sum_t sign(g_t)| >= threshold * T, and is
     then the sum of its entries; else it is zero. T backward passes, and the rows themselves, one
     variable at a time.
 
