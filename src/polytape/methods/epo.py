@@ -12,7 +12,7 @@ from polytape.linalg.preference import preferred
 
 _SIGN = 1e-6  # products below this share of their terms are rounding and count as zero
 _EVEN = 1e-5  # weighted losses this near to equal leave nothing to balance: rounding, too
-_SLACK = 1e-4  # room left by the bound on the second programme, so that it has an inside
+_SLACK = 1e-4  # room left by a bound that was lowered, so that the programme has an inside
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,9 @@ class EPO(Method):
         def descended() -> Tensor:
             best = ops.sum(_unit(gain) * unknowns, axis=-1, keepdims=True)
             top = ops.max(ops.where(form.alive, _unit(gain) / _or_one(lean), -3e38), axis=-1)
-            least = ops.minimum(ops.minimum(top[..., None], best), 0.0)
             size = ops.sum(ops.abs(_unit(gain)) * unknowns, axis=-1, keepdims=True)
-            off = ops.max(ops.abs(gain), axis=-1, keepdims=True) == 0
-            limit = ops.where(off, -1.0, least - _SLACK * size)
+            least = ops.minimum(ops.minimum(top[..., None], best - _SLACK * size), 0.0)
+            limit = ops.where(ops.any(gain != 0, axis=-1, keepdims=True), least, -1.0)
             rows = ops.concatenate([matrix, _unit(gain)[..., None, :]], axis=-2)
             limits = ops.concatenate([bound, limit], axis=-1)
             total, _ = _along(form, lengths)

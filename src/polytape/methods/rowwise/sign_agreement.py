@@ -45,9 +45,7 @@ class SignAgreement(Method):
 
     needs: ClassVar[Need] = "rows"
     natural: ClassVar[str | None] = "mean"
-    reference: ClassVar[str] = (
-        "Parascandolo, Neitz, Orvieto, Gresele and Schoelkopf, ICLR 2021"
-    )
+    reference: ClassVar[str] = "Parascandolo, Neitz, Orvieto, Gresele and Schoelkopf, ICLR 2021"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free"})
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
