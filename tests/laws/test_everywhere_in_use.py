@@ -139,7 +139,9 @@ def test_half_precision(name: str) -> None:
     def losses() -> dict[str, Any]:
         found = {}
         for t, key in enumerate(NAMES):
-            terms = (v * ops.convert_to_tensor(c[t]) for v, c in zip(small, rows.values()))
+            terms = (
+                v * ops.convert_to_tensor(c[t]) for v, c in zip(small, rows.values(), strict=True)
+            )
             found[key] = sum(ops.sum(term) for term in terms)
         return found
 

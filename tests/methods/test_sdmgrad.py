@@ -2,9 +2,9 @@
 
 import numpy as np
 from keras import ops
-from linear_halves import evidence, halves
 
 from compiled import compiled
+from linear_halves import evidence, halves
 from polytape.contract import ask
 from polytape.linalg.simplex import project
 from polytape.methods.sdmgrad import SDMGrad

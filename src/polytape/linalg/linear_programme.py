@@ -43,14 +43,15 @@ def maximise(p: Tensor, A: Tensor, b: Tensor, e: Tensor) -> Tensor:
     solves of T equations each, whatever K. It keeps the best point it has seen.
 
     >>> from keras import ops
-    >>> y = maximise(ops.array([1.0, 0.0]), ops.array([[-1.0, 1.0]]), ops.array([-0.5]), ops.ones(2))
+    >>> A, b = ops.array([[-1.0, 1.0]]), ops.array([-0.5])
+    >>> y = maximise(ops.array([1.0, 0.0]), A, b, ops.ones(2))
     >>> [round(float(v), 3) for v in y]
     [0.75, 0.25]
     """
 
     def advance(*loop: Tensor) -> tuple[Tensor, ...]:
         point, (top, least, stale, step) = _Point(*loop[:5]), loop[5:]
-        point = _moved(p, A, e, point, _fault(p, A, b, e, point))
+        point = _moved(A, e, point, _fault(p, A, b, e, point))
         residual = _residual(p, point, _fault(p, A, b, e, point))
         better = residual < least
         stale = ops.where(residual < 0.5 * least, ops.zeros_like(stale), stale + 1)
@@ -120,7 +121,7 @@ def _residual(p: Tensor, point: _Point, fault: _Fault) -> Tensor:
     return ops.max(ops.concatenate(breaches, axis=-1), axis=-1, keepdims=True)
 
 
-def _moved(p: Tensor, A: Tensor, e: Tensor, at: _Point, fault: _Fault) -> _Point:
+def _moved(A: Tensor, e: Tensor, at: _Point, fault: _Fault) -> _Point:
     """The next point: straight ahead to see how far one gets, then with that in mind."""
     ahead = _newton(A, e, at, fault, -at.y * at.reduced, -at.slack * at.price)
     primal, dual = _reach(at, ahead)

@@ -24,8 +24,8 @@ class MMPareto(Method):
     """Multimodal Pareto: plain sum where the objectives agree, min-norm weights where not.
 
     Wei and Hu, "MMPareto: Boosting Multimodal Learning with Innocent Unimodal Assistance", ICML
-    2024, Algorithm 1. Meant for a multimodal loss and one loss per modality: each encoder is reached
-    by the former and by its own. With m objectives that reach an encoder,
+    2024, Algorithm 1. Meant for a multimodal loss and one loss per modality: each encoder is
+    reached by the former and by its own. With m objectives that reach an encoder,
 
         w = 1 if no two of their gradients conflict, else m argmin w^T G w on the simplex,
 

@@ -73,6 +73,7 @@ class ParetoMTL(Method):
 
     def init(self, names: tuple[str, ...], blocks: tuple[int, ...] = ()) -> State:
         """Steps left of the first phase, zero once the chosen part was reached."""
+        del names
         return np.full((*blocks, 1), self.patience, "int32")
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
@@ -129,7 +130,7 @@ def _first(active: Tensor, violated: Tensor) -> Tensor:
 
 
 def _gramian_of(parts: Tensor, gramian: Tensor) -> tuple[Tensor, Tensor]:
-    """Gramian (..., N, N) of combinations (..., N, T) of rows, and which are not rounding errors."""
+    """Gramian (..., N, N) of combinations (..., N, T) of rows; which are more than rounding."""
     # Not matmuls: accelerators may round their operands to fewer than 24 bits.
     products = ops.sum(parts[..., :, None, :] * gramian[..., None, :, :], axis=-1)
     found = ops.sum(parts[..., :, None, :] * products[..., None, :, :], axis=-1)

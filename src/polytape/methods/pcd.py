@@ -113,7 +113,7 @@ class PCD(Method):
         return Squares(ops.where(evidence.active, mean, state.mean), seen)
 
     def _as_long_as_the_lead(self, weights: Tensor, leads: Tensor, form: CosineForm) -> Tensor:
-        """Weights of unit rows as weights of the rows themselves, the update as long as the lead."""
+        """Weights of rows, from those of unit rows, with an update as long as the lead."""
         square = ops.sum(weights * _sum(form.cosines, weights), axis=-1, keepdims=True)
         size = ops.sum(weights, axis=-1, keepdims=True)
         # Below that the update is the rounding error of gradients that cancel out.

@@ -6,8 +6,17 @@ from typing import Annotated, ClassVar
 import numpy as np
 from keras import ops
 
-from polytape.contract import Evidence, Integer, Method, Need, Preference, Range, Scale
-from polytape.contract import State, Tensor
+from polytape.contract import (
+    Evidence,
+    Integer,
+    Method,
+    Need,
+    Preference,
+    Range,
+    Scale,
+    State,
+    Tensor,
+)
 from polytape.linalg.preference import preferred
 from polytape.linalg.simplex import carried, project, restricted
 

@@ -52,6 +52,7 @@ class SignAgreement(Method):
         return ops.ones_like(evidence.losses) / evidence.count, state
 
     def combine(self, rows: Tensor, seed: Seed) -> Tensor:
+        del seed
         agreement = ops.abs(ops.sum(ops.sign(rows), axis=0))
         voters = ops.sum(ops.cast(present(rows), rows.dtype))
         # Agreement is a whole number: what is taken off covers the rounding of the product only.

@@ -46,6 +46,7 @@ class TrimmedMean(Method):
         return ops.ones_like(evidence.losses) / evidence.count, state
 
     def combine(self, rows: Tensor, seed: Seed) -> Tensor:
+        del seed
         there = present(rows)
         count = ops.sum(ops.cast(there, "int32"))
         cut = ops.minimum(self.trim, ops.maximum(count - 1, 0) // 2)
