@@ -80,7 +80,9 @@ class ParetoMTL(Method):
         active = ops.cast(evidence.active, "float32")
         folds = self._folds(evidence.names, active)  # (..., K, T): u_j - u_k
         heights = ops.sum(folds * evidence.losses[..., None, :], axis=-1)
-        violated = heights > 0
+        # A vector equal to the chosen one differs from it by rounding when compiled.
+        size = ops.sum(ops.abs(evidence.losses), axis=-1, keepdims=True)
+        violated = heights > 1e-6 * size
         searching = ops.logical_and(ops.any(violated, axis=-1, keepdims=True), state > 0)
         identity = ops.eye(active.shape[-1], dtype="float32") * active[..., None, :]
         parts = ops.concatenate([identity, folds], axis=-2)
