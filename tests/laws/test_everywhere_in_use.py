@@ -46,11 +46,12 @@ def seed() -> Any:
 
 def asked(method: Method, reach: Array | None = None) -> Any:
     """(gramian, losses, active, step, state) -> weights and next state, compiled."""
+    drawn = seed()
 
     def question(
         gramian: Tensor, losses: Tensor, active: Tensor, step: Tensor, state: State
     ) -> Any:
-        known = Evidence(losses, gramian, active, NAMES, step, Seed(seed()), reach)
+        known = Evidence(losses, gramian, active, NAMES, step, Seed(drawn), reach)
         if method.needs == "halves" or getattr(method, "inner", method).needs == "halves":
             known = Evidence(**{**vars(known), "cross": gramian})
         return ask(method, known, state)
