@@ -160,6 +160,15 @@ class Combiner(keras.layers.Layer):
         after = [losses[name] for name in settlement.names]
         settlement.look_again(before, after, active, ops.any(active))
 
+    def heed(self, logs: Mapping[str, float]) -> None:
+        """Hand the metrics of an epoch to methods that read some (DTP).
+
+        ValueError if a metric that a method names is not among them.
+        """
+        if self._settlement is None:
+            raise RuntimeError("heed() needs the state: call the Combiner or prepare() first.")
+        self._settlement.heed(logs)
+
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         method = keras.saving.serialize_keras_object(self.method)

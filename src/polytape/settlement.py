@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -142,6 +142,23 @@ class Settlement:
             known = active & ops.isfinite(first) & ops.isfinite(second)
             look = Look(ops.where(known, first, 0.0), ops.where(known, second, 0.0), known)
             self.state.write({**self.state.read(), "look": look}, accept)
+
+    def heed(self, logs: Mapping[str, float]) -> None:
+        """Let the metrics of an epoch into the state of methods that read some.
+
+        ValueError if a metric that a method names is not among them.
+        """
+        heeding = [part for part in parts(self.method) if part.heeds is not None]
+        for part, variable in zip(heeding, self.state.named("kpi"), strict=True):
+            for objective, metric in getattr(part, str(part.heeds)).items():
+                if metric not in logs:
+                    raise ValueError(
+                        f"{type(part).__name__} reads {metric!r} as the metric of {objective!r}, "
+                        f"which this epoch did not log. Logged: {', '.join(map(repr, logs))}. "
+                        "Compile with that metric and, for a name with val_, give validation data."
+                    )
+            kpi = ops.convert_to_numpy(variable.value)
+            variable.assign(part.heed(kpi, self.names, logs))
 
     def _body(self, with_gramian: bool, with_cross: bool, reach: Any) -> Callable[..., Any]:
         template = self.state.read()

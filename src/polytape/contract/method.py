@@ -2,10 +2,11 @@
 
 import abc
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 import keras
+import numpy as np
 from keras import ops
 
 from polytape.contract.evidence import Evidence, Seed, Tensor
@@ -29,6 +30,9 @@ class Method(abc.ABC):
                 passes and the rows themselves)
     second_look whether it wants to know what its last update did to the losses of the same batch
                 (`evidence.last`), at the price of a second forward pass
+    heeds       the field that names logged metrics which enter its state, or None: its
+                `heed(kpi, names, logs)` gives the next value of the state's leaf "kpi" after each
+                epoch
     natural     what the published weights of equal gradients add up to: "sum" (each weight one) or
                 "mean" (together one). `ask` converts to the method's `scale` field. None if the
                 method has no such scale, as those of a degree other than 1 in the loss scale
@@ -38,6 +42,7 @@ class Method(abc.ABC):
 
     needs: ClassVar[Need] = "gramian"
     second_look: ClassVar[bool] = False
+    heeds: ClassVar[str | None] = None
     natural: ClassVar[str | None] = None
     reference: ClassVar[str] = ""
     guarantees: ClassVar[frozenset[str]] = frozenset()
@@ -88,6 +93,12 @@ class Method(abc.ABC):
         """
         del seed
         return ops.sum(rows, axis=0)
+
+    def heed(
+        self, kpi: np.ndarray, names: tuple[str, ...], logs: Mapping[str, float]
+    ) -> np.ndarray:
+        """The leaf "kpi" of the state after an epoch with these logs; only where `heeds` is set."""
+        raise NotImplementedError(f"{type(self).__name__} heeds no metrics.")
 
     def get_config(self) -> dict[str, Any]:
         return {
