@@ -17,6 +17,11 @@ class Features(keras.layers.Identity):
     several times: the row of an objective is the concatenation of its gradients by all of them.
     Not for a recurrent cell, which is called inside a loop.
 
+    Only what passes a mark is compared. An objective that reaches no mark and shares no variable
+    with others has a zero row, as it would have over the parameters; one that shares variables
+    around the marks is refused. Private variables have no row here: `private="joint"` gives them
+    the combined weight, as "weighted" does.
+
     >>> import keras, polytape as pt
     >>> inputs = keras.Input((3,))
     >>> shared = pt.Features()(keras.layers.Dense(4)(inputs))

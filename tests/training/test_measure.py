@@ -399,3 +399,29 @@ def test_one_backward_pass_through_the_trunk(monkeypatch: pytest.MonkeyPatch) ->
         count = flops(combine=pt.Normalize(), measure=measure)
         assert forward + backward <= count <= 1.15 * (forward + backward)
     assert flops(combine=pt.Normalize()) >= forward + tasks * backward
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="counts hooks of autograd")
+def test_how_often_the_trunk_is_differentiated_on_torch() -> None:
+    passes: list[int] = []
+
+    class Counting(Subclassed):
+        """Counts the gradients that arrive at the trunk."""
+
+        def call(self, x: object) -> dict[str, object]:
+            hidden = self.trunk(x)
+            if hidden.requires_grad:
+                hidden.register_hook(lambda gradient: passes.append(1))
+            hidden = self.mark(hidden)
+            return {"a": self.a(hidden), "b": self.b(hidden)}
+
+    every = pt.Every(pt.MGDA(), 2)
+    for options, wanted in (
+        ({"measure": "features"}, 1),
+        ({"measure": "parameters"}, 2),
+        ({"measure": "parameters", "combine": every}, 1),
+    ):
+        found = step(ready(Counting, **options))
+        passes.clear()
+        step(found)
+        assert len(passes) == wanted
