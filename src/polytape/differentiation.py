@@ -8,17 +8,26 @@ from keras import ops
 
 from polytape.connectivity import Connectivity
 from polytape.contract import Tensor
-from polytape.engines import engine
+from polytape.engines import Measure, Recording, engine
 from polytape.jacobian import Gradients, mean_rows, path_of
+from polytape.measured import Measured
 
 
-def gradients(objective_fn: Callable[[], Mapping[str, Any]], variables: Sequence[Any]) -> Gradients:
+def gradients(
+    objective_fn: Callable[[], Mapping[str, Any]],
+    variables: Sequence[Any],
+    measure: Measure = "parameters",
+) -> Gradients:
     """The gradient of every objective after one forward pass, on any backend.
 
     objective_fn  called once, without arguments; returns {objective name: scalar loss}. Everything
                   that is to be differentiated must happen inside it. For methods that need
                   "halves" every loss is a pair: that of one half of the batch, that of the other
     variables     the variables to differentiate by, e.g. `model.trainable_variables`
+    measure       where conflict is measured: at the "parameters", or at the "features", tensors
+                  that passed a `pt.Features()` layer: then `gramian`, `norms` and `cosines` are
+                  over those, and a `Combiner` needs but one backward pass through the network. On
+                  JAX "features" runs the function a second time, abstractly, to find their shapes
 
     Works eagerly, inside `tf.function`, and inside `jax.jit` under a `keras.StatelessScope`.
     Updates of other variables made by `objective_fn` (BatchNorm, seeds) happen once.
@@ -38,6 +47,11 @@ def gradients(objective_fn: Callable[[], Mapping[str, Any]], variables: Sequence
             "pt.gradients got no variables. A model that was never called has none yet: call it "
             "once on a batch, or pass an Input, before asking for gradients."
         )
+    if measure not in ("parameters", "features"):
+        raise ValueError(
+            '`measure` of pt.gradients is "parameters" or "features". To measure at the outputs, '
+            f"pass them through a pt.Features() layer. Received: {measure!r}."
+        )
     names: list[str] = []
 
     def forward() -> tuple[list[Tensor], None]:
@@ -47,8 +61,10 @@ def gradients(objective_fn: Callable[[], Mapping[str, Any]], variables: Sequence
         halves = zip(*map(_halves, losses.values()), strict=True)
         return [loss for half in halves for loss in half], None
 
-    recording = engine().record(forward, lambda: variables)
+    recording = engine().record(forward, lambda: variables, measure)
     values = [ops.stop_gradient(loss) for loss in recording.scalars]
+    if measure == "features":
+        return _measured(recording, names, variables, values)
     rows = [recording.pull({t: 1.0}, range(len(variables))) for t in range(len(values))]
     count = len(names)
     halves = (rows[:count], rows[count:]) if len(rows) > count else None
@@ -63,6 +79,22 @@ def gradients(objective_fn: Callable[[], Mapping[str, Any]], variables: Sequence
 
 def _halves(loss: Any) -> tuple[Any, ...]:
     return tuple(loss) if isinstance(loss, (tuple, list)) else (loss,)
+
+
+def _measured(
+    recording: Recording, names: list[str], variables: list[Any], values: list[Tensor]
+) -> Measured:
+    if len(values) != len(names):
+        raise ValueError(
+            'A pair of losses for the halves of a batch needs measure="parameters". Received: '
+            'measure="features".'
+        )
+    reach = recording.reach(range(len(names)))
+    connectivity = Connectivity(tuple(names), tuple(map(path_of, variables)), reach)
+    connectivity.check()
+    found = Measured(dict(zip(names, values, strict=True)), recording, connectivity)
+    _ = found.gramian  # so that errors come now
+    return found
 
 
 def check_objectives(losses: Any) -> None:
