@@ -1,5 +1,6 @@
 """Methods for loops of one's own: `Combiner` holds the state, `weigh` is the maths alone."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from polytape.catalogue import resolve
 from polytape.contract import Evidence, Method, State, Tensor, ask
 from polytape.jacobian import Gradients, path_of
 from polytape.settlement import Settlement, check_private, draw
+from polytape.stages.chain import split
 
 
 def weigh(
@@ -92,15 +94,21 @@ class Combiner(keras.layers.Layer):
 
     def prepare(self, objectives: Sequence[str], variables: Sequence[Any]) -> None:
         """Create the state now instead of at the first call."""
-        self._prepare(tuple(objectives), tuple(path_of(variable) for variable in variables))
+        paths = tuple(path_of(variable) for variable in variables)
+        sizes = [math.prod(variable.shape) for variable in variables]
+        self._prepare(tuple(objectives), paths, sizes)
 
-    def _prepare(self, names: tuple[str, ...], paths: tuple[str, ...]) -> Settlement:
+    def _prepare(
+        self, names: tuple[str, ...], paths: tuple[str, ...], sizes: Sequence[int]
+    ) -> Settlement:
         known = self._settlement
         if known is None:
             self.steps = self.add_weight(
                 name="steps", shape=(), dtype="int32", initializer="zeros", trainable=False
             )
-            known = Settlement(self.method, names, paths, self.add_weight, self.private, self.seed)
+            known = Settlement(
+                self.method, names, paths, self.add_weight, self.private, self.seed, sizes=sizes
+            )
             self._settlement = known
             self.built = True
         if (known.names, known.paths) != (names, paths):
@@ -119,9 +127,9 @@ class Combiner(keras.layers.Layer):
                 f"Received: an object of type {type(gradients).__name__}."
             )
         connectivity = gradients.connectivity
-        settlement = self._prepare(connectivity.names, connectivity.paths)
+        settlement = self._prepare(connectivity.names, connectivity.paths, gradients.sizes)
         everyone = ops.ones((len(connectivity.names),), dtype="bool")
-        if self.private == "joint":
+        if settlement.private == "joint":
             gradients = gradients.joint()
         update, _, active, state = settlement.settle(gradients, everyone, self.steps.value)
         settlement.state.write(state, ops.any(active))
@@ -144,6 +152,12 @@ def _evidence(
 ) -> Evidence:
     if gramian is None and losses is None:
         raise ValueError("pt.weigh needs a Gramian, losses, or both. Received neither.")
+    combination = split(method)[1]
+    if combination is not None and combination.memory is not None:
+        raise ValueError(
+            f"{type(combination).__name__} sees the gradients themselves, of which a Gramian does "
+            "not tell enough. Use it in pt.Combiner or pt.Model."
+        )
     if gramian is None and method.needs != "losses":
         raise ValueError(
             f"{type(method).__name__} weighs gradients: it needs a Gramian. Received: gramian=None."

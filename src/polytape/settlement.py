@@ -1,16 +1,19 @@
 """A method at work on given objectives and variables: its state, its compiled T x T part."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from polytape.connectivity import Blocks
 from polytape.contract import Evidence, Method, Seed, State, Tensor, ask
 from polytape.engines import engine
 from polytape.jacobian import Gradients
+from polytape.memory import Sight, empty_memory, finite, matrices, observe
 from polytape.stages.chain import split
 from polytape.state import StateVariables
 
@@ -35,20 +38,30 @@ class Settlement:
         private: str = "own",
         seed: int = 0,
         saved: Sequence[Any] | None = None,
+        sizes: Sequence[int] = (),
     ) -> None:
-        """saved  leaves of a state to go on from; None starts afresh"""
+        """saved  leaves of a state to go on from; None starts afresh
+
+        sizes  of the variables, for methods with a memory
+        """
         self.method, self.names, self.paths = method, tuple(names), tuple(paths)
-        self.private = private
         self.scalarization, self.combination = split(method)
+        chosen = self.combination or method
+        self.observer = None if chosen.memory is None else chosen
+        self.alternates = chosen.alternates
+        self.private = "joint" if self.alternates else private
         self.blocks = Blocks.by(method.scope, paths)
         lead, rest = self.scalarization, self.combination
         initial = {
             "scalarization": lead.init(self.names) if lead else (),
             "combination": rest.init(self.names, self.blocks.shape) if rest else (),
         }
+        if self.observer is not None:
+            initial["memory"] = empty_memory(self.observer, len(self.names), sizes)
         if saved is not None:
             initial = keras.tree.pack_sequence_as(initial, list(saved))
         self.state = StateVariables(initial, add_weight)
+        self.reach: np.ndarray | None = None  # what the gradients of an earlier step reached
         self.checked = False  # whether every objective was seen to reach a variable
         self._seed = seed
         self._compiled: dict[Any, Callable[..., Any]] = {}
@@ -74,21 +87,24 @@ class Settlement:
         active: Tensor,
         step: Tensor,
         reach: Any = None,
+        measures: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, State]:
         """Shared weights (T,) or (B, T), private weights (T,), and the next state.
 
-        losses, active (T,); gramian (T, T), (B, T, T) or None; reach (B, T) NumPy or None.
+        losses, active (T,); gramian (T, T), (B, T, T) or None; reach (B, T) NumPy or None;
+        measures (V, T, k) or None.
         """
-        key = (gramian is None, None if reach is None else reach.tobytes())
+        key = (gramian is None, None if reach is None else reach.tobytes(), measures is None)
         if key not in self._compiled:
             body = self._body(gramian is not None, reach)
             # A scalarization is a handful of operations: not worth a kernel of its own.
             self._compiled[key] = body if self.linear else engine().island(body)
         tensors = [losses, active, step]
-        tensors += [] if gramian is None else [gramian]
+        tensors += [found for found in (gramian, measures) if found is not None]
         state = self.state.read()
+        memory = {"memory": state.pop("memory")} if "memory" in state else {}
         shared, private, leaves = self._compiled[key](tensors, keras.tree.flatten(state))
-        return shared, private, keras.tree.pack_sequence_as(state, list(leaves))
+        return shared, private, {**keras.tree.pack_sequence_as(state, list(leaves)), **memory}
 
     def settle(
         self, gradients: Gradients, active: Tensor, step: Tensor
@@ -97,6 +113,9 @@ class Settlement:
 
         active  (T,) bool: objectives that have a label this step
         """
+        sight = None if self.observer is None else self._observe(gradients, active, step)
+        if sight is not None:
+            gradients, active = sight.gradients, sight.active
         blocks, connectivity = self.blocks, gradients.connectivity
         gramian = None if self.linear else gradients.gramians(blocks)
         active = ops.logical_and(active, gradients.finite(gramian))
@@ -106,21 +125,45 @@ class Settlement:
         losses = ops.stack([ops.cast(loss, "float32") for loss in gradients.losses.values()])
         losses = ops.where(active, losses, 0.0)
         shared, private, state = self.weigh(
-            losses, gramian, active, step, blocks.reach(connectivity)
+            losses,
+            gramian,
+            active,
+            step,
+            blocks.reach(connectivity),
+            None if sight is None else sight.measures,
         )
         own: Tensor | None = private
         if self.private == "weighted" and not blocks.shape:
-            own = shared
+            own = shared if sight is None else shared * private
         elif self.scalarization is None:
             own = None
         method = self.combination or self.method
         directions = gradients.combined(
             shared, own, active, blocks, method, self.seed(step).shifted(2)
         )
+        if sight is not None:
+            directions = sight.moved(directions)
+            state["memory"] = sight.kept(active)
         return directions, shared, active, state
+
+    def _observe(self, gradients: Gradients, active: Tensor, step: Tensor) -> Sight:
+        """Let a method with a memory see its rows, weighted as the losses are."""
+        rows = matrices(gradients)
+        active = ops.logical_and(active, finite(gradients, rows))
+        losses = ops.stack([ops.cast(loss, "float32") for loss in gradients.losses.values()])
+        losses = ops.where(active, losses, 0.0)
+        evidence = Evidence(losses, None, active, self.names, step, self.seed(step))
+        state = self.state.read()
+        if self.scalarization is not None:
+            weights, _ = ask(self.scalarization, evidence, state["scalarization"])
+            evidence = evidence.scaled(weights)
+            rows = {v: weights[:, None] * matrix for v, matrix in rows.items()}
+        memory, inner = state["memory"], state["combination"]
+        return observe(self.observer, gradients, rows, evidence.reseeded(1), memory, inner)
 
     def _body(self, with_gramian: bool, reach: Any) -> Callable[..., Any]:
         template = self.state.read()
+        template.pop("memory", None)
 
         def body(tensors: list[Tensor], leaves: list[Tensor]) -> Any:
             losses, active, step = tensors[:3]
@@ -131,6 +174,7 @@ class Settlement:
                 names=self.names,
                 step=step,
                 seed=self.seed(step),
+                measures=tensors[4] if len(tensors) > 4 else None,
                 reach=reach,
             )
             state = keras.tree.pack_sequence_as(template, list(leaves))
@@ -146,8 +190,11 @@ class Settlement:
             private, lead = ask(self.scalarization, evidence, lead)
         shared = private
         if self.combination is not None:
-            weights, rest = ask(self.combination, evidence.scaled(private).reseeded(1), rest)
-            shared = private * weights
+            weighted = evidence.scaled(private)
+            if self.observer is not None:  # it has seen weighted rows already
+                weighted = dataclasses.replace(weighted, gramian=evidence.gramian)
+            weights, rest = ask(self.combination, weighted.reseeded(1), rest)
+            shared = weights if self.observer is not None else private * weights
         return shared, private, {"scalarization": lead, "combination": rest}
 
 

@@ -7,7 +7,7 @@ over `(..., T)` and `(..., T, T)`, and serves every scope.
 """
 
 from polytape.contract.evidence import Evidence, Seed, Tensor
-from polytape.contract.method import NEEDS, Method, Need, State, ask
+from polytape.contract.method import NEEDS, Method, Need, Observed, State, ask
 from polytape.contract.registry import find, registered
 from polytape.contract.rules import (
     Integer,
@@ -25,6 +25,7 @@ __all__ = [
     "Integer",
     "Method",
     "Need",
+    "Observed",
     "OneOf",
     "Preference",
     "Range",

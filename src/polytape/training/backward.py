@@ -53,6 +53,8 @@ class Pass:
         """Directions by variable, times the loss scale."""
         if self.settlement.linear:
             return self._linear()
+        if self.settlement.alternates:
+            return _either(ops.equal(self.step, 0), self._full, self._in_turn)
         if self.settlement.period > 1 and not self.settlement.blocks.shape:
             return self._periodic()
         return self._full()
@@ -60,9 +62,31 @@ class Pass:
     def _full(self) -> Outcome:
         """One backward pass per objective."""
         rows = [self.recording.pull({t: self.scale}, self.everything) for t in self._objectives()]
+        return self._settled(rows)
+
+    def _in_turn(self) -> Outcome:
+        """One backward pass, for the objective whose turn it is; zero for the others."""
+        index = ops.mod(ops.cast(self.step, "int32"), len(self.losses))
+        chosen = [ops.equal(index, t) for t in self._objectives()]
+        cotangents = [ops.where(turn, self.scale, 0.0) for turn in chosen]
+        found = self.recording.pull(dict(enumerate(cotangents)), self.everything)
+        reach = self.settlement.reach
+        if reach is None:
+            reach = self.recording.reach(self._objectives())
+        rows = [
+            [
+                ops.where(turn, engine().dense(gradient), 0.0) if reached else None
+                for gradient, reached in zip(found, row, strict=True)
+            ]
+            for turn, row in zip(chosen, reach, strict=True)
+        ]
+        return self._settled(rows)
+
+    def _settled(self, rows: list[list[Tensor | None]]) -> Outcome:
         joint = self.settlement.private == "joint"
         connectivity = Connectivity.seen(self.settlement.names, self.paths, rows, joint)
         connectivity.check()
+        self.settlement.reach = connectivity.reach
         extra = self.extra
         gradients = Gradients(
             dict(zip(self.settlement.names, self.losses, strict=True)),
