@@ -73,10 +73,11 @@ class Pass:
         reach = self.settlement.reach
         if reach is None:
             reach = self.recording.reach(self._objectives())
+        dense = [None if g is None else ops.cast(engine().dense(g), g.dtype) for g in found]
         rows = [
             [
-                ops.where(turn, engine().dense(gradient), 0.0) if reached else None
-                for gradient, reached in zip(found, row, strict=True)
+                ops.where(turn, gradient, ops.zeros_like(gradient)) if reached else None
+                for gradient, reached in zip(dense, row, strict=True)
             ]
             for turn, row in zip(chosen, reach, strict=True)
         ]

@@ -34,9 +34,9 @@ class MConFIG(Method):
     The first step differentiates all objectives; in the published code nothing moves until each has
     had its turn. All variables count as shared, as published, whatever `private` says. In
     `pt.Model` every later step costs one backward pass and two arithmetic passes over one array of
-    T times the trainable variables, which is kept and saved with the model; a loss whose backward
-    pass makes NaN spoils that one pass, and the step changes no moment but goes on with those it
-    has. A `pt.Combiner` gets all gradients and reads the one whose turn it is.
+    T times the trainable variables, which is kept and saved with the model. If the backward pass of
+    any loss makes NaN, so does that one pass: the objective whose turn it is sits the step out, and
+    the others go on. A `pt.Combiner` gets all gradients and reads the one whose turn it is.
 
     Weights belong to the moments; they may be negative. Degree 1 in the loss scale, without a
     `scale`: the first update is that of ConFIG, the sum of equal gradients. An inactive objective
