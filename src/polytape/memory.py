@@ -104,7 +104,7 @@ def observe(
             table[t][v] = ops.reshape(taken[t], table[t][v].shape)
     if not rows:  # nothing is shared: statistics of nothing
         nothing = ops.zeros((len(table), 1))
-        arrays = {name: nothing for name in method.memory or ()}
+        arrays = dict.fromkeys(method.memory or (), nothing)
         measures.append(method.observe(nothing, arrays, evidence, state).measures)
     stacked = None if measures[0] is None else ops.stack(measures)
     return Sight(

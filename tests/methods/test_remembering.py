@@ -7,7 +7,9 @@ from keras import ops
 
 import polytape as pt
 import remembering
+from compiled import compiled
 from linear import objective, random_rows, variables_of
+from polytape.testing import Trial
 from small import LOSSES, arrays, data, model
 
 pytestmark = pytest.mark.engine
@@ -131,8 +133,26 @@ def test_in_fit(name: str) -> None:
         for value, variable, part in zip(values, reference.variables, update, strict=True):
             value -= 0.02 * part
             variable.assign(value)
-    for found, right, start in zip(
-        arrays(net.trainable_variables), values, before, strict=True
-    ):
+    for found, right, start in zip(arrays(net.trainable_variables), values, before, strict=True):
         close(found - start, right - start)
 
+
+def test_every_row_of_dbmtl_ends_as_long_as_the_longest() -> None:
+    rng, trial = np.random.default_rng(1), Trial(pt.DBMTL(), compiled)
+    state, active = trial.start((4,), 6), np.ones(4, bool)
+    for _ in range(5):
+        rows = rng.normal(size=(4, 6)) * np.array([1e-3, 1.0, 30.0, 1e4])[:, None]
+        weights, averages, _, state = trial.answer(rows, np.ones(4), active, state)
+        lengths = np.linalg.norm(averages, axis=1)
+        np.testing.assert_allclose(weights * lengths, lengths.max(), rtol=1e-5)
+
+
+def test_trackers_of_moco_come_near_the_gradients() -> None:
+    rng, trial = np.random.default_rng(2), Trial(pt.MoCo(beta=0.05), compiled)
+    true, active = rng.normal(size=(3, 200)), np.ones(3, bool)
+    state = trial.start((3,), 200)
+    for _ in range(150):
+        noisy = true + rng.normal(size=true.shape)
+        _, trackers, _, state = trial.answer(noisy, np.ones(3), active, state)
+    share = np.mean((trackers - true) ** 2)  # of the variance, one, of a single gradient
+    np.testing.assert_allclose(share, 0.05 / 1.95, rtol=0.2)
