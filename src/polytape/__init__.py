@@ -17,8 +17,8 @@ _HOMES = {
     "Gradients": "polytape.jacobian",
     "Method": "polytape.contract",
     "Model": "polytape.training.model",
-    "gradients": "polytape.jacobian",
-    "weigh": "polytape.combiner",
+    "gradients": "polytape.differentiation",
+    "weigh": "polytape.weighing",
 }
 
 

@@ -14,6 +14,8 @@ from polytape.connectivity import Blocks, Connectivity
 from polytape.contract import Method, Seed, Tensor
 from polytape.engines import Rows, engine
 
+Table = Sequence[Sequence[Tensor | None]]  # gradients [t][v]
+
 
 class Gradients:
     """One gradient per objective, of one forward pass, and what can be read off them.
@@ -30,15 +32,18 @@ class Gradients:
     def __init__(
         self,
         losses: Mapping[str, Tensor],
-        rows: Sequence[Sequence[Tensor | None]],
+        rows: Table,
         connectivity: Connectivity,
         scale: Any = 1.0,
         extra: Sequence[Tensor | None] | None = None,
+        halves: tuple[Table, Table] | None = None,
     ) -> None:
         """rows[t][v], None where `connectivity` has no path; every row `scale` times too large.
 
-        extra  the gradient, by variable, of a term that is added to the combination as it is
+        extra   the gradient, by variable, of a term that is added to the combination as it is
+        halves  the rows of the first and the second half of the batch, whose mean the rows are
         """
+        self._halves = halves
         self.losses = dict(losses)
         self.connectivity = connectivity
         self._rows, self._scale, self._extra = rows, scale, extra
@@ -58,7 +63,9 @@ class Gradients:
     def joint(self) -> "Gradients":
         """The same gradients with private variables counted as shared."""
         connectivity = dataclasses.replace(self.connectivity, joint=True)
-        return Gradients(self.losses, self._rows, connectivity, self._scale, self._extra)
+        return Gradients(
+            self.losses, self._rows, connectivity, self._scale, self._extra, self._halves
+        )
 
     @property
     def sizes(self) -> list[int]:
@@ -92,11 +99,39 @@ class Gradients:
 
     def gramians(self, blocks: Blocks) -> Tensor:
         """(T, T), or (B, T, T) if the blocks are those of a scope."""
+
+        def product(variable: int) -> Tensor:
+            among = len(self.connectivity.objectives(variable))
+            return self._by_variable[variable].gram()[:among, :among]
+
+        return self._assembled(blocks, product)
+
+    def crosses(self, blocks: Blocks) -> Tensor:
+        """Inner products of the gradients on one half of the batch with those on the other.
+
+        (T, T), or (B, T, T) if the blocks are those of a scope; the first half's in the rows.
+        """
+        halves = self._halves
+        if halves is None:
+            raise ValueError(
+                "This method compares the gradients of two half batches, and these gradients are "
+                "of whole ones. In a loop of your own let the objective function return a pair for "
+                'each objective: {"name": (loss of one half, loss of the other)}.'
+            )
+
+        def product(variable: int) -> Tensor:
+            objectives = self.connectivity.objectives(variable)
+            found = [rows[t][variable] for rows in halves for t in objectives]
+            return engine().rows(found).gram()[: len(objectives), len(objectives) :]
+
+        return self._assembled(blocks, product)
+
+    def _assembled(self, blocks: Blocks, product_of: Callable[[int], Tensor]) -> Tensor:
         count = len(self.connectivity.names)
         parts: dict[tuple[int, tuple[int, ...]], Tensor] = {}
         for variable in self.connectivity.shared:
             key = blocks.of[variable], self.connectivity.objectives(variable)
-            product = self._by_variable[variable].gram()[: len(key[1]), : len(key[1])]
+            product = product_of(variable)
             parts[key] = parts[key] + product if key in parts else product
         stack: list[Any] = [ops.zeros((count, count))] * (blocks.shape[0] if blocks.shape else 1)
         for (block, objectives), product in parts.items():
@@ -184,71 +219,16 @@ class Gradients:
         )
 
 
-def gradients(objective_fn: Callable[[], Mapping[str, Any]], variables: Sequence[Any]) -> Gradients:
-    """The gradient of every objective after one forward pass, on any backend.
+def mean_rows(first: Table, second: Table) -> list[list[Tensor | None]]:
+    """The gradients of a batch from those of its halves, each [t][v]."""
 
-    objective_fn  called once, without arguments; returns {objective name: scalar loss}. Everything
-                  that is to be differentiated must happen inside it
-    variables     the variables to differentiate by, e.g. `model.trainable_variables`
+    def mean(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+        if one is None or other is None:
+            return None
+        return engine().rows([one, other]).blend(ops.full((2,), 0.5), None)
 
-    Works eagerly, inside `tf.function`, and inside `jax.jit` under a `keras.StatelessScope`.
-    Updates of other variables made by `objective_fn` (BatchNorm, seeds) happen once.
-
-    Raises `ValueError` if there are no variables, a loss is not a scalar, or an objective reaches
-    no variable; `TypeError` if `objective_fn` does not return a dict.
-
-    >>> import keras, polytape as pt
-    >>> w = keras.Variable([1.0, 2.0])
-    >>> grads = pt.gradients(lambda: {"a": w[0] ** 2, "b": -w[0] * w[1]}, [w])
-    >>> tuple(grads.gramian.shape)
-    (2, 2)
-    """
-    variables = list(variables)
-    if not variables:
-        raise ValueError(
-            "pt.gradients got no variables. A model that was never called has none yet: call it "
-            "once on a batch, or pass an Input, before asking for gradients."
-        )
-    names: list[str] = []
-
-    def forward() -> tuple[list[Tensor], None]:
-        losses = objective_fn()
-        check_objectives(losses)
-        names[:] = losses
-        return [losses[name] for name in names], None
-
-    recording = engine().record(forward, lambda: variables)
-    rows = [recording.pull({t: 1.0}, range(len(variables))) for t in range(len(names))]
-    connectivity = Connectivity.seen(names, [path_of(variable) for variable in variables], rows)
-    connectivity.check()
-    losses = [ops.stop_gradient(loss) for loss in recording.scalars]
-    return Gradients(dict(zip(names, losses, strict=True)), rows, connectivity)
-
-
-def check_objectives(losses: Any) -> None:
-    """Raise unless `losses` is a dict of scalar losses."""
-    if not isinstance(losses, Mapping) or not losses:
-        raise TypeError(
-            'The objective function must return a dict {"name": scalar loss} with at least one '
-            f"entry. Received: {losses!r} of type {type(losses).__name__}."
-        )
-    for name, loss in losses.items():
-        check_scalar(name, loss)
-
-
-def check_scalar(name: str, loss: Any) -> None:
-    """Raise unless the loss of an objective is a scalar tensor."""
-    if not ops.is_tensor(loss) and not isinstance(loss, keras.KerasTensor):
-        raise TypeError(
-            f"The loss of objective {name!r} is not a tensor. Received: {loss!r} of type "
-            f"{type(loss).__name__}. A loss converted to NumPy or to a number has no gradient."
-        )
-    if len(loss.shape) != 0:
-        raise ValueError(
-            f"The loss of objective {name!r} is not a scalar. Received shape: "
-            f"{tuple(loss.shape)}. Reduce it, with keras.ops.mean(...) say, or use a Keras loss "
-            'whose `reduction` is not None or "none".'
-        )
+    pairs = zip(first, second, strict=True)
+    return [[mean(*both) for both in zip(*pair, strict=True)] for pair in pairs]
 
 
 def path_of(variable: Any) -> str:

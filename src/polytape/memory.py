@@ -1,12 +1,12 @@
 """Methods that see the rows before they are weighed, and keep arrays as large beside them."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
 
-from polytape.contract import Evidence, Method, State, Tensor
+from polytape.contract import Evidence, Method, Seed, State, Tensor, ask
 from polytape.engines import engine
 from polytape.jacobian import Gradients
 
@@ -73,7 +73,7 @@ class Sight(NamedTuple):
         found = list(directions)
         names = list(self.raw.losses)
         for v in self.raw.connectivity.shared:
-            like = self.raw[names[self.raw.connectivity.objectives(v)[0]]][v]
+            like: Any = self.raw[names[self.raw.connectivity.objectives(v)[0]]][v]
             if v in self.offsets:
                 offset = ops.reshape(self.offsets[v] * self.raw.scale, like.shape)
                 found[v] = ops.add(found[v], offset)
@@ -81,32 +81,56 @@ class Sight(NamedTuple):
         return found
 
 
-def observe(
-    method: Method,
-    gradients: Gradients,
-    rows: Matrices,
-    evidence: Evidence,
-    memory: Memory,
-    state: State,
-) -> Sight:
-    """Show a method its rows, variable by variable; those of inactive objectives as zero."""
-    active = evidence.active[:, None]
-    table = [list(gradients[name]) for name in gradients.losses]
-    after, offsets, measures = list(memory), {}, []
-    for v, matrix in rows.items():
-        seen = method.observe(ops.where(active, matrix, 0.0), memory[v], evidence, state)
-        after[v] = seen.memory
-        measures.append(seen.measures)
-        if seen.offset is not None:
-            offsets[v] = seen.offset
-        taken = ops.where(active, seen.rows, 0.0) * gradients.scale
-        for t in gradients.connectivity.objectives(v):
-            table[t][v] = ops.reshape(taken[t], table[t][v].shape)
-    if not rows:  # nothing is shared: statistics of nothing
-        nothing = ops.zeros((len(table), 1))
-        arrays = dict.fromkeys(method.memory or (), nothing)
-        measures.append(method.observe(nothing, arrays, evidence, state).measures)
-    stacked = None if measures[0] is None else ops.stack(measures)
-    return Sight(
-        gradients, gradients.replaced(table), evidence.active, stacked, memory, after, offsets
-    )
+class Observer:
+    """A method with a memory, shown the rows of each step.
+
+    scalarization  what weighs the losses before, and hence the rows that are shown
+    """
+
+    def __init__(self, method: Method, scalarization: Method | None) -> None:
+        self.method, self.scalarization = method, scalarization
+
+    def look(
+        self, gradients: Gradients, active: Tensor, step: Tensor, seed: Seed, state: State
+    ) -> Sight:
+        """Show the rows of the active objectives, variable by variable, the others' as zero.
+
+        active  (T,) bool: objectives that have a label;  state  of scalarization, method and memory
+        """
+        rows = matrices(gradients)
+        active = ops.logical_and(active, finite(gradients, rows))
+        losses = ops.stack([ops.cast(loss, "float32") for loss in gradients.losses.values()])
+        losses = ops.where(active, losses, 0.0)
+        names, last = tuple(gradients.losses), state.get("look")
+        evidence = Evidence(losses, None, active, names, step, seed, last=last)
+        if self.scalarization is not None:
+            weights, _ = ask(self.scalarization, evidence, state["scalarization"])
+            evidence = evidence.scaled(weights)
+            rows = {v: weights[:, None] * matrix for v, matrix in rows.items()}
+        memory, inner = state["memory"], state["combination"]
+        return self._shown(gradients, rows, evidence.reseeded(1), memory, inner)
+
+    def _shown(
+        self, gradients: Gradients, rows: Matrices, evidence: Evidence, memory: Memory, state: State
+    ) -> Sight:
+        active = evidence.active[:, None]
+        table: Any = [list(gradients[name]) for name in gradients.losses]
+        after, measures = list(memory), []
+        offsets: dict[int, Tensor] = {}
+        for v, matrix in rows.items():
+            shown = ops.where(active, matrix, 0.0)
+            seen = self.method.observe(shown, memory[v], evidence, state)
+            after[v] = seen.memory
+            measures.append(seen.measures)
+            if seen.offset is not None:
+                offsets[v] = seen.offset
+            taken = ops.where(active, seen.rows, 0.0) * gradients.scale
+            for t in gradients.connectivity.objectives(v):
+                table[t][v] = ops.reshape(taken[t], table[t][v].shape)
+        if not rows:  # nothing is shared: statistics of nothing
+            nothing = ops.zeros((len(table), 1))
+            arrays = dict.fromkeys(self.method.memory or (), nothing)
+            measures.append(self.method.observe(nothing, arrays, evidence, state).measures)
+        stacked = None if measures[0] is None else ops.stack(measures)
+        replaced = gradients.replaced(table)
+        return Sight(gradients, replaced, evidence.active, stacked, memory, after, offsets)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -10,10 +10,10 @@ import numpy as np
 from keras import ops
 
 from polytape.connectivity import Blocks
-from polytape.contract import Evidence, Method, Seed, State, Tensor, ask
+from polytape.contract import Evidence, Look, Method, Seed, State, Tensor, ask, parts
 from polytape.engines import engine
 from polytape.jacobian import Gradients
-from polytape.memory import Sight, empty_memory, finite, matrices, observe
+from polytape.memory import Observer, empty_memory
 from polytape.stages.chain import split
 from polytape.state import StateVariables
 
@@ -47,7 +47,7 @@ class Settlement:
         self.method, self.names, self.paths = method, tuple(names), tuple(paths)
         self.scalarization, self.combination = split(method)
         chosen = self.combination or method
-        self.observer = None if chosen.memory is None else chosen
+        self.observer = None if chosen.memory is None else Observer(chosen, self.scalarization)
         self.alternates = chosen.alternates
         self.private = "joint" if self.alternates else private
         self.blocks = Blocks.by(method.scope, paths)
@@ -56,8 +56,11 @@ class Settlement:
             "scalarization": lead.init(self.names) if lead else (),
             "combination": rest.init(self.names, self.blocks.shape) if rest else (),
         }
+        self.second_look = any(part.second_look for part in parts(method))
+        if self.second_look:
+            initial["look"] = _no_look(len(self.names))
         if self.observer is not None:
-            initial["memory"] = empty_memory(self.observer, len(self.names), sizes)
+            initial["memory"] = empty_memory(chosen, len(self.names), sizes)
         if saved is not None:
             initial = keras.tree.pack_sequence_as(initial, list(saved))
         self.state = StateVariables(initial, add_weight)
@@ -70,6 +73,11 @@ class Settlement:
     def linear(self) -> bool:
         """Whether no weight depends on gradients: one backward pass is enough."""
         return self.combination is None
+
+    @property
+    def halves(self) -> bool:
+        """Whether the gradients of both halves of the batch are wanted, each on its own."""
+        return any(part.needs == "halves" for part in parts(self.method))
 
     @property
     def period(self) -> int:
@@ -87,22 +95,22 @@ class Settlement:
         active: Tensor,
         step: Tensor,
         reach: Any = None,
-        measures: Tensor | None = None,
+        **more: Tensor | None,
     ) -> tuple[Tensor, Tensor, State]:
         """Shared weights (T,) or (B, T), private weights (T,), and the next state.
 
         losses, active (T,); gramian (T, T), (B, T, T) or None; reach (B, T) NumPy or None;
-        measures (V, T, k) or None.
+        more  other fields of the evidence: `cross` of the Gramian's shape, `measures` (V, T, k)
         """
-        key = (gramian is None, None if reach is None else reach.tobytes(), measures is None)
+        given = {"losses": losses, "gramian": gramian, "active": active, "step": step, **more}
+        tensors = {name: value for name, value in given.items() if value is not None}
+        key = (*tensors, None if reach is None else reach.tobytes())
         if key not in self._compiled:
-            body = self._body(gramian is not None, reach)
+            body = self._body(reach)
             # A scalarization is a handful of operations: not worth a kernel of its own.
             self._compiled[key] = body if self.linear else engine().island(body)
-        tensors = [losses, active, step]
-        tensors += [found for found in (gramian, measures) if found is not None]
         state = self.state.read()
-        memory = {"memory": state.pop("memory")} if "memory" in state else {}
+        memory = {"memory": state.pop("memory")} if self.observer is not None else {}
         shared, private, leaves = self._compiled[key](tensors, keras.tree.flatten(state))
         return shared, private, {**keras.tree.pack_sequence_as(state, list(leaves)), **memory}
 
@@ -113,24 +121,25 @@ class Settlement:
 
         active  (T,) bool: objectives that have a label this step
         """
-        sight = None if self.observer is None else self._observe(gradients, active, step)
-        if sight is not None:
+        sight = None
+        if self.observer is not None:
+            state, seed = self.state.read(), self.seed(step)
+            sight = self.observer.look(gradients, active, step, seed, state)
             gradients, active = sight.gradients, sight.active
         blocks, connectivity = self.blocks, gradients.connectivity
         gramian = None if self.linear else gradients.gramians(blocks)
+        cross = gradients.crosses(blocks) if self.halves else None
         active = ops.logical_and(active, gradients.finite(gramian))
-        if gramian is not None:
-            both = ops.logical_and(active[:, None], active[None, :])
-            gramian = ops.where(both, gramian, 0.0)
+        both = ops.logical_and(active[:, None], active[None, :])
+        gramian, cross = (
+            None if products is None else ops.where(both, products, 0.0)
+            for products in (gramian, cross)
+        )
         losses = ops.stack([ops.cast(loss, "float32") for loss in gradients.losses.values()])
         losses = ops.where(active, losses, 0.0)
+        reach, measures = blocks.reach(connectivity), None if sight is None else sight.measures
         shared, private, state = self.weigh(
-            losses,
-            gramian,
-            active,
-            step,
-            blocks.reach(connectivity),
-            None if sight is None else sight.measures,
+            losses, gramian, active, step, reach, cross=cross, measures=measures
         )
         own: Tensor | None = private
         if self.private == "weighted" and not blocks.shape:
@@ -146,38 +155,42 @@ class Settlement:
             state["memory"] = sight.kept(active)
         return directions, shared, active, state
 
-    def _observe(self, gradients: Gradients, active: Tensor, step: Tensor) -> Sight:
-        """Let a method with a memory see its rows, weighted as the losses are."""
-        rows = matrices(gradients)
-        active = ops.logical_and(active, finite(gradients, rows))
-        losses = ops.stack([ops.cast(loss, "float32") for loss in gradients.losses.values()])
-        losses = ops.where(active, losses, 0.0)
-        evidence = Evidence(losses, None, active, self.names, step, self.seed(step))
-        state = self.state.read()
-        if self.scalarization is not None:
-            weights, _ = ask(self.scalarization, evidence, state["scalarization"])
-            evidence = evidence.scaled(weights)
-            rows = {v: weights[:, None] * matrix for v, matrix in rows.items()}
-        memory, inner = state["memory"], state["combination"]
-        return observe(self.observer, gradients, rows, evidence.reseeded(1), memory, inner)
+    def look_again(
+        self, before: Sequence[Tensor], after: Sequence[Tensor], active: Tensor, accept: Tensor
+    ) -> None:
+        """Keep the T losses of a batch before and after the update that was made with it."""
+        if self.second_look:
+            first, second = (ops.cast(ops.stack(found), "float32") for found in (before, after))
+            known = active & ops.isfinite(first) & ops.isfinite(second)
+            look = Look(ops.where(known, first, 0.0), ops.where(known, second, 0.0), known)
+            self.state.write({**self.state.read(), "look": look}, accept)
 
-    def _body(self, with_gramian: bool, reach: Any) -> Callable[..., Any]:
+    def heed(self, logs: Mapping[str, float]) -> None:
+        """Let the metrics of an epoch into the state of methods that read some.
+
+        ValueError if a metric that a method names is not among them.
+        """
+        heeding = [part for part in parts(self.method) if part.heeds is not None]
+        for part, variable in zip(heeding, self.state.named("kpi"), strict=True):
+            for objective, metric in getattr(part, str(part.heeds)).items():
+                if metric not in logs:
+                    raise ValueError(
+                        f"{type(part).__name__} reads {metric!r} as the metric of {objective!r}, "
+                        f"which this epoch did not log. Logged: {', '.join(map(repr, logs))}. "
+                        "Compile with that metric and, for a name with val_, give validation data."
+                    )
+            kpi = ops.convert_to_numpy(variable.value)
+            variable.assign(part.heed(kpi, self.names, logs))
+
+    def _body(self, reach: Any) -> Callable[..., Any]:
         template = self.state.read()
         template.pop("memory", None)
 
-        def body(tensors: list[Tensor], leaves: list[Tensor]) -> Any:
-            losses, active, step = tensors[:3]
-            evidence = Evidence(
-                losses=losses,
-                gramian=tensors[3] if with_gramian else None,
-                active=active,
-                names=self.names,
-                step=step,
-                seed=self.seed(step),
-                measures=tensors[4] if len(tensors) > 4 else None,
-                reach=reach,
-            )
+        def body(tensors: dict[str, Tensor], leaves: list[Tensor]) -> Any:
             state = keras.tree.pack_sequence_as(template, list(leaves))
+            seed, last = self.seed(tensors["step"]), state.get("look")
+            given = {"gramian": None, **tensors}
+            evidence = Evidence(names=self.names, seed=seed, reach=reach, last=last, **given)
             shared, private, state = self._ask(evidence, state)
             return shared, private, keras.tree.flatten(state)
 
@@ -190,12 +203,21 @@ class Settlement:
             private, lead = ask(self.scalarization, evidence, lead)
         shared = private
         if self.combination is not None:
-            weighted = evidence.scaled(private)
-            if self.observer is not None:  # it has seen weighted rows already
-                weighted = dataclasses.replace(weighted, gramian=evidence.gramian)
-            weights, rest = ask(self.combination, weighted.reseeded(1), rest)
+            scaled = evidence.scaled(private)
+            if self.observer is not None:  # which has seen weighted rows already
+                scaled = dataclasses.replace(scaled, gramian=evidence.gramian)
+            weights, rest = ask(self.combination, scaled.reseeded(1), rest)
             shared = weights if self.observer is not None else private * weights
-        return shared, private, {"scalarization": lead, "combination": rest}
+        found = {"scalarization": lead, "combination": rest}
+        if self.second_look:  # taken account of
+            none = _no_look(len(self.names))
+            found["look"] = keras.tree.map_structure(ops.convert_to_tensor, none)
+        return shared, private, found
+
+
+def _no_look(count: int) -> Look:
+    zeros = np.zeros((count,), "float32")
+    return Look(zeros, zeros.copy(), np.zeros((count,), "bool"))
 
 
 def check_private(private: str) -> str:

@@ -125,10 +125,10 @@ def inactive(trial: Trial) -> Iterator[str]:
     masked = _named("well conditioned")
     both = np.stack([active, ~active])
     rows, losses = masked.rows * both[..., None], masked.losses * both
-    found = trial.answer(rows, losses, both, trial.start(losses.shape, rows.shape[-1]))
+    answer = trial.answer(rows, losses, both, trial.start(losses.shape, rows.shape[-1]))
     for block in range(2):
         alone = trial.update(masked.rows, masked.losses, both[block])
-        stacked = trial.along(found.rows[block], found.weights[block])
+        stacked = trial.along(answer.rows[block], answer.weights[block])
         yield from differ(masked, alone, stacked)
 
 

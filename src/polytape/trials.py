@@ -129,7 +129,7 @@ class Trial:
     def _question(self, gramian: Any, losses: Any, active: Any, seed: Any, state: Any) -> Any:
         names = _names(losses.shape[-1])
         step = ops.zeros((), dtype="int32")
-        evidence = Evidence(losses, gramian, active, names, step, Seed(seed))
+        evidence = Evidence(losses, gramian, active, names, step, Seed(seed), cross=gramian)
         return ask(self.method, evidence, state)
 
     def _shown(self, rows: Any, losses: Any, active: Any, seed: Any, state: Any) -> Any:
@@ -168,7 +168,7 @@ class Trial:
     def answer(self, rows: Array, losses: Array, active: Array, state: Any) -> Answer:
         """Weights for rows (..., T, n), what they weigh, and the next state."""
         given = [ops.convert_to_tensor(np.float32(losses)), ops.convert_to_tensor(active)]
-        offset = np.zeros_like(rows[..., 0, :])
+        offset: Any = np.zeros_like(rows[..., 0, :])
         if self.method.memory is None:
             gramian = np.einsum("...in,...jn->...ij", rows, rows)
             products = ops.convert_to_tensor(np.float32(gramian))

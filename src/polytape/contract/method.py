@@ -2,9 +2,11 @@
 
 import abc
 import dataclasses
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 from polytape.contract.evidence import Evidence, Seed, Tensor
@@ -12,8 +14,8 @@ from polytape.contract.registry import register
 from polytape.contract.rules import rules_of
 
 State = Any  # a pytree of arrays: what `init` returned, with the same structure and shapes
-Need = Literal["losses", "gramian", "rows"]
-NEEDS: tuple[Need, ...] = ("losses", "gramian", "rows")  # from cheapest to dearest
+Need = Literal["losses", "gramian", "halves", "rows"]
+NEEDS: tuple[Need, ...] = ("losses", "gramian", "halves", "rows")  # from cheapest to dearest
 
 
 class Observed(NamedTuple):
@@ -40,7 +42,13 @@ class Method(abc.ABC):
     CONTRIBUTING.md. What a subclass declares:
 
     needs       the dearest evidence it reads: "losses" (one backward pass in all), "gramian" (T
-                passes) or "rows" (T passes and the rows themselves)
+                passes), "halves" (gradients of both halves of the batch, 2 T passes) or "rows" (T
+                passes and the rows themselves)
+    second_look whether it wants to know what its last update did to the losses of the same batch
+                (`evidence.last`), at the price of a second forward pass
+    heeds       the field that names logged metrics which enter its state, or None: its
+                `heed(kpi, names, logs)` gives the next value of the state's leaf "kpi" after each
+                epoch
     memory      None, or the names of float32 arrays that it keeps beside the rows, zero at first
                 and as large as they are: T times the trainable variables each, saved with the
                 model. Such a method needs "rows", and `observe` sees them before `weigh`; () for
@@ -55,6 +63,8 @@ class Method(abc.ABC):
     """
 
     needs: ClassVar[Need] = "gramian"
+    second_look: ClassVar[bool] = False
+    heeds: ClassVar[str | None] = None
     memory: ClassVar[tuple[str, ...] | None] = None
     alternates: ClassVar[bool] = False
     natural: ClassVar[str | None] = None
@@ -121,6 +131,12 @@ class Method(abc.ABC):
         del seed
         return ops.sum(rows, axis=0)
 
+    def heed(
+        self, kpi: np.ndarray, names: tuple[str, ...], logs: Mapping[str, float]
+    ) -> np.ndarray:
+        """The leaf "kpi" of the state after an epoch with these logs; only where `heeds` is set."""
+        raise NotImplementedError(f"{type(self).__name__} heeds no metrics.")
+
     def get_config(self) -> dict[str, Any]:
         return {
             field.name: _serialize(getattr(self, field.name)) for field in dataclasses.fields(self)
@@ -129,6 +145,16 @@ class Method(abc.ABC):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Method":
         return cls(**{name: _deserialize(value) for name, value in config.items()})
+
+
+def parts(method: Method) -> Iterator[Method]:
+    """The method, and the methods that it is made of."""
+    yield method
+    for field in dataclasses.fields(method):
+        value = getattr(method, field.name)
+        for inner in value if isinstance(value, tuple) else (value,):
+            if isinstance(inner, Method):
+                yield from parts(inner)
 
 
 def ask(method: Method, evidence: Evidence, state: State) -> tuple[Tensor, State]:

@@ -10,7 +10,7 @@ from keras import ops
 from polytape.connectivity import Connectivity
 from polytape.contract import State, Tensor
 from polytape.engines import Recording, engine
-from polytape.jacobian import Gradients, path_of
+from polytape.jacobian import Gradients, Table, mean_rows, path_of
 from polytape.methods.sum import Sum
 from polytape.settlement import Settlement
 
@@ -22,7 +22,8 @@ class Pass:
     """The backward side of one step: update directions from a recording.
 
     The recording's scalars are the T weighted losses, then the extra term (add_loss and weight
-    regularisers, added to the combination as it is) if there is one, then their total.
+    regularisers, added to the combination as it is) if there is one, then their total, and for
+    methods that need them the losses of the first and of the second half of the batch.
     """
 
     def __init__(
@@ -44,8 +45,9 @@ class Pass:
         self.step, self.scale, self.isolate = step, scale, isolate
         count = len(settlement.names)
         self.losses = list(recording.scalars[:count])
-        self.extra = count if len(recording.scalars) == count + 2 else None
-        self.total = len(recording.scalars) - 1
+        whole = len(recording.scalars) - 2 * count * settlement.halves
+        self.extra = count if whole == count + 2 else None
+        self.total = whole - 1
         self.everything = range(len(variables))
         self.fine = ops.ones((), dtype="bool")  # whether the directions may be applied at all
 
@@ -61,8 +63,11 @@ class Pass:
 
     def _full(self) -> Outcome:
         """One backward pass per objective."""
-        rows = [self.recording.pull({t: self.scale}, self.everything) for t in self._objectives()]
-        return self._settled(rows)
+        halves = None
+        if self.settlement.halves:
+            first = self.total + 1
+            halves = self._rows(first), self._rows(first + len(self.losses))
+        return self._settled(mean_rows(*halves) if halves else self._rows(0), halves)
 
     def _in_turn(self) -> Outcome:
         """One backward pass, for the objective whose turn it is; zero for the others."""
@@ -83,7 +88,8 @@ class Pass:
         ]
         return self._settled(rows)
 
-    def _settled(self, rows: list[list[Tensor | None]]) -> Outcome:
+    def _settled(self, rows: Table, halves: tuple[Table, Table] | None = None) -> Outcome:
+        """Directions from the gradients of all objectives."""
         joint = self.settlement.private == "joint"
         connectivity = Connectivity.seen(self.settlement.names, self.paths, rows, joint)
         connectivity.check()
@@ -95,10 +101,18 @@ class Pass:
             connectivity,
             self.scale,
             None if extra is None else self.recording.pull({extra: self.scale}, self.everything),
+            halves,
         )
         everyone = ops.ones((len(rows),), dtype="bool")
         directions, _, active, state = self.settlement.settle(gradients, everyone, self.step)
         return directions, active, state
+
+    def _rows(self, start: int) -> Table:
+        """The gradients of the T scalars from `start` on."""
+        return [
+            self.recording.pull({start + t: self.scale}, self.everything)
+            for t in self._objectives()
+        ]
 
     def finite_losses(self) -> Tensor:
         """(T,) bool."""

@@ -18,7 +18,7 @@ def train_step(model: Any, data: Any) -> dict[str, Tensor]:
     def forward() -> tuple[list[Tensor], Any]:
         y_pred = plan.forward(x)
         total = model.compute_loss(x, y, y_pred, sample_weight, training=True)
-        return [*plan.losses(), total], y_pred
+        return [*plan.losses(), total, *plan.halves()], y_pred
 
     kept = plan.statistics()
     recording = engine().record(forward, lambda: model.trainable_variables)
@@ -27,13 +27,12 @@ def train_step(model: Any, data: Any) -> dict[str, Tensor]:
     if not optimizer.built:
         optimizer.build(variables)
     batch = next(leaf for leaf in keras.tree.flatten(x) if leaf is not None)
-    plan.loss_tracker().update_state(recording.scalars[-1], sample_weight=ops.shape(batch)[0])
-
     scale = ops.cast(optimizer.scale_loss(ops.ones(())), "float32")
     settlement = plan.settlement
     count = ops.add(optimizer.iterations, 0)  # a variable, or a tensor under accumulation
     isolate = plan.on_nonfinite == "isolate"
     step = Pass(recording, settlement, variables, count, scale, plan.rescales, isolate)
+    plan.loss_tracker().update_state(recording.scalars[step.total], ops.shape(batch)[0])
     directions, active, state = step.run()
     accept, left_out = plan.accepts(active) & step.fine, ~active
     if plan.rescales:
@@ -48,6 +47,10 @@ def train_step(model: Any, data: Any) -> dict[str, Tensor]:
     plan.dropped.update_state(left_out)
     always = ops.ones((), dtype="bool")
     engine().apply(optimizer, directions, variables, always if plan.rescales else accept)
+    if settlement.second_look:
+        changing = [*model.non_trainable_variables, *model.metrics_variables]
+        after = engine().aside(lambda: forward()[0][: len(settlement.names)], changing)
+        settlement.look_again(step.losses, after, active, accept)
     return model.compute_metrics(x, y, recording.outputs, sample_weight)
 
 

@@ -37,10 +37,10 @@ class DBMTL(Method):
 
     Weights belong to the averages: positive, one for the longest. Degree 0 in the loss scale (1
     with `log=False`); multiplying a single loss changes nothing (with `log=False` the length).
-    Equal gradients of equal losses: their sum over the loss. Opposed gradients: zero. A zero average
-    weighs zero. A negative loss counts by its size; one of exactly zero has no logarithm, and its
-    gradient enters the average as zero. An inactive objective keeps its average. T = 1: the average
-    itself. rank < T: no exception.
+    Equal gradients of equal losses: their sum over the loss. Opposed gradients: zero. A zero
+    average weighs zero. A negative loss counts by its size; one of exactly zero has no logarithm,
+    and its gradient enters the average as zero. An inactive objective keeps its average. T = 1: the
+    average itself. rank < T: no exception.
 
     >>> import polytape as pt
     >>> from polytape.testing import Trial

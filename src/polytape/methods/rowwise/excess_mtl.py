@@ -21,9 +21,9 @@ class ExcessMTL(Method):
         S_i <- S_i + g_i^2,    e_i = sum g_i^2 / sqrt(S_i),    w_i <- w_i exp(rate e_i / e_i^first),
 
     squares, roots and quotients by coordinate, e_i^first the first e_i that was not zero; then w is
-    rescaled. The update is the sum of w_i g_i. T backward passes. One array of T times the trainable
-    variables is kept and saved with the model. Sparse gradients of embeddings (TensorFlow) are
-    made dense.
+    rescaled. The update is the sum of w_i g_i. T backward passes. One array of T times the
+    trainable variables is kept and saved with the model. Sparse gradients of embeddings
+    (TensorFlow) are made dense.
 
     rate   step size of the weights; 0.01, as in the authors' training scripts (their README: 1)
     scale  "mean": weights add up to one; by default ("sum"), as in the authors' code, to the number
@@ -61,6 +61,7 @@ class ExcessMTL(Method):
     def observe(
         self, rows: Tensor, memory: dict[str, Tensor], evidence: Evidence, state: State
     ) -> Observed:
+        del evidence, state
         new = ops.square(rows)
         squares = memory["squares"] + new
         excess = ops.sum(new * reciprocal(ops.sqrt(squares)), axis=-1, keepdims=True)

@@ -70,6 +70,7 @@ class LRAnnealing(Method):
     def observe(
         self, rows: Tensor, memory: dict[str, Tensor], evidence: Evidence, state: State
     ) -> Observed:
+        del evidence, state
         size = ops.abs(rows)
         largest, total = ops.max(size, axis=-1), ops.sum(size, axis=-1)
         count = ops.full_like(total, rows.shape[-1])
@@ -78,9 +79,9 @@ class LRAnnealing(Method):
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
         named = self.reference_objective
         index = 0 if named is None else evidence.names.index(named)
-        largest = ops.max(evidence.measures[..., 0], axis=-2)
-        mean = ops.sum(evidence.measures[..., 1], axis=-2)
-        mean = mean / ops.sum(evidence.measures[..., 2], axis=-2)
+        largest, total, count = ops.unstack(evidence.measures, axis=-1)
+        largest = ops.max(largest, axis=-2)
+        mean = ops.sum(total, axis=-2) / ops.sum(count, axis=-2)
         goal = (largest if self.statistic == "max" else mean)[..., index : index + 1]
         weights = self.decay * state["weights"] + (1.0 - self.decay) * ratio(goal, mean)
         known = ops.logical_and(evidence.active, ops.logical_and(mean > 0, goal > 0))

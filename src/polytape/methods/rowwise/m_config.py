@@ -24,9 +24,10 @@ class MConFIG(Method):
 
         u_t = (M_t - beta M_(t-1)) / (1 - beta),    M_t = (1 - beta^t) v_t,
 
-    and that is the update returned here. `keras.optimizers.Adam(rate, beta_1=beta)` finds M_t as its first
-    moment and averages u_t^2 as its second: exactly the published step, and the second moment is
-    kept where it belongs. With another optimizer u is a gradient like any other, of more noise.
+    and that is the update returned here. `keras.optimizers.Adam(rate, beta_1=beta)` finds M_t as
+    its first moment and averages u_t^2 as its second: exactly the published step, and the second
+    moment is kept where it belongs. With another optimizer u is a gradient like any other, of more
+    noise.
 
     beta        of the moments; 0.9, as in the paper; the same as Adam's
     preference  as in `pt.ConFIG`
