@@ -1,5 +1,6 @@
 """A method for loops of one's own: gradients in, one update out, the state held."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -52,15 +53,21 @@ class Combiner(keras.layers.Layer):
 
     def prepare(self, objectives: Sequence[str], variables: Sequence[Any]) -> None:
         """Create the state now instead of at the first call."""
-        self._prepare(tuple(objectives), tuple(path_of(variable) for variable in variables))
+        paths = tuple(path_of(variable) for variable in variables)
+        sizes = [math.prod(variable.shape) for variable in variables]
+        self._prepare(tuple(objectives), paths, sizes)
 
-    def _prepare(self, names: tuple[str, ...], paths: tuple[str, ...]) -> Settlement:
+    def _prepare(
+        self, names: tuple[str, ...], paths: tuple[str, ...], sizes: Sequence[int]
+    ) -> Settlement:
         known = self._settlement
         if known is None:
             self.steps = self.add_weight(
                 name="steps", shape=(), dtype="int32", initializer="zeros", trainable=False
             )
-            known = Settlement(self.method, names, paths, self.add_weight, self.private, self.seed)
+            known = Settlement(
+                self.method, names, paths, self.add_weight, self.private, self.seed, sizes=sizes
+            )
             self._settlement = known
             self.built = True
         if (known.names, known.paths) != (names, paths):
@@ -79,9 +86,9 @@ class Combiner(keras.layers.Layer):
                 f"Received: an object of type {type(gradients).__name__}."
             )
         connectivity = gradients.connectivity
-        settlement = self._prepare(connectivity.names, connectivity.paths)
+        settlement = self._prepare(connectivity.names, connectivity.paths, gradients.sizes)
         everyone = ops.ones((len(connectivity.names),), dtype="bool")
-        if self.private == "joint":
+        if settlement.private == "joint":
             gradients = gradients.joint()
         update, _, active, state = settlement.settle(gradients, everyone, self.steps.value)
         settlement.state.write(state, ops.any(active))

@@ -1,6 +1,7 @@
 """Gradients of several losses: rows, their Gramian, and the weighted sum of rows."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -65,6 +66,22 @@ class Gradients:
         return Gradients(
             self.losses, self._rows, connectivity, self._scale, self._extra, self._halves
         )
+
+    @property
+    def sizes(self) -> list[int]:
+        """The number of entries of each variable; zero where nothing reaches it."""
+        columns = zip(*self._rows, strict=True)
+        known = [next((row for row in column if row is not None), None) for column in columns]
+        return [0 if row is None else math.prod(row.shape) for row in known]
+
+    @property
+    def scale(self) -> Any:
+        """How many times too large every row is kept."""
+        return self._scale
+
+    def replaced(self, rows: Sequence[Sequence[Tensor | None]]) -> "Gradients":
+        """The same with other rows, as many times too large."""
+        return Gradients(self.losses, rows, self.connectivity, self._scale, self._extra)
 
     @cached_property
     def gramian(self) -> Tensor:

@@ -11,6 +11,7 @@ from keras import ops
 from polytape.catalogue import resolve
 from polytape.contract import Evidence, Look, Method, State, Tensor, ask
 from polytape.settlement import draw
+from polytape.stages.chain import split
 
 
 def weigh(
@@ -75,6 +76,12 @@ def _evidence(
 ) -> Evidence:
     if gramian is None and losses is None:
         raise ValueError("pt.weigh needs a Gramian, losses, or both. Received neither.")
+    combination = split(method)[1]
+    if combination is not None and combination.memory is not None:
+        raise ValueError(
+            f"{type(combination).__name__} sees the gradients themselves, of which a Gramian does "
+            "not tell enough. Use it in pt.Combiner or pt.Model."
+        )
     if gramian is None and method.needs != "losses":
         raise ValueError(
             f"{type(method).__name__} weighs gradients: it needs a Gramian. Received: gramian=None."

@@ -88,6 +88,10 @@ class Engine(Protocol):
         """The gradients of several objectives by one variable. Sparse ones stay sparse."""
         ...
 
+    def dense(self, gradient: Tensor) -> Tensor:
+        """A gradient, sparse or not, as a float32 tensor in the shape of its variable."""
+        ...
+
     def add_where(self, total: Tensor, condition: Tensor, gradient: Tensor) -> Tensor:
         """`total`, plus `gradient` where `condition` () bool; a sparse total keeps its entries."""
         ...

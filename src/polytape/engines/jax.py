@@ -160,6 +160,10 @@ def rows(gradients: Sequence[Tensor]) -> _Rows:
     return _Rows(gradients)
 
 
+def dense(gradient: Tensor) -> Tensor:
+    return gradient.astype("float32")
+
+
 def add_where(total: Tensor, condition: Tensor, gradient: Tensor) -> Tensor:
     return total + jnp.where(condition, gradient, 0)
 

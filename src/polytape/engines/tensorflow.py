@@ -119,6 +119,10 @@ def _place(gradient: tf.IndexedSlices, touched: Tensor) -> Tensor:
     return tf.math.unsorted_segment_sum(gradient.values, slots, tf.shape(touched)[0])
 
 
+def dense(gradient: Tensor) -> Tensor:
+    return tf.cast(tf.convert_to_tensor(gradient), tf.float32)
+
+
 def add_where(total: Tensor, condition: Tensor, gradient: Tensor) -> Tensor:
     if not isinstance(total, tf.IndexedSlices):
         dense = tf.convert_to_tensor(gradient)

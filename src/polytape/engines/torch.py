@@ -106,6 +106,10 @@ def rows(gradients: Sequence[Tensor]) -> _Rows:
     return _Rows(gradients)
 
 
+def dense(gradient: Tensor) -> Tensor:
+    return gradient.to(torch.float32)
+
+
 def add_where(total: Tensor, condition: Tensor, gradient: Tensor) -> Tensor:
     return total + torch.where(condition, gradient, torch.zeros_like(gradient))
 

@@ -57,6 +57,8 @@ class Pass:
         """Directions by variable, times the loss scale."""
         if self.settlement.linear:
             return self._linear()
+        if self.settlement.alternates:
+            return _either(ops.equal(self.step, 0), self._full, self._in_turn)
         if self.settlement.period > 1 and not self.settlement.blocks.shape:
             return self._periodic()
         return self._fresh()
@@ -71,10 +73,33 @@ class Pass:
         if self.settlement.halves:
             first = self.total + 1
             halves = self._rows(first), self._rows(first + len(self.losses))
-        rows = mean_rows(*halves) if halves else self._rows(0)
+        return self._settled(mean_rows(*halves) if halves else self._rows(0), halves)
+
+    def _in_turn(self) -> Outcome:
+        """One backward pass, for the objective whose turn it is; zero for the others."""
+        index = ops.mod(ops.cast(self.step, "int32"), len(self.losses))
+        chosen = [ops.equal(index, t) for t in self._objectives()]
+        cotangents = [ops.where(turn, self.scale, 0.0) for turn in chosen]
+        found = self.recording.pull(dict(enumerate(cotangents)), self.everything)
+        reach = self.settlement.reach
+        if reach is None:
+            reach = self.recording.reach(self._objectives())
+        dense = [None if g is None else ops.cast(engine().dense(g), g.dtype) for g in found]
+        rows = [
+            [
+                ops.where(turn, gradient, ops.zeros_like(gradient)) if reached else None
+                for gradient, reached in zip(dense, row, strict=True)
+            ]
+            for turn, row in zip(chosen, reach, strict=True)
+        ]
+        return self._settled(rows)
+
+    def _settled(self, rows: Table, halves: tuple[Table, Table] | None = None) -> Outcome:
+        """Directions from the gradients of all objectives."""
         joint = self.settlement.private == "joint"
         connectivity = Connectivity.seen(self.settlement.names, self.paths, rows, joint)
         connectivity.check()
+        self.settlement.reach = connectivity.reach
         extra = self.extra
         gradients = Gradients(
             dict(zip(self.settlement.names, self.losses, strict=True)),

@@ -1,6 +1,7 @@
 """What `compile` decides for the step: objectives, method and its state, rules for bad values."""
 
 import inspect
+import math
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -65,8 +66,9 @@ class Plan:
         self.names = names or ("loss",)
         paths = tuple(path_of(variable) for variable in self.model.trainable_variables)
         saved = self.holder.claim(self.method, self.names)
+        sizes = [math.prod(variable.shape) for variable in self.model.trainable_variables]
         self._settlement = Settlement(
-            self.method, self.names, paths, keras.Variable, self.private, self.seed, saved
+            self.method, self.names, paths, keras.Variable, self.private, self.seed, saved, sizes
         )
         self.dropped = Dropped(self.names)
         variables = self._settlement.state.variables
