@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -69,6 +70,15 @@ class Settlement:
         return any(part.needs == "halves" for part in parts(self.method))
 
     @property
+    def samples(self) -> int:
+        """How many samples are differentiated one by one, in one step out of `sampling`."""
+        return max(part.samples for part in parts(self.method))
+
+    @property
+    def sampling(self) -> int:
+        return math.gcd(*(part.period for part in parts(self.method) if part.samples))
+
+    @property
     def period(self) -> int:
         """One step out of this many needs every objective's gradient."""
         return 1 if self.combination is None else self.combination.period
@@ -85,28 +95,34 @@ class Settlement:
         step: Tensor,
         reach: Any = None,
         cross: Tensor | None = None,
+        traces: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, State]:
         """Shared weights (T,) or (B, T), private weights (T,), and the next state.
 
-        losses, active (T,); gramian and cross (T, T), (B, T, T) or None; reach (B, T) NumPy or None
+        losses, active (T,); gramian and cross (T, T), (B, T, T) or None; traces (T,) or None;
+        reach (B, T) NumPy or None
         """
-        key = (gramian is None, cross is None, None if reach is None else reach.tobytes())
+        if traces is not None:
+            traces = ops.where(active, traces, 0.0)
+        optional = {"gramian": gramian, "cross": cross, "traces": traces}
+        given = {name: value for name, value in optional.items() if value is not None}
+        key = (*given, None if reach is None else reach.tobytes())
         if key not in self._compiled:
-            body = self._body(gramian is not None, cross is not None, reach)
+            body = self._body(tuple(given), reach)
             # A scalarization is a handful of operations: not worth a kernel of its own.
             self._compiled[key] = body if self.linear else engine().island(body)
-        tensors = [losses, active, step]
-        tensors += [products for products in (gramian, cross) if products is not None]
+        tensors = [losses, active, step, *given.values()]
         state = self.state.read()
         shared, private, leaves = self._compiled[key](tensors, keras.tree.flatten(state))
         return shared, private, keras.tree.pack_sequence_as(state, list(leaves))
 
     def settle(
-        self, gradients: Gradients, active: Tensor, step: Tensor
+        self, gradients: Gradients, active: Tensor, step: Tensor, traces: Tensor | None = None
     ) -> tuple[list[Tensor | None], Tensor, Tensor, State]:
         """Update directions, shared weights, which objectives took part (T,), and the next state.
 
         active  (T,) bool: objectives that have a label this step
+        traces  (T,) mean squared gradient norms of samples, for methods that need them
         """
         blocks, connectivity = self.blocks, gradients.connectivity
         gramian = None if self.linear else gradients.gramians(blocks)
@@ -120,7 +136,7 @@ class Settlement:
         losses = ops.stack([ops.cast(loss, "float32") for loss in gradients.losses.values()])
         losses = ops.where(active, losses, 0.0)
         shared, private, state = self.weigh(
-            losses, gramian, active, step, blocks.reach(connectivity), cross
+            losses, gramian, active, step, blocks.reach(connectivity), cross, traces
         )
         own: Tensor | None = private
         if self.private == "weighted" and not blocks.shape:
@@ -160,20 +176,20 @@ class Settlement:
             kpi = ops.convert_to_numpy(variable.value)
             variable.assign(part.heed(kpi, self.names, logs))
 
-    def _body(self, with_gramian: bool, with_cross: bool, reach: Any) -> Callable[..., Any]:
+    def _body(self, given: tuple[str, ...], reach: Any) -> Callable[..., Any]:
         template = self.state.read()
 
         def body(tensors: list[Tensor], leaves: list[Tensor]) -> Any:
             losses, active, step = tensors[:3]
+            optional = {"gramian": None, **dict(zip(given, tensors[3:], strict=True))}
             evidence = Evidence(
                 losses=losses,
-                gramian=tensors[3] if with_gramian else None,
-                cross=tensors[4] if with_cross else None,
                 active=active,
                 names=self.names,
                 step=step,
                 seed=self.seed(step),
                 reach=reach,
+                **optional,
             )
             state = keras.tree.pack_sequence_as(template, list(leaves))
             evidence = dataclasses.replace(evidence, last=state.get("look"))

@@ -7,7 +7,7 @@ over `(..., T)` and `(..., T, T)`, and serves every scope.
 """
 
 from polytape.contract.evidence import Evidence, Look, Seed, Tensor
-from polytape.contract.method import NEEDS, Method, Need, State, ask, parts
+from polytape.contract.method import NEEDS, OF_LOSSES, Method, Need, State, ask, parts
 from polytape.contract.registry import find, registered
 from polytape.contract.rules import (
     Integer,
@@ -21,6 +21,7 @@ from polytape.contract.rules import (
 
 __all__ = [
     "NEEDS",
+    "OF_LOSSES",
     "Evidence",
     "Integer",
     "Look",

@@ -55,7 +55,8 @@ class Training:
         """
         method = resolve(combine)
         halves = any(part.needs == "halves" for part in parts(method))
-        ledger = Ledger(loss, loss_weights, halves)
+        samples = max(part.samples for part in parts(method))
+        ledger = Ledger(loss, loss_weights, halves, samples)
         super().compile(optimizer, ledger.wrapped, loss_weights, *args, **kwargs)  # type: ignore[misc]
         engine().prepare(self)
         self.plan = Plan(self, self.method_state, ledger, method, private, on_nonfinite, seed)
