@@ -13,7 +13,7 @@ from polytape.engines import Recording, engine
 from polytape.jacobian import Gradients, Table, mean_rows, path_of
 from polytape.methods.sum import Sum
 from polytape.settlement import Settlement
-from polytape.traces import traces
+from polytape.training.traces import traces
 
 _SUM = Sum()
 Outcome = tuple[list[Tensor | None], Tensor, State]  # directions, active (T,), next state

@@ -1,6 +1,5 @@
 """The loss of single samples, and the residual of which it is the square."""
 
-import copy
 from typing import Any
 
 import keras
@@ -23,9 +22,11 @@ def sample_losses(
 
     ValueError if the loss is reduced before it is known by sample.
     """
-    unreduced = copy.copy(loss)
-    unreduced.reduction = "none"
-    found = unreduced(y_true, y_pred, sample_weight)
+    reduction, loss.reduction = loss.reduction, "none"  # Keras has no other way to ask once
+    try:
+        found = loss(y_true, y_pred, sample_weight)
+    finally:
+        loss.reduction = reduction
     if len(found.shape) == 0:
         raise ValueError(
             "This method compares the gradients of single samples, and a loss called "
