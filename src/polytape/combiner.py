@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from polytape.catalogue import resolve
-from polytape.contract import Method, Tensor
+from polytape.contract import Method, Tensor, parts
 from polytape.jacobian import Gradients, path_of
 from polytape.settlement import Settlement, check_private
 
@@ -78,19 +78,29 @@ class Combiner(keras.layers.Layer):
             )
         return known
 
-    def __call__(self, gradients: Gradients) -> list[Tensor | None]:
-        """Update directions, one per variable; the state moves on."""
+    def __call__(self, gradients: Gradients, traces: Any = None) -> list[Tensor | None]:
+        """Update directions, one per variable; the state moves on.
+
+        traces  (T,) mean squared norms of the gradients of single samples' residuals, zeros in
+                steps where they are not measured: for methods that need "samples" (NTK)
+        """
         if not isinstance(gradients, Gradients):
             raise TypeError(
                 "A Combiner takes what pt.gradients(...) returned. "
                 f"Received: an object of type {type(gradients).__name__}."
+            )
+        if traces is None and any(part.samples for part in parts(self.method)):
+            raise ValueError(
+                "This method compares the gradients of single samples, which pt.gradients does not "
+                "measure: call combiner(grads, traces=...) with their mean squared norms, zeros in "
+                "steps where you do not measure them, or train with pt.Model."
             )
         connectivity = gradients.connectivity
         settlement = self._prepare(connectivity.names, connectivity.paths, gradients.sizes)
         everyone = ops.ones((len(connectivity.names),), dtype="bool")
         if settlement.private == "joint":
             gradients = gradients.joint()
-        update, _, active, state = settlement.settle(gradients, everyone, self.steps.value)
+        update, _, active, state = settlement.settle(gradients, everyone, self.steps.value, traces)
         settlement.state.write(state, ops.any(active))
         self._before = [*gradients.losses.values()], active
         self.steps.assign_add(1)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -80,6 +81,15 @@ class Settlement:
         return any(part.needs == "halves" for part in parts(self.method))
 
     @property
+    def samples(self) -> int:
+        """How many samples are differentiated one by one, in one step out of `sampling`."""
+        return max(part.samples for part in parts(self.method))
+
+    @property
+    def sampling(self) -> int:
+        return math.gcd(*(part.period for part in parts(self.method) if part.samples))
+
+    @property
     def period(self) -> int:
         """One step out of this many needs every objective's gradient."""
         return 1 if self.combination is None else self.combination.period
@@ -100,8 +110,11 @@ class Settlement:
         """Shared weights (T,) or (B, T), private weights (T,), and the next state.
 
         losses, active (T,); gramian (T, T), (B, T, T) or None; reach (B, T) NumPy or None;
-        more  other fields of the evidence: `cross` of the Gramian's shape, `measures` (V, T, k)
+        more  other fields of the evidence: `cross` of the Gramian's shape, `measures` (V, T, k),
+        `traces` (T,)
         """
+        if more.get("traces") is not None:
+            more["traces"] = ops.where(active, more["traces"], 0.0)
         given = {"losses": losses, "gramian": gramian, "active": active, "step": step, **more}
         tensors = {name: value for name, value in given.items() if value is not None}
         key = (*tensors, None if reach is None else reach.tobytes())
@@ -115,11 +128,12 @@ class Settlement:
         return shared, private, {**keras.tree.pack_sequence_as(state, list(leaves)), **memory}
 
     def settle(
-        self, gradients: Gradients, active: Tensor, step: Tensor
+        self, gradients: Gradients, active: Tensor, step: Tensor, traces: Tensor | None = None
     ) -> tuple[list[Tensor | None], Tensor, Tensor, State]:
         """Update directions, shared weights, which objectives took part (T,), and the next state.
 
         active  (T,) bool: objectives that have a label this step
+        traces  (T,) mean squared gradient norms of samples, for methods that need them
         """
         sight = None
         if self.observer is not None:
@@ -139,7 +153,7 @@ class Settlement:
         losses = ops.where(active, losses, 0.0)
         reach, measures = blocks.reach(connectivity), None if sight is None else sight.measures
         shared, private, state = self.weigh(
-            losses, gramian, active, step, reach, cross=cross, measures=measures
+            losses, gramian, active, step, reach, cross=cross, measures=measures, traces=traces
         )
         own: Tensor | None = private
         if self.private == "weighted" and not blocks.shape:

@@ -130,6 +130,8 @@ class Trial:
         names = _names(losses.shape[-1])
         step = ops.zeros((), dtype="int32")
         evidence = Evidence(losses, gramian, active, names, step, Seed(seed), cross=gramian)
+        # Of degree one in the loss, as those of samples are.
+        evidence = dataclasses.replace(evidence, traces=evidence.norms)
         return ask(self.method, evidence, state)
 
     def _shown(self, rows: Any, losses: Any, active: Any, seed: Any, state: Any) -> Any:
@@ -176,7 +178,7 @@ class Trial:
         else:
             shown = ops.convert_to_tensor(np.float32(rows))
             weights, *seen, state = self._show(shown, *given, self._seed, state)
-            rows, offset = (np.float64(ops.convert_to_numpy(value)) for value in seen)
+            rows, offset = (ops.convert_to_numpy(value).astype("float64") for value in seen)
         return Answer(ops.convert_to_numpy(weights), rows, offset, state)
 
     def update(self, rows: Array, losses: Array, active: Array | None = None) -> Update:

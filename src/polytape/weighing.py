@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from polytape.catalogue import resolve
-from polytape.contract import Evidence, Look, Method, State, Tensor, ask
+from polytape.contract import OF_LOSSES, Evidence, Look, Method, State, Tensor, ask
 from polytape.settlement import draw
 from polytape.stages.chain import split
 
@@ -26,6 +26,7 @@ def weigh(
     seed: int = 0,
     cross: Any = None,
     last: Look | None = None,
+    traces: Any = None,
 ) -> tuple[Tensor, State]:
     """Weights of a method for a given Gramian: the maths, without a network.
 
@@ -41,6 +42,8 @@ def weigh(
              other, for methods that need "halves"
     last     `Look(before, after, active)`: losses of the last step's batch before and after its
              update, for methods that take a second look
+    traces   (..., T) mean squared norms of the gradients of single samples' residuals, zero where
+             they are not measured in this step, for methods that need "samples"
     returns  weights (..., T) float32, and the next state
 
     Raises `ValueError` if the Gramian is not square, not symmetric, has an entry that is not
@@ -65,9 +68,17 @@ def weigh(
         )
     if cross is not None:
         cross = ops.cast(ops.convert_to_tensor(cross), "float32")
+    if method.needs == "samples" and traces is None:
+        raise ValueError(
+            f"{type(method).__name__} compares the gradients of single samples: give `traces`, "
+            "their mean squared norms, zeros in steps where they are not measured. "
+            "Received: traces=None."
+        )
+    if traces is not None:
+        traces = ops.where(evidence.active, ops.cast(ops.convert_to_tensor(traces), "float32"), 0.0)
     if last is not None:
         last = Look(*map(ops.convert_to_tensor, last))
-    evidence = dataclasses.replace(evidence, cross=cross, last=last)
+    evidence = dataclasses.replace(evidence, cross=cross, last=last, traces=traces)
     return ask(method, evidence, state)
 
 
@@ -82,7 +93,7 @@ def _evidence(
             f"{type(combination).__name__} sees the gradients themselves, of which a Gramian does "
             "not tell enough. Use it in pt.Combiner or pt.Model."
         )
-    if gramian is None and method.needs != "losses":
+    if gramian is None and method.needs not in OF_LOSSES:
         raise ValueError(
             f"{type(method).__name__} weighs gradients: it needs a Gramian. Received: gramian=None."
         )

@@ -7,7 +7,16 @@ over `(..., T)` and `(..., T, T)`, and serves every scope.
 """
 
 from polytape.contract.evidence import Evidence, Look, Seed, Tensor
-from polytape.contract.method import NEEDS, Method, Need, Observed, State, ask, parts
+from polytape.contract.method import (
+    NEEDS,
+    OF_LOSSES,
+    Method,
+    Need,
+    Observed,
+    State,
+    ask,
+    parts,
+)
 from polytape.contract.registry import find, registered
 from polytape.contract.rules import (
     Integer,
@@ -21,6 +30,7 @@ from polytape.contract.rules import (
 
 __all__ = [
     "NEEDS",
+    "OF_LOSSES",
     "Evidence",
     "Integer",
     "Look",

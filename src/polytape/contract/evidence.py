@@ -27,6 +27,10 @@ class Evidence:
     cross    (..., T, T)  inner products of the gradients on the first half of the batch with those
                           on the second: independent noise, not symmetric; None but for methods
                           that need "halves"
+    traces   (..., T)     mean over some samples of the squared norm of the gradient of a sample's
+                          residual, the root of its loss, over all variables, loss / parameter^2;
+                          zero where inactive or not measured in this step; None but for methods
+                          that need "samples"
     last     a `Look` for methods that take a second one, else None
     reach    (B, T)       bool NumPy array if the Gramian is a stack of B blocks that no scope has
                           claimed yet (then `losses` and `active` are (T,)); None otherwise
@@ -44,6 +48,7 @@ class Evidence:
     cross: Tensor | None = None
     last: "Look | None" = None
     measures: Tensor | None = None
+    traces: Tensor | None = None
 
     @property
     def turn(self) -> Tensor:
@@ -67,9 +72,11 @@ class Evidence:
         losses = self.losses
         if len(weights.shape) == len(losses.shape):
             losses = losses * weights
+        traces = None if self.traces is None else self.traces * ops.abs(weights)
         return dataclasses.replace(
             self._with_products(lambda g: g * weights[..., :, None] * weights[..., None, :]),
             losses=losses,
+            traces=traces,
         )
 
     def _with_products(self, change: Callable[[Tensor], Tensor]) -> "Evidence":

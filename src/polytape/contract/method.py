@@ -14,8 +14,9 @@ from polytape.contract.registry import register
 from polytape.contract.rules import rules_of
 
 State = Any  # a pytree of arrays: what `init` returned, with the same structure and shapes
-Need = Literal["losses", "gramian", "halves", "rows"]
-NEEDS: tuple[Need, ...] = ("losses", "gramian", "halves", "rows")  # from cheapest to dearest
+Need = Literal["losses", "samples", "gramian", "halves", "rows"]
+NEEDS: tuple[Need, ...] = ("losses", "samples", "gramian", "halves", "rows")  # for what follows
+OF_LOSSES: tuple[Need, ...] = ("losses", "samples")  # weights that multiply the loss itself
 
 
 class Observed(NamedTuple):
@@ -41,9 +42,10 @@ class Method(abc.ABC):
     To add a method, write a frozen dataclass with `weigh` in a file of its own; see
     CONTRIBUTING.md. What a subclass declares:
 
-    needs       the dearest evidence it reads: "losses" (one backward pass in all), "gramian" (T
-                passes), "halves" (gradients of both halves of the batch, 2 T passes) or "rows" (T
-                passes and the rows themselves)
+    needs       the dearest evidence it reads: "losses" (one backward pass in all), "samples" (the
+                same, and in one step out of `period` T passes for each of the first `samples`
+                samples of the batch), "gramian" (T passes), "halves" (gradients of both halves of
+                the batch, 2 T passes) or "rows" (T passes and the rows themselves)
     second_look whether it wants to know what its last update did to the losses of the same batch
                 (`evidence.last`), at the price of a second forward pass
     heeds       the field that names logged metrics which enter its state, or None: its
@@ -96,6 +98,11 @@ class Method(abc.ABC):
     def period(self) -> int:
         """Fresh evidence is needed in one step out of this many."""
         return 1
+
+    @property
+    def samples(self) -> int:
+        """How many samples are differentiated one by one; a field of methods that need them."""
+        return 0
 
     def init(self, names: tuple[str, ...], blocks: tuple[int, ...] = ()) -> State:
         """Initial state: a pytree of NumPy arrays, `()` if the method has none.

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from polytape.contract import NEEDS, Evidence, Method, Need, Seed, State, Tensor, ask
+from polytape.contract import NEEDS, OF_LOSSES, Evidence, Method, Need, Seed, State, Tensor, ask
 
 
 @dataclass(frozen=True, init=False)
@@ -109,11 +109,11 @@ def _refuse_before_memory(stages: tuple[Method, ...]) -> None:
 def split(method: Method) -> tuple[Method | None, Method | None]:
     """A method as (scalarization, combination): what weighs losses, what weighs gradients.
 
-    The scalarization is the leading part that needs losses only. It multiplies the loss, hence
-    every gradient of it; the combination, if any, acts on the shared variables alone.
+    The scalarization is the leading part that needs losses, or samples, only. It multiplies the
+    loss, hence every gradient of it; the combination, if any, acts on the shared variables alone.
     """
     stages = method.stages if isinstance(method, Chain) else (method,)
-    lead = tuple(itertools.takewhile(lambda stage: stage.needs == "losses", stages))
+    lead = tuple(itertools.takewhile(lambda stage: stage.needs in OF_LOSSES, stages))
     rest = stages[len(lead) :]
     return tuple(  # type: ignore[return-value]
         (part[0] if len(part) == 1 else Chain(*part)) if part else None for part in (lead, rest)

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from polytape.contract import Evidence, Integer, Method, Need, State, Tensor, ask
+from polytape.contract import OF_LOSSES, Evidence, Integer, Method, Need, State, Tensor, ask
 from polytape.stages.global_clip import refuse_rows
 
 
@@ -51,7 +51,7 @@ class Every(Method):
         return {"inner": self.inner.init(names, blocks), "weights": weights}
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
-        if evidence.gramian is None and self.needs != "losses":
+        if evidence.gramian is None and self.needs not in OF_LOSSES:
             return state["weights"], state
         fresh, inner = ask(self.inner, evidence, state["inner"])
         due = ops.equal(ops.mod(ops.cast(evidence.step, "int32"), self.steps), 0)

@@ -15,6 +15,7 @@ from polytape.measured import Measured
 from polytape.methods.sum import Sum
 from polytape.passes import at_once, term_by_term
 from polytape.settlement import Settlement
+from polytape.training.traces import traces
 
 _SUM = Sum()
 Outcome = tuple[list[Tensor | None], Tensor, State]  # directions, active (T,), next state
@@ -25,7 +26,8 @@ class Pass:
 
     The recording's scalars are the T weighted losses, then the extra term (add_loss and weight
     regularisers, added to the combination as it is) if there is one, then their total, and for
-    methods that need them the losses of the first and of the second half of the batch.
+    methods that need them the losses of the first and of the second half of the batch, and T
+    vectors, the residuals of its first samples.
     """
 
     def __init__(
@@ -47,11 +49,12 @@ class Pass:
         self.step, self.scale, self.isolate = step, scale, isolate
         count = len(settlement.names)
         self.losses = list(recording.scalars[:count])
-        whole = len(recording.scalars) - 2 * count * settlement.halves
+        whole = len(recording.scalars) - count * (2 * settlement.halves + bool(settlement.samples))
         self.extra = count if whole == count + 2 else None
         self.total = whole - 1
         self.everything = range(len(variables))
         self.fine = ops.ones((), dtype="bool")  # whether the directions may be applied at all
+        self.traces = self._traces() if settlement.samples else None
 
     def run(self) -> Outcome:
         """Directions by variable, times the loss scale."""
@@ -110,7 +113,9 @@ class Pass:
             halves,
         )
         everyone = ops.ones((len(rows),), dtype="bool")
-        directions, _, active, state = self.settlement.settle(gradients, everyone, self.step)
+        directions, _, active, state = self.settlement.settle(
+            gradients, everyone, self.step, self.traces
+        )
         return directions, active, state
 
     def _rows(self, start: int) -> Table:
@@ -127,8 +132,21 @@ class Pass:
         losses = dict(zip(self.settlement.names, self.losses, strict=True))
         gradients = Measured(losses, self.recording, connectivity, self.scale, self.extra)
         everyone = ops.ones((len(losses),), dtype="bool")
-        directions, _, active, state = self.settlement.settle(gradients, everyone, self.step)
+        directions, _, active, state = self.settlement.settle(
+            gradients, everyone, self.step, self.traces
+        )
         return directions, active & gradients.taken, state
+
+    def _traces(self) -> Tensor:
+        """(T,): measured now and then, zero in between."""
+        count, pulled = len(self.losses), len(self.recording.scalars)
+        residuals = range(pulled - count, pulled)
+        period = self.settlement.sampling
+        return ops.cond(
+            ops.equal(ops.mod(ops.cast(self.step, "int32"), period), 0),
+            lambda: traces(self.recording, residuals, self.everything, self.scale),
+            lambda: ops.zeros((count,)),
+        )
 
     def finite_losses(self) -> Tensor:
         """(T,) bool."""
@@ -153,7 +171,9 @@ class Pass:
 
         def weigh() -> tuple[dict[int, Tensor], State]:
             safe = ops.where(active, losses, 0.0)
-            weights, _, state = self.settlement.weigh(safe, None, active, self.step)
+            weights, _, state = self.settlement.weigh(
+                safe, None, active, self.step, traces=self.traces
+            )
             return self._cotangents(weights), state
 
         plain = self.settlement.method == _SUM  # Keras's own total, so that it is Keras's gradient
@@ -200,7 +220,9 @@ class Pass:
         again = ops.logical_and(ops.logical_not(due), ops.all(active))
 
         def recall() -> Outcome:
-            shared, private, state = self.settlement.weigh(losses, None, active, self.step)
+            shared, private, state = self.settlement.weigh(
+                losses, None, active, self.step, traces=self.traces
+            )
             directions = self._reuse(shared, private)
             reached = [gradient for gradient in directions if gradient is not None]
             return directions, active & engine().finite(reached), state

@@ -9,6 +9,7 @@ from keras import ops
 
 from polytape.contract import Tensor
 from polytape.differentiation import check_scalar
+from polytape.training.samples import sample_losses
 
 Path = tuple[Any, ...]
 
@@ -20,10 +21,16 @@ class Ledger:
     each leaf of the `loss` argument is replaced by one that notes the value it returns.
     """
 
-    def __init__(self, loss: Any, loss_weights: Any, halves: bool = False) -> None:
-        """halves  whether the losses of both halves of the batch are noted, too"""
+    def __init__(
+        self, loss: Any, loss_weights: Any, halves: bool = False, samples: int = 0
+    ) -> None:
+        """halves   whether the losses of both halves of the batch are noted, too
+
+        samples  how many samples' own losses are noted, too
+        """
         self._noted: list[tuple[Path, list[Tensor]]] = []
         self._parts = 3 if halves else 1
+        self._samples = samples
         self.wrapped = self._wrap(loss, ())
         self._leaves = dict(_leaves(self.wrapped))
         self._weights = _weights(loss, loss_weights)
@@ -35,7 +42,7 @@ class Ledger:
             return type(loss)(self._wrap(item, (*path, i)) for i, item in enumerate(loss))
         if loss is None:
             return None
-        return _Noted(resolve_loss(loss), path, self._noted, self._parts == 3)
+        return _Noted(resolve_loss(loss), path, self._noted, self._parts == 3, self._samples)
 
     def clear(self) -> None:
         """Forget the values of the last evaluation."""
@@ -70,7 +77,8 @@ class Ledger:
     def values(self, names: Sequence[str], part: int = 0) -> list[Tensor]:
         """Weighted values, () each, of the evaluation just made, in the order of `names`.
 
-        part  0: of the whole batch; 1, 2: of its first and second half, where these are noted
+        part  0: of the whole batch; 1, 2: of its first and second half, where these are noted;
+              -1: of its first samples, a vector, where these are
         """
         order = list(self._leaves)
         noted = sorted(self._noted, key=lambda entry: order.index(entry[0]))  # stable
@@ -83,7 +91,7 @@ class Ledger:
         found = []
         for name, (path, values) in zip(names, noted, strict=True):
             value = values[part]
-            check_scalar(name, value)
+            check_scalar(name, values[0])
             weight = self._weights.get(path)
             found.append(value if weight is None else ops.multiply(value, weight))
         return found
@@ -110,14 +118,20 @@ class _Noted(keras.losses.Loss):
         path: Path,
         noted: list[tuple[Path, list[Tensor]]],
         halves: bool,
+        samples: int,
     ) -> None:
         super().__init__(name=loss.name, dtype=loss.dtype)
-        self._loss, self._path, self._list, self._halves = loss, path, noted, halves
+        self._loss, self._path, self._list = loss, path, noted
+        self._halves, self._samples = halves, samples
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
         value = self._loss(y_true, y_pred, sample_weight)
         weights = _of_halves(y_pred, sample_weight) if self._halves else ()
         found = [value, *(self._loss(y_true, y_pred, weight) for weight in weights)]
+        if self._samples:
+            found.append(
+                sample_losses(self._loss, y_true, y_pred, sample_weight, value, self._samples)
+            )
         self._list.append((self._path, [ops.cast(v, keras.config.floatx()) for v in found]))
         return value
 

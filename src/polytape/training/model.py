@@ -60,7 +60,8 @@ class Training:
         """
         method = resolve(combine)
         halves = any(part.needs == "halves" for part in parts(method))
-        ledger = Ledger(loss, loss_weights, halves)
+        samples = max(part.samples for part in parts(method))
+        ledger = Ledger(loss, loss_weights, halves, samples)
         super().compile(optimizer, ledger.wrapped, loss_weights, *args, **kwargs)  # type: ignore[misc]
         engine().prepare(self)
         options = {"private": private, "measure": measure, "on_nonfinite": on_nonfinite}

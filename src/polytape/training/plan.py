@@ -17,6 +17,7 @@ from polytape.settlement import Settlement, check_private
 from polytape.stages.reweight import check_names
 from polytape.training.dropped import Dropped
 from polytape.training.losses import Ledger
+from polytape.training.samples import roots
 
 ON_NONFINITE = ("drop", "isolate", "skip", "raise")
 
@@ -131,6 +132,20 @@ class Plan:
                 "tell apart. Give the objectives to compile(loss=...)."
             )
         return [*self.ledger.values(self.names, 1), *self.ledger.values(self.names, 2)]
+
+    def residuals(self) -> list[Tensor]:
+        """For methods that need them, T vectors: the roots of the first samples' weighted losses.
+
+        ValueError if the objective is not a loss given to `compile`.
+        """
+        if not self.settlement.samples:
+            return []
+        if self.ledger.wrapped is None:
+            raise ValueError(
+                "This method compares the gradients of single samples, which add_loss() does not "
+                "tell apart. Give the objectives to compile(loss=...)."
+            )
+        return [roots(losses) for losses in self.ledger.values(self.names, -1)]
 
     def loss_tracker(self) -> Any:
         """Keras's running mean of the total loss."""

@@ -18,7 +18,7 @@ def train_step(model: Any, data: Any) -> dict[str, Tensor]:
     def forward() -> tuple[list[Tensor], Any]:
         y_pred = plan.forward(x)
         total = model.compute_loss(x, y, y_pred, sample_weight, training=True)
-        return [*plan.losses(), total, *plan.halves()], y_pred
+        return [*plan.losses(), total, *plan.halves(), *plan.residuals()], y_pred
 
     kept = plan.statistics()
     recording = engine().record(forward, lambda: model.trainable_variables, plan.measure)
