@@ -46,9 +46,9 @@ def usual(function: Any) -> Any:
     """`function` with loops of known length unrolled and every gradient taken to be finite."""
     import jax
 
-    from polytape.training import step
+    from polytape.training import backward
 
-    loop, either = jax.lax.fori_loop, step._either
+    loop, either = jax.lax.fori_loop, backward._either
 
     @functools.wraps(loop)
     def straight(lower: Any, upper: Any, body: Any, init: Any, **kwargs: Any) -> Any:
@@ -61,11 +61,11 @@ def usual(function: Any) -> Any:
 
     def call(*args: Any, **kwargs: Any) -> Any:
         jax.lax.fori_loop = straight
-        step._either = lambda _fine, one, _other: one()
+        backward._either = lambda _fine, one, _other: one()
         try:
             return function(*args, **kwargs)
         finally:
-            jax.lax.fori_loop, step._either = loop, either
+            jax.lax.fori_loop, backward._either = loop, either
 
     return call
 

@@ -1,6 +1,7 @@
 """Methods for loops of one's own: `Combiner` holds the state, `weigh` is the maths alone."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -8,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from polytape.catalogue import resolve
-from polytape.contract import Evidence, Method, State, Tensor, ask
+from polytape.contract import Evidence, Look, Method, State, Tensor, ask
 from polytape.jacobian import Gradients, path_of
 from polytape.settlement import Settlement, check_private, draw
 
@@ -23,6 +24,8 @@ def weigh(
     active: Any = None,
     step: int = 0,
     seed: int = 0,
+    cross: Any = None,
+    last: Look | None = None,
 ) -> tuple[Tensor, State]:
     """Weights of a method for a given Gramian: the maths, without a network.
 
@@ -34,6 +37,10 @@ def weigh(
     names    T objective names; "0", "1", ... if left out
     active   (..., T) bool; False leaves an objective out. All are active if left out
     step     optimizer steps taken so far;  seed  for methods that draw random numbers
+    cross    (..., T, T) inner products of the gradients on one half of the batch with those on the
+             other, for methods that need "halves"
+    last     `Look(before, after, active)`: losses of the last step's batch before and after its
+             update, for methods that take a second look
     returns  weights (..., T) float32, and the next state
 
     Raises `ValueError` if the Gramian is not square, not symmetric, has an entry that is not
@@ -51,9 +58,20 @@ def weigh(
     if state is None:
         state = keras.tree.map_structure(ops.convert_to_tensor, initial)
     _check_state(state, initial)
+    if method.needs == "halves" and cross is None:
+        raise ValueError(
+            f"{type(method).__name__} compares the gradients of two half batches: give `cross`, "
+            "their inner products J_1 @ J_2.T. Received: cross=None."
+        )
+    if cross is not None:
+        cross = ops.cast(ops.convert_to_tensor(cross), "float32")
+    if last is not None:
+        last = Look(*map(ops.convert_to_tensor, last))
+    evidence = dataclasses.replace(evidence, cross=cross, last=last)
     return ask(method, evidence, state)
 
 
+@keras.saving.register_keras_serializable(package="polytape")
 class Combiner(keras.layers.Layer):
     """A method with its state, for loops of one's own: gradients in, one update out.
 
@@ -88,6 +106,7 @@ class Combiner(keras.layers.Layer):
         self.private = check_private(private)
         self.seed = seed
         self.steps: Any = None
+        self._before: Any = None  # the losses of the last update, and which of them took part
         self._settlement: Settlement | None = None
 
     def prepare(self, objectives: Sequence[str], variables: Sequence[Any]) -> None:
@@ -125,8 +144,21 @@ class Combiner(keras.layers.Layer):
             gradients = gradients.joint()
         update, _, active, state = settlement.settle(gradients, everyone, self.steps.value)
         settlement.state.write(state, ops.any(active))
+        self._before = [*gradients.losses.values()], active
         self.steps.assign_add(1)
         return update
+
+    def look_again(self, losses: Mapping[str, Any]) -> None:
+        """Tell what the last update did, for methods that take a second look (FAMO).
+
+        losses  {objective name: scalar loss} of the same batch, after the optimizer's step
+        """
+        settlement = self._settlement
+        if settlement is None or self._before is None:
+            raise RuntimeError("look_again() follows an update: call the Combiner first.")
+        before, active = self._before
+        after = [losses[name] for name in settlement.names]
+        settlement.look_again(before, after, active, ops.any(active))
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()

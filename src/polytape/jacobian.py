@@ -13,6 +13,8 @@ from polytape.connectivity import Blocks, Connectivity
 from polytape.contract import Method, Seed, Tensor
 from polytape.engines import Rows, engine
 
+Table = Sequence[Sequence[Tensor | None]]  # gradients [t][v]
+
 
 class Gradients:
     """One gradient per objective, of one forward pass, and what can be read off them.
@@ -29,15 +31,18 @@ class Gradients:
     def __init__(
         self,
         losses: Mapping[str, Tensor],
-        rows: Sequence[Sequence[Tensor | None]],
+        rows: Table,
         connectivity: Connectivity,
         scale: Any = 1.0,
         extra: Sequence[Tensor | None] | None = None,
+        halves: tuple[Table, Table] | None = None,
     ) -> None:
         """rows[t][v], None where `connectivity` has no path; every row `scale` times too large.
 
-        extra  the gradient, by variable, of a term that is added to the combination as it is
+        extra   the gradient, by variable, of a term that is added to the combination as it is
+        halves  the rows of the first and the second half of the batch, whose mean the rows are
         """
+        self._halves = halves
         self.losses = dict(losses)
         self.connectivity = connectivity
         self._rows, self._scale, self._extra = rows, scale, extra
@@ -57,7 +62,9 @@ class Gradients:
     def joint(self) -> "Gradients":
         """The same gradients with private variables counted as shared."""
         connectivity = dataclasses.replace(self.connectivity, joint=True)
-        return Gradients(self.losses, self._rows, connectivity, self._scale, self._extra)
+        return Gradients(
+            self.losses, self._rows, connectivity, self._scale, self._extra, self._halves
+        )
 
     @cached_property
     def gramian(self) -> Tensor:
@@ -75,11 +82,39 @@ class Gradients:
 
     def gramians(self, blocks: Blocks) -> Tensor:
         """(T, T), or (B, T, T) if the blocks are those of a scope."""
+
+        def product(variable: int) -> Tensor:
+            among = len(self.connectivity.objectives(variable))
+            return self._by_variable[variable].gram()[:among, :among]
+
+        return self._assembled(blocks, product)
+
+    def crosses(self, blocks: Blocks) -> Tensor:
+        """Inner products of the gradients on one half of the batch with those on the other.
+
+        (T, T), or (B, T, T) if the blocks are those of a scope; the first half's in the rows.
+        """
+        halves = self._halves
+        if halves is None:
+            raise ValueError(
+                "This method compares the gradients of two half batches, and these gradients are "
+                "of whole ones. In a loop of your own let the objective function return a pair for "
+                'each objective: {"name": (loss of one half, loss of the other)}.'
+            )
+
+        def product(variable: int) -> Tensor:
+            objectives = self.connectivity.objectives(variable)
+            found = [rows[t][variable] for rows in halves for t in objectives]
+            return engine().rows(found).gram()[: len(objectives), len(objectives) :]
+
+        return self._assembled(blocks, product)
+
+    def _assembled(self, blocks: Blocks, product_of: Callable[[int], Tensor]) -> Tensor:
         count = len(self.connectivity.names)
         parts: dict[tuple[int, tuple[int, ...]], Tensor] = {}
         for variable in self.connectivity.shared:
             key = blocks.of[variable], self.connectivity.objectives(variable)
-            product = self._by_variable[variable].gram()[: len(key[1]), : len(key[1])]
+            product = product_of(variable)
             parts[key] = parts[key] + product if key in parts else product
         stack: list[Any] = [ops.zeros((count, count))] * (blocks.shape[0] if blocks.shape else 1)
         for (block, objectives), product in parts.items():
@@ -171,7 +206,8 @@ def gradients(objective_fn: Callable[[], Mapping[str, Any]], variables: Sequence
     """The gradient of every objective after one forward pass, on any backend.
 
     objective_fn  called once, without arguments; returns {objective name: scalar loss}. Everything
-                  that is to be differentiated must happen inside it
+                  that is to be differentiated must happen inside it. For methods that need
+                  "halves" every loss is a pair: that of one half of the batch, that of the other
     variables     the variables to differentiate by, e.g. `model.trainable_variables`
 
     Works eagerly, inside `tf.function`, and inside `jax.jit` under a `keras.StatelessScope`.
@@ -198,14 +234,37 @@ def gradients(objective_fn: Callable[[], Mapping[str, Any]], variables: Sequence
         losses = objective_fn()
         check_objectives(losses)
         names[:] = losses
-        return [losses[name] for name in names], None
+        halves = zip(*map(_halves, losses.values()), strict=True)
+        return [loss for half in halves for loss in half], None
 
     recording = engine().record(forward, lambda: variables)
-    rows = [recording.pull({t: 1.0}, range(len(variables))) for t in range(len(names))]
+    values = [ops.stop_gradient(loss) for loss in recording.scalars]
+    rows = [recording.pull({t: 1.0}, range(len(variables))) for t in range(len(values))]
+    count = len(names)
+    halves = (rows[:count], rows[count:]) if len(rows) > count else None
+    if halves:
+        rows = mean_rows(*halves)
+        values = [0.5 * (a + b) for a, b in zip(values[:count], values[count:], strict=True)]
     connectivity = Connectivity.seen(names, [path_of(variable) for variable in variables], rows)
     connectivity.check()
-    losses = [ops.stop_gradient(loss) for loss in recording.scalars]
-    return Gradients(dict(zip(names, losses, strict=True)), rows, connectivity)
+    losses = dict(zip(names, values, strict=True))
+    return Gradients(losses, rows, connectivity, halves=halves)
+
+
+def mean_rows(first: Table, second: Table) -> list[list[Tensor | None]]:
+    """The gradients of a batch from those of its halves, each [t][v]."""
+
+    def mean(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+        if one is None or other is None:
+            return None
+        return engine().rows([one, other]).blend(ops.full((2,), 0.5), None)
+
+    pairs = zip(first, second, strict=True)
+    return [[mean(*both) for both in zip(*pair, strict=True)] for pair in pairs]
+
+
+def _halves(loss: Any) -> tuple[Any, ...]:
+    return tuple(loss) if isinstance(loss, (tuple, list)) else (loss,)
 
 
 def check_objectives(losses: Any) -> None:
@@ -215,8 +274,15 @@ def check_objectives(losses: Any) -> None:
             'The objective function must return a dict {"name": scalar loss} with at least one '
             f"entry. Received: {losses!r} of type {type(losses).__name__}."
         )
+    sizes = {name: len(_halves(loss)) for name, loss in losses.items()}
+    if set(sizes.values()) not in ({1}, {2}):
+        raise ValueError(
+            "Every objective has one loss, or every objective has a pair of losses, one for each "
+            f"half of the batch. Received: {sizes} losses."
+        )
     for name, loss in losses.items():
-        check_scalar(name, loss)
+        for half in _halves(loss):
+            check_scalar(name, half)
 
 
 def check_scalar(name: str, loss: Any) -> None:

@@ -1,14 +1,16 @@
 """A method at work on given objectives and variables: its state, its compiled T x T part."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from polytape.connectivity import Blocks
-from polytape.contract import Evidence, Method, Seed, State, Tensor, ask
+from polytape.contract import Evidence, Look, Method, Seed, State, Tensor, ask, parts
 from polytape.engines import engine
 from polytape.jacobian import Gradients
 from polytape.stages.chain import split
@@ -46,6 +48,9 @@ class Settlement:
             "scalarization": lead.init(self.names) if lead else (),
             "combination": rest.init(self.names, self.blocks.shape) if rest else (),
         }
+        self.second_look = any(part.second_look for part in parts(method))
+        if self.second_look:
+            initial["look"] = _no_look(len(self.names))
         if saved is not None:
             initial = keras.tree.pack_sequence_as(initial, list(saved))
         self.state = StateVariables(initial, add_weight)
@@ -57,6 +62,11 @@ class Settlement:
     def linear(self) -> bool:
         """Whether no weight depends on gradients: one backward pass is enough."""
         return self.combination is None
+
+    @property
+    def halves(self) -> bool:
+        """Whether the gradients of both halves of the batch are wanted, each on its own."""
+        return any(part.needs == "halves" for part in parts(self.method))
 
     @property
     def period(self) -> int:
@@ -74,18 +84,19 @@ class Settlement:
         active: Tensor,
         step: Tensor,
         reach: Any = None,
+        cross: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, State]:
         """Shared weights (T,) or (B, T), private weights (T,), and the next state.
 
-        losses, active (T,); gramian (T, T), (B, T, T) or None; reach (B, T) NumPy or None.
+        losses, active (T,); gramian and cross (T, T), (B, T, T) or None; reach (B, T) NumPy or None
         """
-        key = (gramian is None, None if reach is None else reach.tobytes())
+        key = (gramian is None, cross is None, None if reach is None else reach.tobytes())
         if key not in self._compiled:
-            body = self._body(gramian is not None, reach)
+            body = self._body(gramian is not None, cross is not None, reach)
             # A scalarization is a handful of operations: not worth a kernel of its own.
             self._compiled[key] = body if self.linear else engine().island(body)
         tensors = [losses, active, step]
-        tensors += [] if gramian is None else [gramian]
+        tensors += [products for products in (gramian, cross) if products is not None]
         state = self.state.read()
         shared, private, leaves = self._compiled[key](tensors, keras.tree.flatten(state))
         return shared, private, keras.tree.pack_sequence_as(state, list(leaves))
@@ -99,14 +110,17 @@ class Settlement:
         """
         blocks, connectivity = self.blocks, gradients.connectivity
         gramian = None if self.linear else gradients.gramians(blocks)
+        cross = gradients.crosses(blocks) if self.halves else None
         active = ops.logical_and(active, gradients.finite(gramian))
-        if gramian is not None:
-            both = ops.logical_and(active[:, None], active[None, :])
-            gramian = ops.where(both, gramian, 0.0)
+        both = ops.logical_and(active[:, None], active[None, :])
+        gramian, cross = (
+            None if products is None else ops.where(both, products, 0.0)
+            for products in (gramian, cross)
+        )
         losses = ops.stack([ops.cast(loss, "float32") for loss in gradients.losses.values()])
         losses = ops.where(active, losses, 0.0)
         shared, private, state = self.weigh(
-            losses, gramian, active, step, blocks.reach(connectivity)
+            losses, gramian, active, step, blocks.reach(connectivity), cross
         )
         own: Tensor | None = private
         if self.private == "weighted" and not blocks.shape:
@@ -119,7 +133,17 @@ class Settlement:
         )
         return directions, shared, active, state
 
-    def _body(self, with_gramian: bool, reach: Any) -> Callable[..., Any]:
+    def look_again(
+        self, before: Sequence[Tensor], after: Sequence[Tensor], active: Tensor, accept: Tensor
+    ) -> None:
+        """Keep the T losses of a batch before and after the update that was made with it."""
+        if self.second_look:
+            first, second = (ops.cast(ops.stack(found), "float32") for found in (before, after))
+            known = active & ops.isfinite(first) & ops.isfinite(second)
+            look = Look(ops.where(known, first, 0.0), ops.where(known, second, 0.0), known)
+            self.state.write({**self.state.read(), "look": look}, accept)
+
+    def _body(self, with_gramian: bool, with_cross: bool, reach: Any) -> Callable[..., Any]:
         template = self.state.read()
 
         def body(tensors: list[Tensor], leaves: list[Tensor]) -> Any:
@@ -127,6 +151,7 @@ class Settlement:
             evidence = Evidence(
                 losses=losses,
                 gramian=tensors[3] if with_gramian else None,
+                cross=tensors[4] if with_cross else None,
                 active=active,
                 names=self.names,
                 step=step,
@@ -134,6 +159,7 @@ class Settlement:
                 reach=reach,
             )
             state = keras.tree.pack_sequence_as(template, list(leaves))
+            evidence = dataclasses.replace(evidence, last=state.get("look"))
             shared, private, state = self._ask(evidence, state)
             return shared, private, keras.tree.flatten(state)
 
@@ -148,7 +174,16 @@ class Settlement:
         if self.combination is not None:
             weights, rest = ask(self.combination, evidence.scaled(private).reseeded(1), rest)
             shared = private * weights
-        return shared, private, {"scalarization": lead, "combination": rest}
+        found = {"scalarization": lead, "combination": rest}
+        if self.second_look:  # taken account of
+            none = _no_look(len(self.names))
+            found["look"] = keras.tree.map_structure(ops.convert_to_tensor, none)
+        return shared, private, found
+
+
+def _no_look(count: int) -> Look:
+    zeros = np.zeros((count,), "float32")
+    return Look(zeros, zeros.copy(), np.zeros((count,), "bool"))
 
 
 def check_private(private: str) -> str:

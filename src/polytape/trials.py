@@ -106,7 +106,7 @@ class Trial:
     def _question(self, gramian: Any, losses: Any, active: Any, seed: Any, state: Any) -> Any:
         names = _names(gramian.shape[-1])
         step = ops.zeros((), dtype="int32")
-        evidence = Evidence(losses, gramian, active, names, step, Seed(seed))
+        evidence = Evidence(losses, gramian, active, names, step, Seed(seed), cross=gramian)
         return ask(self.method, evidence, state)
 
     def start(self, shape: tuple[int, ...]) -> Any:

@@ -10,8 +10,8 @@ from compiled import compiled
 from polytape.linalg.bargaining import bargain
 from polytape.linalg.solve import ridge
 
-SOLVE = {alpha: compiled(partial(bargain, alpha=alpha)) for alpha in (0.5, 1.0, 2.0)}
-CASES = [(1.0, size) for size in SIZES] + [(0.5, 8), (2.0, 1), (2.0, 8)]
+SOLVE = {alpha: compiled(partial(bargain, alpha=alpha)) for alpha in (0.25, 0.5, 1.0, 2.0)}
+CASES = [(1.0, size) for size in SIZES] + [(0.25, 8), (0.5, 8), *((2.0, size) for size in SIZES)]
 
 
 def solve(batch, alpha):
@@ -54,6 +54,15 @@ def test_two_objectives_in_closed_form():
     gramian = np.outer(norms, norms) * [[1, cosine], [cosine, 1]]
     expected = 1 / (norms * np.sqrt(1 + cosine))
     np.testing.assert_allclose(solve(gramian[None].astype("float32"), 1.0)[0], expected, rtol=1e-5)
+
+
+def test_bargaining_powers():
+    norms, power = np.array([2.0, 0.01, 5.0]), np.array([3.0, 1.0, 0.25])
+    active = ops.ones((3,), dtype="bool")
+    gramian = ops.array(np.diag(norms**2).astype("float32"))
+    share = ops.array(power.astype("float32"))
+    a = compiled(partial(bargain, alpha=2.0))(gramian, active, share=share)
+    np.testing.assert_allclose(np.asarray(a), np.cbrt(power / norms**4), rtol=1e-5)
 
 
 def test_inactive_objectives_weigh_nothing():

@@ -60,3 +60,10 @@ def test_opposed_gradients_stay_bounded_and_cancel_out():
     found = weights(pt.NashMTL(), rows)
     assert np.all(np.isfinite(found))
     assert np.abs(rows.T @ found).max() < 0.1
+
+
+def test_preference_shares_out_the_gains():
+    rows = np.random.default_rng(2).normal(size=(3, 5)) * [[1.0], [20.0], [0.3]]
+    method = pt.NashMTL(max_norm=None, preference=(1.0, 2.0, 6.0))
+    found = weights(method, rows)
+    np.testing.assert_allclose(found * (rows @ (rows.T @ found)), [1 / 3, 2 / 3, 2], rtol=1e-4)

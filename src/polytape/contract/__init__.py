@@ -6,8 +6,8 @@ arrays may carry leading *block* axes (one Gramian per layer, say), so a method 
 over `(..., T)` and `(..., T, T)`, and serves every scope.
 """
 
-from polytape.contract.evidence import Evidence, Seed, Tensor
-from polytape.contract.method import NEEDS, Method, Need, State, ask
+from polytape.contract.evidence import Evidence, Look, Seed, Tensor
+from polytape.contract.method import NEEDS, Method, Need, State, ask, parts
 from polytape.contract.registry import find, registered
 from polytape.contract.rules import (
     Integer,
@@ -23,6 +23,7 @@ __all__ = [
     "NEEDS",
     "Evidence",
     "Integer",
+    "Look",
     "Method",
     "Need",
     "OneOf",
@@ -36,5 +37,6 @@ __all__ = [
     "ask",
     "find",
     "inadmissible_values",
+    "parts",
     "registered",
 ]

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -24,6 +24,10 @@ class Evidence:
     names    T strings
     step     ()           int32, optimizer steps taken so far
     seed                  a `Seed` to hand to `keras.random` functions; fresh each step
+    cross    (..., T, T)  inner products of the gradients on the first half of the batch with those
+                          on the second: independent noise, not symmetric; None but for methods
+                          that need "halves"
+    last     a `Look` for methods that take a second one, else None
     reach    (B, T)       bool NumPy array if the Gramian is a stack of B blocks that no scope has
                           claimed yet (then `losses` and `active` are (T,)); None otherwise
     """
@@ -35,6 +39,8 @@ class Evidence:
     step: Tensor
     seed: "Seed"
     reach: np.ndarray | None = None
+    cross: Tensor | None = None
+    last: "Look | None" = None
 
     @property
     def count(self) -> Tensor:
@@ -48,18 +54,27 @@ class Evidence:
 
     def scaled(self, weights: Tensor) -> "Evidence":
         """The evidence of the objectives multiplied by `weights`, (..., T)."""
-        losses, gramian = self.losses, self.gramian
+        losses = self.losses
         if len(weights.shape) == len(losses.shape):
             losses = losses * weights
-        if gramian is not None:
-            gramian = gramian * weights[..., :, None] * weights[..., None, :]
-        return dataclasses.replace(self, losses=losses, gramian=gramian)
+        return dataclasses.replace(
+            self._with_products(lambda g: g * weights[..., :, None] * weights[..., None, :]),
+            losses=losses,
+        )
+
+    def _with_products(self, change: Callable[[Tensor], Tensor]) -> "Evidence":
+        gramian, cross = (
+            None if products is None else change(products)
+            for products in (self.gramian, self.cross)
+        )
+        return dataclasses.replace(self, gramian=gramian, cross=cross)
 
     def total(self) -> "Evidence":
         """One Gramian for the whole model instead of a stack of blocks."""
         if self.reach is None or self.gramian is None:
             return dataclasses.replace(self, reach=None)
-        return dataclasses.replace(self, gramian=ops.sum(self.gramian, axis=0), reach=None)
+        found = self._with_products(lambda products: ops.sum(products, axis=0))
+        return dataclasses.replace(found, reach=None)
 
     def per_block(self) -> "Evidence":
         """Every block as a problem of its own: all arrays get the leading block axis."""
@@ -72,6 +87,18 @@ class Evidence:
     def reseeded(self, salt: int) -> "Evidence":
         """The same evidence with other random numbers, for the `salt`-th user of the seed."""
         return dataclasses.replace(self, seed=self.seed.shifted(salt)) if salt else self
+
+
+class Look(NamedTuple):
+    """The losses of one batch before and after the update that was made with it.
+
+    before, after  (T,) float32, weighted; equal before the first step
+    active         (T,) bool: whether the objective took part in that step
+    """
+
+    before: Tensor
+    after: Tensor
+    active: Tensor
 
 
 class Seed(keras.random.SeedGenerator):

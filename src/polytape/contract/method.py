@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 import keras
@@ -12,8 +13,8 @@ from polytape.contract.registry import register
 from polytape.contract.rules import rules_of
 
 State = Any  # a pytree of arrays: what `init` returned, with the same structure and shapes
-Need = Literal["losses", "gramian", "rows"]
-NEEDS: tuple[Need, ...] = ("losses", "gramian", "rows")  # from cheapest to dearest
+Need = Literal["losses", "gramian", "halves", "rows"]
+NEEDS: tuple[Need, ...] = ("losses", "gramian", "halves", "rows")  # from cheapest to dearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +25,10 @@ class Method(abc.ABC):
     CONTRIBUTING.md. What a subclass declares:
 
     needs       the dearest evidence it reads: "losses" (one backward pass in all), "gramian" (T
-                passes) or "rows" (T passes and the rows themselves)
+                passes), "halves" (gradients of both halves of the batch, 2 T passes) or "rows" (T
+                passes and the rows themselves)
+    second_look whether it wants to know what its last update did to the losses of the same batch
+                (`evidence.last`), at the price of a second forward pass
     natural     what the published weights of equal gradients add up to: "sum" (each weight one) or
                 "mean" (together one). `ask` converts to the method's `scale` field. None if the
                 method has no such scale, as those of a degree other than 1 in the loss scale
@@ -33,6 +37,7 @@ class Method(abc.ABC):
     """
 
     needs: ClassVar[Need] = "gramian"
+    second_look: ClassVar[bool] = False
     natural: ClassVar[str | None] = None
     reference: ClassVar[str] = ""
     guarantees: ClassVar[frozenset[str]] = frozenset()
@@ -92,6 +97,16 @@ class Method(abc.ABC):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Method":
         return cls(**{name: _deserialize(value) for name, value in config.items()})
+
+
+def parts(method: Method) -> Iterator[Method]:
+    """The method, and the methods that it is made of."""
+    yield method
+    for field in dataclasses.fields(method):
+        value = getattr(method, field.name)
+        for inner in value if isinstance(value, tuple) else (value,):
+            if isinstance(inner, Method):
+                yield from parts(inner)
 
 
 def ask(method: Method, evidence: Evidence, state: State) -> tuple[Tensor, State]:

@@ -94,6 +94,13 @@ class Engine(Protocol):
         """A function of tensors made fast to call from inside a step (compiled, if that helps)."""
         ...
 
+    def aside(self, function: Callable[[], Any], changing: Sequence[Variable]) -> Any:
+        """What `function` returns, run without gradients and without a trace.
+
+        changing  the variables that it may change; they have their values back afterwards
+        """
+        ...
+
     def assign(
         self, variables: Sequence[Variable], values: Sequence[Tensor], accept: Tensor
     ) -> None:

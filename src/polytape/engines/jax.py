@@ -153,6 +153,12 @@ def island(function: Callable[..., Any]) -> Callable[..., Any]:
     return jax.jit(function)
 
 
+def aside(function: Callable[[], Any], changing: Sequence[Variable]) -> Any:
+    del changing  # what happens in the scope stays there
+    with _Scope():
+        return function()
+
+
 def assign(variables: Sequence[Variable], values: Sequence[Tensor], accept: Tensor) -> None:
     for variable, value in zip(variables, values, strict=True):
         kept = variable.value

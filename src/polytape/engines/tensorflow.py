@@ -128,6 +128,14 @@ def island(function: Callable[..., Any]) -> Callable[..., Any]:
     return tf.function(function, jit_compile=True, autograph=False)
 
 
+def aside(function: Callable[[], Any], changing: Sequence[Variable]) -> Any:
+    kept = [tf.identity(variable.value) for variable in changing]
+    found = function()
+    for variable, value in zip(changing, kept, strict=True):
+        variable.assign(value)
+    return found
+
+
 def assign(variables: Sequence[Variable], values: Sequence[Tensor], accept: Tensor) -> None:
     for variable, value in zip(variables, values, strict=True):
         kept = variable.value

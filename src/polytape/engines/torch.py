@@ -90,6 +90,15 @@ def island(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.no_grad()(function)
 
 
+def aside(function: Callable[[], Any], changing: Sequence[Variable]) -> Any:
+    kept = [variable.value.clone() for variable in changing]
+    with torch.random.fork_rng(), torch.no_grad():  # Dropout draws from the global generator
+        found = function()
+    for variable, value in zip(changing, kept, strict=True):
+        variable.assign(value)
+    return found
+
+
 def assign(variables: Sequence[Variable], values: Sequence[Tensor], accept: Tensor) -> None:
     if bool(accept):
         for variable, value in zip(variables, values, strict=True):

@@ -9,27 +9,34 @@ from polytape.linalg.solve import solve_spd, with_ridge
 _STEPS = 50
 _LAST_STEP = 1e-3  # relative; Newton's error after a step is about the square of the step
 _NEAR = 0.1  # a relative step below this that does not halve the last one is rounding
-_FLOOR = 1e-8  # of a typical entry: smaller ones count for nothing in a float32 direction
+_TO_BOUNDARY = 0.99
+_ROUNDING = 3e-7  # gains as near as this to those demanded, relatively, are as good as float32
+_FLOOR = 1e-8  # of the largest entry: smaller ones count for nothing in a float32 direction
 
 
-def bargain(gramian: Tensor, active: Tensor, alpha: float = 1.0) -> Tensor:
-    """The a > 0 with G a = a^(-1/alpha), objective by objective.
+def bargain(
+    gramian: Tensor, active: Tensor, alpha: float = 1.0, share: Tensor | None = None
+) -> Tensor:
+    """The a > 0 with G a = (share / a)^(1/alpha), objective by objective.
 
     gramian  (..., T, T)  float32 inner products of gradients
     active   (..., T)     bool
     alpha    float > 0    1 is the Nash bargaining solution, larger values lean towards max-min
+    share    (..., T)     float32, positive where active: the bargaining powers; one each, if None
     returns  (..., T)     float32, positive; zero for inactive objectives and zero rows
 
     Source: Navon et al. 2022, claim 3.1 (alpha = 1), and Ban & Ji 2024, eq. 7. The equations are
-    the stationarity of the convex function a' G a / 2 - sum(a^(1-p)) / (1-p), p = 1 / alpha
-    (- sum log a if p = 1). It is minimised by Newton's method in cosine coordinates, each step
-    divided by 1 + c max|da / a|, c = max(1, (1+p) / 2), which keeps the point positive and tends
-    to the full step. It stops once every problem of the batch moves by less than 0.1 %.
+    the stationarity of the convex function a' G a / 2 - sum(share^p a^(1-p)) / (1-p), p = 1 / alpha
+    (- sum share log a if p = 1). It is minimised by Newton's method in cosine coordinates, begun at
+    the solution for orthogonal gradients. A step goes as far as the function falls, and at least
+    1 / (1 + c max|da / a|) of the way, c = max(1, (1+p) / 2), which keeps the point positive and
+    tends to the full step. It stops once every problem of the batch moves by less than 0.1 %.
 
     A ridge of 1e-6 (4e-6 for T = 64) on the cosines keeps the weights bounded where some
     a >= 0 has J' a = 0 (a Pareto-stationary point) and the equations have no solution: entries of
-    norm * a then end near 1e3. Those that would be below 1e-8 of a typical one, as happens with
-    alpha of 4 and more, end there. T = 1: a = norm^(-2 alpha / (1 + alpha)).
+    norm * a then end near 1e3. Those that would be below 1e-8 of the largest, as happens with alpha
+    of 4 and more, end there. Gains are as demanded to 1e-5 of their parts for alpha from 1/4 to 2,
+    and up to 4 while norms are within a factor of 100. T = 1: a = norm^(-2 alpha / (1 + alpha)).
 
     >>> from keras import ops
     >>> a = bargain(ops.array([[4.0, 0.0], [0.0, 1.0]]), ops.array([True, True]))
@@ -41,6 +48,8 @@ def bargain(gramian: Tensor, active: Tensor, alpha: float = 1.0) -> Tensor:
     longest = ops.max(ops.where(form.alive, form.norms, 0.0), axis=-1, keepdims=True)
     longest = ops.where(longest > 0, longest, ops.ones_like(longest))
     demand = (ops.where(form.alive, form.norms, longest) / longest) ** (power - 1.0)
+    if share is not None:
+        demand = demand * ops.where(form.alive, share, ops.ones_like(share)) ** power
     beta = _newton(with_ridge(form.cosines), demand, power)
     # In units of the longest row the equations are those of `_newton`, times this factor.
     factor = longest ** ((power - 1.0) / (power + 1.0))
@@ -62,20 +71,47 @@ def _newton(matrix: Tensor, demand: Tensor, power: float) -> Tensor:
         unit = 1 / ops.sqrt(1 + curvature)
         hessian = matrix + identity * curvature[..., None, :]
         hessian = hessian * unit[..., :, None] * unit[..., None, :]
-        slope = ops.sum(matrix * beta[..., None, :], axis=-1) - gain
+        slope = _times(matrix, beta) - gain
         change = -solve_spd(hessian, slope * unit) * unit
         ratio = ops.where(beta <= floor, ops.maximum(change, 0.0), change) / beta
         size = ops.max(ops.abs(ratio), axis=-1, keepdims=True)
+        error = ops.max(ops.abs(slope) / _times(ops.abs(matrix), beta), axis=-1, keepdims=True)
         stuck = ops.logical_and(size < _NEAR, 2 * size > moved)
-        beta = ops.maximum(beta * (1 + ratio / (1 + damping * size)), floor)
+        stuck = ops.logical_or(stuck, error < _ROUNDING)
+        length = ops.maximum(
+            1 / (1 + damping * size), _farthest(matrix, demand, power, beta, ratio)
+        )
+        beta = ops.maximum(beta * (1 + ratio * length), floor)
         return beta, ops.where(stuck, ops.zeros_like(size), size), step + 1
 
-    # The best point with equal entries.
-    total = ops.sum(matrix, axis=(-2, -1))[..., None]
-    least = 1e-6 * matrix.shape[-1]
-    level = ops.sum(demand, axis=-1, keepdims=True) / ops.maximum(total, least)
-    level = level ** (1.0 / (1.0 + power))
-    beta = ops.ones_like(demand) * level
-    floor = _FLOOR * level
-    start = (beta, ops.full_like(level, 1e30), ops.zeros((), dtype="int32"))
+    # What orthogonal gradients would get, at the best common multiple.
+    alone = demand ** (1.0 / (1.0 + power))
+    square = ops.sum(alone * _times(matrix, alone), axis=-1, keepdims=True)
+    size = ops.sum(alone * alone, axis=-1, keepdims=True)
+    beta = alone * (size / ops.maximum(square, 1e-6 * size)) ** (1.0 / (1.0 + power))
+    floor = _FLOOR * ops.max(beta, axis=-1, keepdims=True)
+    start = (beta, ops.full_like(floor, 1e30), ops.zeros((), dtype="int32"))
     return ops.while_loop(going, advance, start)[0]
+
+
+def _farthest(matrix: Tensor, demand: Tensor, power: float, beta: Tensor, ratio: Tensor) -> Tensor:
+    """Largest of some lengths (..., 1) up to the full step at which the function still falls."""
+    change = beta * ratio
+    least = ops.max(-ratio, axis=-1, keepdims=True)
+    lengths = ops.minimum(1.0, _TO_BOUNDARY / ops.maximum(least, 1e-6)) * _halvings(demand.dtype)
+    there = beta[..., None, :] * (1 + lengths[..., :, None] * ratio[..., None, :])
+    gains = demand[..., None, :] * there ** (-power)
+    slope = (
+        ops.sum(change * _times(matrix, beta), axis=-1, keepdims=True)
+        + lengths * ops.sum(change * _times(matrix, change), axis=-1, keepdims=True)
+        - ops.sum(change[..., None, :] * gains, axis=-1)
+    )
+    return ops.max(ops.where(slope <= 0, lengths, 0.0), axis=-1, keepdims=True)
+
+
+def _halvings(dtype: str) -> Tensor:
+    return ops.convert_to_tensor([2.0**-k for k in range(14)], dtype=dtype)
+
+
+def _times(matrix: Tensor, beta: Tensor) -> Tensor:
+    return ops.sum(matrix * beta[..., None, :], axis=-1)

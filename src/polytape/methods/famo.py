@@ -64,13 +64,16 @@ class FAMO(Method):
         return untrained((*blocks, len(names)))
 
     def weigh(self, evidence: Evidence, state: Trained) -> tuple[Tensor, State]:
+        if evidence.last is not None:
+            state = self.review(*evidence.last, state)
         size = ops.abs(above(evidence, self.ideal))
         least = ops.min(ops.where(reciprocal(size) > 0, size, 3e38), axis=-1, keepdims=True)
         part = softmax(state.value, evidence.active) * (least * reciprocal(size))
         total = ops.sum(part, axis=-1, keepdims=True)
         return part / ops.where(total > 0, total, 1.0), state
 
-    def review(self, before: Tensor, after: Tensor, active: Tensor, state: Trained) -> State:
+    def review(self, before: Tensor, after: Tensor, active: Tensor, state: Trained) -> Trained:
+        """The state after looking again at the batch of the last step; all (..., T)."""
         bound = ops.convert_to_tensor(self.ideal or 0.0, dtype="float32")
         before, after = ops.maximum(before - bound, 0.0), ops.maximum(after - bound, 0.0)
         both = ops.logical_and(reciprocal(before) > 0, reciprocal(after) > 0)

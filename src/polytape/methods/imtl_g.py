@@ -21,6 +21,9 @@ class IMTLG(Method):
     scale  the paper's weights add up to one ("mean"); by default ("sum") they are multiplied by
            the number of active objectives
 
+    The paper's IMTL, which also learns how to scale the losses for the variables of their own, is
+    Chain(IMTLL(), IMTLG()).
+
     Departs from the paper in the denominator, max(sum(v), sum(|v|) / 100). The sum of v may be
     zero or negative, where the paper's update is infinite or raises every loss; here it stays a
     descent direction and finite, and nothing changes while sum(v) exceeds a hundredth of sum(|v|).

@@ -5,8 +5,9 @@ from typing import Annotated, ClassVar
 
 from keras import ops
 
-from polytape.contract import Evidence, Method, Range, State, Tensor
+from polytape.contract import Evidence, Method, Preference, Range, State, Tensor
 from polytape.linalg.bargaining import bargain
+from polytape.linalg.preference import preferred
 
 
 @dataclass(frozen=True)
@@ -16,10 +17,13 @@ class NashMTL(Method):
     Navon et al., "Multi-Task Learning as a Bargaining Game", ICML 2022. The weights solve
     G a = 1 / a, a > 0: every objective gets the same gain a_i (G a)_i = 1. T backward passes.
 
-    max_norm  longest update: weights are scaled down until |J^T a| <= max_norm. 1 is the default of
-              published code. As a^T G a is the number m of active objectives, whatever the
-              gradients, |J^T a| is sqrt(m): a bound of 1 makes every update one long, None leaves
-              it sqrt(m) long. Only at (nearly) Pareto-stationary points is it shorter
+    max_norm    longest update: weights are scaled down until |J^T a| <= max_norm. 1 is the default
+                of published code. As a^T G a is the number m of active objectives, whatever the
+                gradients, |J^T a| is sqrt(m): a bound of 1 makes every update one long, None leaves
+                it sqrt(m) long. Only at (nearly) Pareto-stationary points is it shorter
+    preference  p, one positive number per objective, rescaled to add up to m: bargaining powers,
+                G a = p / a (Kalai 1977), so that gains a_i (G a)_i are p_i; None: one each, as in
+                the paper
 
     Degree 0 in the loss scale, like the paper: multiplying the losses leaves the update as it
     is, so its length says nothing about the distance to a solution, and the learning rate
@@ -43,6 +47,7 @@ class NashMTL(Method):
     """
 
     max_norm: Annotated[float | None, Range(0.0, open="low high", optional=True)] = 1.0
+    preference: Annotated[tuple[float, ...] | None, Preference()] = None
 
     reference: ClassVar[str] = "Navon et al., ICML 2022"
     guarantees: ClassVar[frozenset[str]] = frozenset(
@@ -50,7 +55,8 @@ class NashMTL(Method):
     )
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
-        weights = bargain(evidence.gramian, evidence.active)
+        share = preferred(evidence, self.preference)
+        weights = bargain(evidence.gramian, evidence.active, share=share)
         if self.max_norm is None:
             return weights, state
         gains = ops.sum(evidence.gramian * weights[..., None, :], axis=-1)

@@ -20,8 +20,10 @@ class Ledger:
     each leaf of the `loss` argument is replaced by one that notes the value it returns.
     """
 
-    def __init__(self, loss: Any, loss_weights: Any) -> None:
-        self._noted: list[tuple[Path, Tensor]] = []
+    def __init__(self, loss: Any, loss_weights: Any, halves: bool = False) -> None:
+        """halves  whether the losses of both halves of the batch are noted, too"""
+        self._noted: list[tuple[Path, list[Tensor]]] = []
+        self._parts = 3 if halves else 1
         self.wrapped = self._wrap(loss, ())
         self._leaves = dict(_leaves(self.wrapped))
         self._weights = _weights(loss, loss_weights)
@@ -31,7 +33,9 @@ class Ledger:
             return {key: self._wrap(item, (*path, key)) for key, item in loss.items()}
         if isinstance(loss, (list, tuple)):
             return type(loss)(self._wrap(item, (*path, i)) for i, item in enumerate(loss))
-        return None if loss is None else _Noted(resolve_loss(loss), path, self._noted)
+        if loss is None:
+            return None
+        return _Noted(resolve_loss(loss), path, self._noted, self._parts == 3)
 
     def clear(self) -> None:
         """Forget the values of the last evaluation."""
@@ -63,8 +67,11 @@ class Ledger:
             return output_names[path[0]]
         return "/".join(map(str, (*path[:-1], self._leaves[path].name)))
 
-    def values(self, names: Sequence[str]) -> list[Tensor]:
-        """Weighted values, () each, of the evaluation just made, in the order of `names`."""
+    def values(self, names: Sequence[str], part: int = 0) -> list[Tensor]:
+        """Weighted values, () each, of the evaluation just made, in the order of `names`.
+
+        part  0: of the whole batch; 1, 2: of its first and second half, where these are noted
+        """
         order = list(self._leaves)
         noted = sorted(self._noted, key=lambda entry: order.index(entry[0]))  # stable
         if len(noted) != len(names):
@@ -74,7 +81,8 @@ class Ledger:
                 "compile(), call compile() again."
             )
         found = []
-        for name, (path, value) in zip(names, noted, strict=True):
+        for name, (path, values) in zip(names, noted, strict=True):
+            value = values[part]
             check_scalar(name, value)
             weight = self._weights.get(path)
             found.append(value if weight is None else ops.multiply(value, weight))
@@ -97,15 +105,34 @@ class _Noted(keras.losses.Loss):
     """A loss that notes what it returned."""
 
     def __init__(
-        self, loss: keras.losses.Loss, path: Path, noted: list[tuple[Path, Tensor]]
+        self,
+        loss: keras.losses.Loss,
+        path: Path,
+        noted: list[tuple[Path, list[Tensor]]],
+        halves: bool,
     ) -> None:
         super().__init__(name=loss.name, dtype=loss.dtype)
-        self._loss, self._path, self._list = loss, path, noted
+        self._loss, self._path, self._list, self._halves = loss, path, noted, halves
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
         value = self._loss(y_true, y_pred, sample_weight)
-        self._list.append((self._path, ops.cast(value, keras.config.floatx())))
+        weights = _of_halves(y_pred, sample_weight) if self._halves else ()
+        found = [value, *(self._loss(y_true, y_pred, weight) for weight in weights)]
+        self._list.append((self._path, [ops.cast(v, keras.config.floatx()) for v in found]))
         return value
+
+
+def _of_halves(y_pred: Tensor, sample_weight: Tensor | None) -> list[Tensor]:
+    """Sample weights that make the loss of a batch that of its first and of its second half."""
+    count = ops.shape(y_pred)[0]
+    first = ops.cast(ops.arange(count) < count // 2, "float32")
+    found = []
+    for half in (first, 1.0 - first):
+        share = half * (ops.cast(count, "float32") / ops.maximum(ops.sum(half), 1.0))
+        rank = max(len(y_pred.shape) - 1, 1) if sample_weight is None else len(sample_weight.shape)
+        share = ops.reshape(share, (-1,) + (1,) * (rank - 1))
+        found.append(share if sample_weight is None else share * sample_weight)
+    return found
 
 
 class _FunctionLoss(keras.losses.Loss):

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from polytape.catalogue import resolve
-from polytape.contract import Method
+from polytape.contract import Method, parts
 from polytape.engines import engine
 from polytape.training.losses import Ledger
 from polytape.training.plan import Plan
@@ -54,7 +54,8 @@ class Training:
         `add_loss` terms and weight regularisers are added to the combined gradient as they are.
         """
         method = resolve(combine)
-        ledger = Ledger(loss, loss_weights)
+        halves = any(part.needs == "halves" for part in parts(method))
+        ledger = Ledger(loss, loss_weights, halves)
         super().compile(optimizer, ledger.wrapped, loss_weights, *args, **kwargs)  # type: ignore[misc]
         engine().prepare(self)
         self.plan = Plan(self, self.method_state, ledger, method, private, on_nonfinite, seed)

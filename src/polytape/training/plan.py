@@ -109,6 +109,20 @@ class Plan:
             return extra
         return [*self.ledger.values(self.names), *extra]
 
+    def halves(self) -> list[Tensor]:
+        """For methods that need them, the T losses of the first half of the batch and the second's.
+
+        ValueError if the objective is not a loss given to `compile`.
+        """
+        if not self.settlement.halves:
+            return []
+        if self.ledger.wrapped is None:
+            raise ValueError(
+                "This method compares the gradients of two half batches, which add_loss() does not "
+                "tell apart. Give the objectives to compile(loss=...)."
+            )
+        return [*self.ledger.values(self.names, 1), *self.ledger.values(self.names, 2)]
+
     def loss_tracker(self) -> Any:
         """Keras's running mean of the total loss."""
         return self.model.metrics[0]

@@ -1,202 +1,13 @@
 """One training step, the same on every backend: record, settle, apply."""
 
-from collections.abc import Callable, Sequence
-from functools import cached_property
 from typing import Any
 
 import keras
 from keras import ops
 
-from polytape.connectivity import Connectivity
-from polytape.contract import State, Tensor
-from polytape.engines import Recording, engine
-from polytape.jacobian import Gradients, path_of
-from polytape.methods.sum import Sum
-from polytape.settlement import Settlement
-
-_SUM = Sum()
-Outcome = tuple[list[Tensor | None], Tensor, State]  # directions, active (T,), next state
-
-
-class Pass:
-    """The backward side of one step: update directions from a recording.
-
-    The recording's scalars are the T weighted losses, then the extra term (add_loss and weight
-    regularisers, added to the combination as it is) if there is one, then their total.
-    """
-
-    def __init__(
-        self,
-        recording: Recording,
-        settlement: Settlement,
-        variables: Sequence[Any],
-        step: Tensor,
-        scale: Tensor,
-        rescales: bool = False,
-        isolate: bool = False,
-    ) -> None:
-        """rescales  whether the optimizer looks for overflow itself (loss scaling)
-
-        isolate  whether a pass over all objectives at once is taken apart if not finite
-        """
-        self.recording, self.settlement, self.rescales = recording, settlement, rescales
-        self.paths = tuple(path_of(variable) for variable in variables)
-        self.step, self.scale, self.isolate = step, scale, isolate
-        count = len(settlement.names)
-        self.losses = list(recording.scalars[:count])
-        self.extra = count if len(recording.scalars) == count + 2 else None
-        self.total = len(recording.scalars) - 1
-        self.everything = range(len(variables))
-        self.fine = ops.ones((), dtype="bool")  # whether the directions may be applied at all
-
-    def run(self) -> Outcome:
-        """Directions by variable, times the loss scale."""
-        if self.settlement.linear:
-            return self._linear()
-        if self.settlement.period > 1 and not self.settlement.blocks.shape:
-            return self._periodic()
-        return self._full()
-
-    def _full(self) -> Outcome:
-        """One backward pass per objective."""
-        rows = [self.recording.pull({t: self.scale}, self.everything) for t in self._objectives()]
-        joint = self.settlement.private == "joint"
-        connectivity = Connectivity.seen(self.settlement.names, self.paths, rows, joint)
-        connectivity.check()
-        extra = self.extra
-        gradients = Gradients(
-            dict(zip(self.settlement.names, self.losses, strict=True)),
-            rows,
-            connectivity,
-            self.scale,
-            None if extra is None else self.recording.pull({extra: self.scale}, self.everything),
-        )
-        everyone = ops.ones((len(rows),), dtype="bool")
-        directions, _, active, state = self.settlement.settle(gradients, everyone, self.step)
-        return directions, active, state
-
-    def finite_losses(self) -> Tensor:
-        """(T,) bool."""
-        return ops.isfinite(self._loss_vector)
-
-    @cached_property
-    def _loss_vector(self) -> Tensor:
-        return ops.cast(ops.stack(self.losses), "float32")
-
-    def _objectives(self) -> range:
-        return range(len(self.losses))
-
-    def _cotangents(self, weights: Tensor) -> dict[int, Tensor]:
-        found = dict(enumerate(ops.unstack(weights * self.scale)))
-        return found if self.extra is None else {**found, self.extra: self.scale}
-
-    def _linear(self) -> Outcome:
-        """One backward pass in all; if asked to, one per objective where it is not finite."""
-        self._check_once()
-        losses = self._loss_vector
-        active = ops.isfinite(losses)
-
-        def weigh() -> tuple[dict[int, Tensor], State]:
-            safe = ops.where(active, losses, 0.0)
-            weights, _, state = self.settlement.weigh(safe, None, active, self.step)
-            return self._cotangents(weights), state
-
-        plain = self.settlement.method == _SUM  # Keras's own total, so that it is Keras's gradient
-        cotangents, state = ({self.total: self.scale}, None) if plain else weigh()
-        directions = self.recording.pull(cotangents, self.everything)
-        reached = [gradient for gradient in directions if gradient is not None]
-        # Under loss scaling an overflow is the optimizer's to skip, as in plain Keras.
-        fine = engine().finite([losses] if self.rescales else [losses, *reached])
-
-        def isolated() -> Outcome:
-            terms, kept = weigh() if plain else (cotangents, state)
-            return (*self._one_by_one(terms, active, directions), kept)
-
-        unchanged = self.settlement.state.read() if plain else state
-        if self.isolate:
-            return _either(fine, lambda: (directions, active, unchanged), isolated)
-        self.fine = fine
-        blamed = fine | ~ops.all(active)
-        return directions, active & blamed, unchanged
-
-    def _check_once(self) -> None:
-        """Refuse an objective without a path; the other ways meet the question at every step."""
-        if not self.settlement.checked:
-            reach = self.recording.reach(self._objectives())
-            Connectivity(self.settlement.names, self.paths, reach).check()
-            self.settlement.checked = True
-
-    def _one_by_one(
-        self, cotangents: dict[int, Tensor], active: Tensor, like: list[Tensor | None]
-    ) -> tuple[list[Tensor | None], Tensor]:
-        """The sum of the terms that are finite. Terms are differentiated in turn, not at once."""
-        taken = [active[t] for t in self._objectives()]
-        if self.extra is not None:
-            taken.append(ops.isfinite(self.recording.scalars[self.extra]))
-        present = [v for v, gradient in enumerate(like) if gradient is not None]
-        totals = [engine().zeros_like(like[v]) for v in present]
-        for term, cotangent in cotangents.items():
-
-            def add(term: int = term, cotangent: Tensor = cotangent, totals: Any = totals) -> Any:
-                found = self.recording.pull({term: cotangent}, present)
-                fine = engine().finite([gradient for gradient in found if gradient is not None])
-                return fine, [
-                    total if gradient is None else engine().add_where(total, fine, gradient)
-                    for total, gradient in zip(totals, found, strict=True)
-                ]
-
-            def skip(totals: Any = totals) -> Any:
-                return ops.zeros((), dtype="bool"), totals
-
-            taken[term], totals = ops.cond(taken[term], add, skip)
-        summed = dict(zip(present, totals, strict=True))
-        active = ops.stack(taken[: len(self.losses)])
-        return [summed.get(v) for v in self.everything], active
-
-    def _periodic(self) -> Outcome:
-        """All gradients now and then; in between the last weights and one backward pass."""
-        losses = self._loss_vector
-        active = ops.isfinite(losses)
-        due = ops.equal(ops.mod(ops.cast(self.step, "int32"), self.settlement.period), 0)
-        again = ops.logical_and(ops.logical_not(due), ops.all(active))
-
-        def recall() -> Outcome:
-            shared, private, state = self.settlement.weigh(losses, None, active, self.step)
-            return self._reuse(shared, private), active, state
-
-        return _either(again, recall, self._full)
-
-    def _reuse(self, shared: Tensor, private: Tensor) -> list[Tensor | None]:
-        """Directions for weights known beforehand: private variables are differentiated apart."""
-        settlement = self.settlement
-        reach = self.recording.reach(self._objectives())
-        connectivity = Connectivity(
-            settlement.names, self.paths, reach, settlement.private == "joint"
-        )
-        apart = list(connectivity.private) if settlement.private == "own" else []
-        together = [v for v in self.everything if v not in apart]
-        directions: list[Tensor | None] = [None] * len(self.paths)
-        for weights, variables in ((shared, together), (private, apart)):
-            found = self.recording.pull(self._cotangents(weights), variables)
-            for variable, gradient in zip(variables, found, strict=True):
-                directions[variable] = gradient
-        return directions
-
-
-def _either(first: Tensor, one: Callable[[], Outcome], other: Callable[[], Outcome]) -> Outcome:
-    """One of two outcomes of the same structure; only the chosen one is computed."""
-    layout: list[Any] = []
-
-    def flat(outcome: Outcome) -> list[Tensor]:
-        directions, active, state = outcome
-        layout[:] = [[gradient is not None for gradient in directions], state]
-        reached = [gradient for gradient in directions if gradient is not None]
-        return [*reached, active, *keras.tree.flatten(state)]
-
-    results = list(ops.cond(first, lambda: flat(one()), lambda: flat(other())))
-    present, state = layout
-    directions = [results.pop(0) if there else None for there in present]
-    return directions, results[0], keras.tree.pack_sequence_as(state, results[1:])
+from polytape.contract import Tensor
+from polytape.engines import engine
+from polytape.training.backward import Pass
 
 
 def train_step(model: Any, data: Any) -> dict[str, Tensor]:
@@ -207,7 +18,7 @@ def train_step(model: Any, data: Any) -> dict[str, Tensor]:
     def forward() -> tuple[list[Tensor], Any]:
         y_pred = plan.forward(x)
         total = model.compute_loss(x, y, y_pred, sample_weight, training=True)
-        return [*plan.losses(), total], y_pred
+        return [*plan.losses(), total, *plan.halves()], y_pred
 
     kept = plan.statistics()
     recording = engine().record(forward, lambda: model.trainable_variables)
@@ -216,13 +27,12 @@ def train_step(model: Any, data: Any) -> dict[str, Tensor]:
     if not optimizer.built:
         optimizer.build(variables)
     batch = next(leaf for leaf in keras.tree.flatten(x) if leaf is not None)
-    plan.loss_tracker().update_state(recording.scalars[-1], sample_weight=ops.shape(batch)[0])
-
     scale = ops.cast(optimizer.scale_loss(ops.ones(())), "float32")
     settlement = plan.settlement
     count = ops.add(optimizer.iterations, 0)  # a variable, or a tensor under accumulation
     isolate = plan.on_nonfinite == "isolate"
     step = Pass(recording, settlement, variables, count, scale, plan.rescales, isolate)
+    plan.loss_tracker().update_state(recording.scalars[step.total], ops.shape(batch)[0])
     directions, active, state = step.run()
     accept, left_out = plan.accepts(active) & step.fine, ~active
     if plan.rescales:
@@ -237,6 +47,10 @@ def train_step(model: Any, data: Any) -> dict[str, Tensor]:
     plan.dropped.update_state(left_out)
     always = ops.ones((), dtype="bool")
     engine().apply(optimizer, directions, variables, always if plan.rescales else accept)
+    if settlement.second_look:
+        changing = [*model.non_trainable_variables, *model.metrics_variables]
+        after = engine().aside(lambda: forward()[0][: len(settlement.names)], changing)
+        settlement.look_again(step.losses, after, active, accept)
     return model.compute_metrics(x, y, recording.outputs, sample_weight)
 
 
