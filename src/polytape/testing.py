@@ -101,7 +101,7 @@ def scale(trial: Trial) -> Iterator[str]:
 def zero_row(trial: Trial) -> Iterator[str]:
     """An active objective of zero gradient changes no direction; nothing on the scale "sum"."""
     matrix, method = _named("zero row"), trial.method
-    without = trial.update(matrix.rows, matrix.losses, matrix.rows.any(1))
+    without = trial.update(matrix.rows, matrix.losses, np.any(matrix.rows != 0, axis=1))
     equal = method.natural is not None and getattr(method, "scale", "paper") == "sum"
     yield from differ(matrix, trial.on(matrix), without, parallel=not equal)
 
