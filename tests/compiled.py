@@ -5,6 +5,8 @@ from typing import Any
 
 import keras
 
+COMPILES = keras.backend.backend() in ("jax", "tensorflow")
+
 
 def compiled(fn: Callable[..., Any], *, xla: bool = True) -> Callable[..., Any]:
     """`jax.jit(fn)`, `tf.function(fn)`, or `fn` itself on eager backends.

@@ -1,4 +1,5 @@
-"""Makes `tests/` importable, and skips on NumPy what needs a framework that differentiates."""
+"""Makes `tests/` importable, keeps together what shares compiled functions, and skips on NumPy
+what needs a framework that differentiates."""
 
 from pathlib import Path
 
@@ -13,7 +14,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "engine: needs gradients, hence TensorFlow, JAX or PyTorch")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
     if keras.backend.backend() != "numpy":
         return
     skip = pytest.mark.skip(reason="NumPy does not differentiate")
@@ -21,3 +25,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         inside = HERE in item.path.parents and item.path.relative_to(HERE).parts[0]
         if inside in ENGINE_FOLDERS or item.get_closest_marker("engine"):
             item.add_marker(skip)
+
+
+def _group(item: pytest.Item) -> str:
+    """Tests of one group run in one process: those of a file, and in `laws/` those of a method."""
+    if HERE / "laws" in item.path.parents and isinstance(item, pytest.Function):
+        name = getattr(item, "callspec", None) and item.callspec.params.get("name")
+        return str(name or item.path)
+    return str(item.path)

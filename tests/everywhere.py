@@ -17,6 +17,9 @@ STATIC = (
     ("mypy",),
     ("lint-imports",),
 )
+# Compiling takes most of the time, and one process at a time uses one core for it. On PyTorch
+# nothing compiles, and processes would fight over its threads.
+SPREAD = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadgroup")
 
 
 def run(title: str, command: tuple[str, ...], **environment: str) -> bool:
@@ -42,6 +45,7 @@ def main(backends: list[str]) -> int:
     results = {" ".join(command): run("static", command) for command in STATIC}
     for backend in backends or BACKENDS:
         command = (sys.executable, "-m", "pytest", "--durations=8")
+        command += () if backend == "torch" else SPREAD
         results[backend] = run(f"suite on {backend}", command, KERAS_BACKEND=backend)
     lines = [f"{'ok    ' if ok else 'FAILED'}  {name}" for name, ok in results.items()]
     print("\n" + "\n".join(lines))

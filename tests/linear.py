@@ -12,14 +12,14 @@ Array = np.ndarray
 Rows = Mapping[str, list[Array | None]]  # path of a variable: its row in each objective, or None
 
 
-def variables_of(rows: Rows) -> list[keras.Variable]:
+def variables_of(rows: Rows, dtype: str = "float32") -> list[keras.Variable]:
     """One variable of ones per path, `network/name`."""
     found = []
     for path, columns in rows.items():
         network, name = path.split("/")
         shape = next(row.shape for row in columns if row is not None)
         with keras.name_scope(network):
-            found.append(keras.Variable(np.ones(shape, "float32"), name=name))
+            found.append(keras.Variable(np.ones(shape), dtype=dtype, name=name))
     return found
 
 

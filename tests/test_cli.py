@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ from typer.testing import CliRunner
 
 import polytape
 from polytape import cli, compare, startup
-from polytape.catalogue import all_methods, resolve
+from polytape.catalogue import catalogue, resolve
 from polytape.diagnostics.records import Comparison
 from polytape.problems import load
 
@@ -123,18 +124,26 @@ def test_refuses_before_training(tmp_path, arguments, text):
     assert not (tmp_path / "out").exists()
 
 
-def test_methods_lists_every_method():
+def test_methods_lists_every_method_and_stage():
     done = run("methods")
     assert done.exit_code == 0
-    for name in all_methods():
-        assert name in done.output
+    for name in catalogue():
+        assert re.search(rf"^{name} ", done.output, re.MULTILINE), name
 
 
-def test_methods_as_markdown_is_a_table():
-    lines = run("methods", "--markdown").output.strip().splitlines()
-    assert lines[0] == "| name | title | needs | scale | guarantees | reference |"
-    assert len(lines) == 2 + len(all_methods())
-    assert {line.count(" | ") for line in lines if " | " in line} == {5}
+def test_methods_prints_one_in_full():
+    done = run("methods", "up-grad")
+    assert done.output.startswith("pt.UPGrad\n\nUnconflicting projection of gradients")
+    assert "  preference = None  a tuple of positive numbers, one per objective" in done.output
+    assert "  cost       F + T B\n" in done.output
+    wrong = run("methods", "upgrd")
+    assert wrong.exit_code == 2
+    assert "Unknown method: 'upgrd'. Did you mean \"upgrad\"" in wrong.stderr
+
+
+def test_methods_writes_the_page(tmp_path):
+    assert run("methods", "--out", tmp_path / "methods.md").exit_code == 0
+    assert (tmp_path / "methods.md").read_text().startswith("# Methods and stages\n")
 
 
 def test_default_methods_exist():

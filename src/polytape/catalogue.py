@@ -32,13 +32,18 @@ def catalogue() -> dict[str, type[Method]]:
     return _found(inside="polytape.")
 
 
+def find(name: str) -> type[Method]:
+    """The class of that name, in any spelling."""
+    _import_all()
+    return contract.find(name)
+
+
 def resolve(method: "str | Method") -> Method:
     """A method from a name ("upgrad") or from itself."""
     if isinstance(method, Method):
         return method
     if isinstance(method, str):
-        _import_all()
-        return contract.find(method)()
+        return find(method)()
     if isinstance(method, type) and issubclass(method, Method):
         raise TypeError(
             f"Expected a method, as in combine=pt.{method.__name__}(). Received the class "

@@ -1,13 +1,10 @@
 """The command line: `polytape compare` and `polytape methods`. Keras is imported when needed."""
 
-import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from polytape import __version__
 from polytape.startup import choose_backend, quiet_frameworks
@@ -111,36 +108,25 @@ def _compare(
 
 @app.command("methods")
 def list_methods(
-    markdown: Annotated[bool, typer.Option("--markdown", help="As a Markdown table.")] = False,
+    name: Annotated[str, typer.Argument(help="One of them, in full.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Write all of them as a Markdown page.")] = None,
 ) -> None:
-    """List the methods: what each needs, its natural scale, its guarantees and its source."""
+    """List the methods: what each costs, promises and keeps; or print one in full."""
     choose_backend(training=False)
-    rows = _method_rows()
-    if markdown:
-        head = ("name", "title", "needs", "scale", "guarantees", "reference")
-        typer.echo("| " + " | ".join(head) + " |\n|" + ":--|" * len(head))
-        for row in rows:
-            typer.echo("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |")
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
-    for header in ("name", "needs", "scale", "guarantees", "what it does"):
-        table.add_column(header, no_wrap=header in ("name", "needs", "scale"))
-    for name, title, needs, scale, guarantees, reference in rows:
-        about = f"{escape(title)}\n[dim]{escape(reference)}[/dim]"
-        table.add_row(f"[bold]{name}[/bold]", needs, scale, guarantees, about)
-    console.print(table)
+    from polytape.catalogue import find
+    from polytape.listing import entry, listing
+    from polytape.reports import methods
 
-
-def _method_rows() -> list[tuple[str, ...]]:
-    from polytape.catalogue import all_methods
-
-    rows: list[tuple[str, ...]] = []
-    for name, method in all_methods().items():
-        title = (inspect.getdoc(method) or "").partition("\n")[0].rstrip(".")
-        guarantees = ", ".join(sorted(method.guarantees)) or "–"
-        scale = method.natural or "–"
-        rows.append((name, title, method.needs, scale, guarantees, method.reference or "–"))
-    return rows
+    if name:
+        try:
+            typer.echo(methods.specification(entry(find(name))))
+        except ValueError as error:
+            _refuse(str(error))
+    elif out is not None:
+        out.write_text(methods.page(listing()), encoding="utf-8")
+        typer.echo(f"Written to {out}.")
+    else:
+        console.print(methods.terminal(listing(), console.width))
 
 
 # --------------------------------------------------------------------------- before training

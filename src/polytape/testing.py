@@ -22,7 +22,7 @@ import numpy as np
 from keras import ops
 
 from polytape.contract import Method
-from polytape.trials import Compile, Matrix, Trial, differ, matrices
+from polytape.trials import Array, Compile, Matrix, Trial, differ, matrices
 
 __all__ = ["GUARANTEES", "LAWS", "Matrix", "Trial", "certify", "check", "laws_of", "matrices"]
 
@@ -101,9 +101,9 @@ def scale(trial: Trial) -> Iterator[str]:
 def zero_row(trial: Trial) -> Iterator[str]:
     """An active objective of zero gradient changes no direction; nothing on the scale "sum"."""
     matrix, method = _named("zero row"), trial.method
-    alone = trial.update(matrix.rows[:3], matrix.losses[:3])
+    without = trial.update(matrix.rows, matrix.losses, np.any(matrix.rows != 0, axis=1))
     equal = method.natural is not None and getattr(method, "scale", "paper") == "sum"
-    yield from differ(matrix, trial.on(matrix), alone, parallel=not equal)
+    yield from differ(matrix, trial.on(matrix), without, parallel=not equal)
 
 
 def one_objective(trial: Trial) -> Iterator[str]:
@@ -115,21 +115,23 @@ def one_objective(trial: Trial) -> Iterator[str]:
 
 def inactive(trial: Trial) -> Iterator[str]:
     """Inactive objectives weigh zero and the others are combined as if they did not exist."""
-    active = np.array([True, False, True, True])
-    for matrix in _fours():
-        found = trial.update(matrix.rows, matrix.losses, active)
-        absent = trial.update(matrix.rows[active], matrix.losses[active])
-        if found.weights[1] != 0:
-            yield f"{matrix.name}: an inactive objective weighs {found.weights[1]}"
-        yield from differ(matrix, absent, found)
-    masked = _named("well conditioned")
-    both = np.stack([active, ~active])
-    rows, losses = masked.rows * both[..., None], masked.losses * both
+    for four in _fours():
+        two = four._replace(rows=four.rows[[0, 3]], losses=four.losses[[0, 3]])
+        for matrix, count in ((two, 4), (four, 64)):
+            rows, losses, active = _scattered(matrix, count)
+            found = trial.update(rows, losses, active)
+            if found.weights[~active].any():
+                yield f"{matrix.name}: inactive objectives weigh {found.weights[~active]}"
+            alone = trial.update(matrix.rows, matrix.losses)
+            yield from differ(matrix, alone, found._replace(weights=found.weights[active]))
+    matrix = _named("well conditioned")
+    both = np.array([[True, False, True, True], [False, True, False, False]])
+    rows, losses = matrix.rows * both[..., None], matrix.losses * both
     answer = trial.answer(rows, losses, both, trial.start(losses.shape, rows.shape[-1]))
     for block in range(2):
-        alone = trial.update(masked.rows, masked.losses, both[block])
+        alone = trial.update(matrix.rows, matrix.losses, both[block])
         stacked = trial.along(answer.rows[block], answer.weights[block])
-        yield from differ(masked, alone, stacked)
+        yield from differ(matrix, alone, stacked)
 
 
 def batch(trial: Trial) -> Iterator[str]:
@@ -234,3 +236,12 @@ def _named(name: str) -> Matrix:
 
 def _fours() -> list[Matrix]:
     return [matrix for matrix in matrices() if len(matrix.rows) == 4]
+
+
+def _scattered(matrix: Matrix, count: int) -> tuple[Array, Array, Array]:
+    """Rows, losses and activity of as many objectives, of which only a matrix's are active."""
+    places = np.linspace(0, count - 1, len(matrix.rows)).astype(int)
+    rows, losses = np.ones((count, matrix.rows.shape[1])), np.ones(count)
+    active = np.zeros(count, bool)
+    rows[places], losses[places], active[places] = matrix.rows, matrix.losses, True
+    return rows, losses, active

@@ -67,6 +67,12 @@ def asked(method: Method, reach: Array | None = None) -> Any:
     return give
 
 
+@cache
+def every_second(name: str) -> tuple[Method, Any]:
+    method = pt.Every(METHODS[name](), steps=2)
+    return method, asked(method)
+
+
 def tensors(state: State) -> State:
     return keras.tree.map_structure(ops.convert_to_tensor, state)
 
@@ -96,9 +102,9 @@ def test_per_variable(name: str) -> None:
     assert np.isfinite(ops.convert_to_numpy(weights_again)).all()
     if draws(METHODS[name]):
         return
-    ask_one = asked(method)
+    now_and_then, ask_one = every_second(name)  # in its first step it asks the method
     for block in range(3):
-        own = tensors(method.init(NAMES))
+        own = tensors(now_and_then.init(NAMES))
         alone, _ = ask_one(gramians(rows[block]), losses * REACH[block], REACH[block], 0, own)
         right = ops.convert_to_numpy(alone)
         size = np.abs(right) @ np.linalg.norm(rows[block], axis=1)
@@ -111,9 +117,8 @@ def test_inside_every(name: str) -> None:
     """Fresh weights in the first and third of four steps, and a state that moves then only."""
     if METHODS[name].needs == "rows":
         pytest.skip(ROWWISE)
-    method = pt.Every(METHODS[name](), steps=2)
-    run, state = asked(method), tensors(method.init(NAMES))
-    found = []
+    method, run = every_second(name)
+    state, found = tensors(method.init(NAMES)), []
     for step in range(4):
         losses = np.float32([1.0, 0.7 + 0.1 * step, 2.0])
         weights, state = run(gramians(blocks(step)[0]), losses, np.ones(3, bool), step, state)
@@ -143,8 +148,7 @@ def test_half_precision(name: str) -> None:
     if METHODS[name].needs == "samples":
         pytest.skip(SAMPLES)
     rows = halved(random_rows(5))
-    variables = variables_of(rows)
-    small = [keras.Variable(v.value, dtype="float16", name=v.name) for v in variables]
+    variables, small = variables_of(rows), variables_of(rows, "float16")
 
     def losses() -> dict[str, Any]:
         found = {}
@@ -158,11 +162,15 @@ def test_half_precision(name: str) -> None:
     method = METHODS[name]
     grads = pt.gradients(in_halves(losses, method), small)
     assert keras.backend.standardize_dtype(grads["a"][0].dtype) == "float16"
-    update = pt.Combiner(method())(grads)
-    found = [np.float64(ops.convert_to_numpy(part)) for part in update]
+    combiner = pt.Combiner(method())
+    combiner.prepare(NAMES, small)
+    start = [np.array(ops.convert_to_numpy(v.value)) for v in combiner.variables]
+    found = [np.float64(ops.convert_to_numpy(part)) for part in combiner(grads)]
     assert all(np.isfinite(part).all() for part in found)
+    for variable, value in zip(combiner.variables, start, strict=True):
+        variable.assign(value)
     whole = in_halves(objective(rows, variables), method)
-    full = pt.Combiner(method())(pt.gradients(whole, variables))
+    full = combiner(pt.gradients(whole, variables))
     size = sum(np.abs(row).sum() for columns in rows.values() for row in columns)
     for one, other in zip(found, full, strict=True):
         np.testing.assert_allclose(one, ops.convert_to_numpy(other), atol=5e-3 * size)

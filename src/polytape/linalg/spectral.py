@@ -50,9 +50,13 @@ class Spectrum(NamedTuple):
 
 def spectrum(matrix: Tensor) -> Spectrum:
     """Spectrum of a symmetric positive semi-definite matrix (..., T, T), float32."""
-    largest = ops.max(ops.diagonal(matrix, axis1=-2, axis2=-1), axis=-1, keepdims=True)
+    diagonal = ops.diagonal(matrix, axis1=-2, axis2=-1)
+    largest = ops.max(diagonal, axis=-1, keepdims=True)
     unit = ops.where(largest > 0, largest, ops.ones_like(largest))
-    values, vectors = ops.eigh(matrix / unit[..., None])
+    # With many rows of zeros (inactive objectives) LAPACK may not converge; -1 counts as little.
+    blank = ops.cast(ops.equal(diagonal, 0.0), "float32")[..., None]
+    identity = ops.eye(matrix.shape[-1], dtype="float32")
+    values, vectors = ops.eigh(matrix / unit[..., None] - blank * identity)
     cut = matrix.shape[-1] * EPSILON * values[..., -1:]
     counts = values > cut
     kept = ops.cast(counts, "float32")
