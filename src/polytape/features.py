@@ -31,6 +31,7 @@ class Features(keras.layers.Identity):
     """
 
     def call(self, inputs: Any) -> Any:
+        """The inputs, any nest of tensors."""
         return keras.tree.map_structure(lambda tensor: mark(tensor, "features"), inputs)
 
 
