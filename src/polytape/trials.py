@@ -168,7 +168,7 @@ class Trial:
     def answer(self, rows: Array, losses: Array, active: Array, state: Any) -> Answer:
         """Weights for rows (..., T, n), what they weigh, and the next state."""
         given = [ops.convert_to_tensor(np.float32(losses)), ops.convert_to_tensor(active)]
-        offset: Any = np.zeros_like(rows[..., 0, :])
+        offset = np.zeros_like(rows[..., 0, :])
         if self.method.memory is None:
             gramian = np.einsum("...in,...jn->...ij", rows, rows)
             products = ops.convert_to_tensor(np.float32(gramian))
@@ -176,7 +176,7 @@ class Trial:
         else:
             shown = ops.convert_to_tensor(np.float32(rows))
             weights, *seen, state = self._show(shown, *given, self._seed, state)
-            rows, offset = (np.float64(ops.convert_to_numpy(value)) for value in seen)
+            rows, offset = (ops.convert_to_numpy(value).astype("float64") for value in seen)
         return Answer(ops.convert_to_numpy(weights), rows, offset, state)
 
     def update(self, rows: Array, losses: Array, active: Array | None = None) -> Update:
