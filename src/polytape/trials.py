@@ -170,7 +170,7 @@ class Trial:
     def answer(self, rows: Array, losses: Array, active: Array, state: Any) -> Answer:
         """Weights for rows (..., T, n), what they weigh, and the next state."""
         given = [ops.convert_to_tensor(np.float32(losses)), ops.convert_to_tensor(active)]
-        offset: Any = np.zeros_like(rows[..., 0, :])
+        offset = np.zeros_like(rows[..., 0, :])
         if self.method.memory is None:
             gramian = np.einsum("...in,...jn->...ij", rows, rows)
             products = ops.convert_to_tensor(np.float32(gramian))

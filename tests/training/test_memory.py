@@ -30,7 +30,7 @@ METHODS = {
 
 
 @dataclass(frozen=True)
-class Careless(Method):
+class CountsEverything(Method):
     """Keeps the sum of all rows and counts steps, whoever is active."""
 
     needs: ClassVar[Need] = "rows"
@@ -57,7 +57,7 @@ def held(owner: Any, name: str) -> list[np.ndarray]:
 
 
 def test_an_objective_without_a_label_keeps_its_memory() -> None:
-    found = net(Careless())
+    found = net(CountsEverything())
     for y in (Y, NAN, Y):
         found.train_on_batch(X, y)
     count, total = held(found.method_state, "count"), held(found.method_state, "total")
