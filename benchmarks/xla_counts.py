@@ -48,7 +48,7 @@ def usual(function: Any) -> Any:
 
     from polytape.training import backward
 
-    loop, either = jax.lax.fori_loop, backward._either
+    loop, either = jax.lax.fori_loop, backward.either
 
     @functools.wraps(loop)
     def straight(lower: Any, upper: Any, body: Any, init: Any, **kwargs: Any) -> Any:
@@ -61,11 +61,11 @@ def usual(function: Any) -> Any:
 
     def call(*args: Any, **kwargs: Any) -> Any:
         jax.lax.fori_loop = straight
-        backward._either = lambda _fine, one, _other: one()
+        backward.either = lambda _fine, one, _other: one()
         try:
             return function(*args, **kwargs)
         finally:
-            jax.lax.fori_loop, backward._either = loop, either
+            jax.lax.fori_loop, backward.either = loop, either
 
     return call
 

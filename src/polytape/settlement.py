@@ -1,7 +1,6 @@
 """A method at work on given objectives and variables: its state, its compiled T x T part."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from polytape.contract import Evidence, Look, Method, Seed, State, Tensor, ask, 
 from polytape.engines import engine
 from polytape.jacobian import Gradients
 from polytape.memory import Observer, empty_memory
+from polytape.seeds import draw
 from polytape.stages.chain import split
 from polytape.state import StateVariables
 
@@ -242,20 +242,3 @@ def check_private(private: str) -> str:
             f"Received: {private!r}."
         )
     return private
-
-
-def draw(seed: int, step: Tensor) -> Seed:
-    """The seed of a step under a base seed."""
-
-    def value() -> Tensor:
-        # PyTorch's generator reads the first number only, so step and seed both go into it.
-        count = ops.cast(step, seed_dtype())
-        return ops.stack([count * 40503 + (seed * 7368787) % 2**30, count])
-
-    return Seed(value)
-
-
-@functools.cache
-def seed_dtype() -> str:
-    """The integer type of this backend's seeds."""
-    return str(keras.random.SeedGenerator(0).state.dtype)

@@ -6,38 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import keras
 import numpy as np
 
 from polytape.engines.contract import Forward, Measure, Tensor, Variable
 from polytape.engines.jaxpr import dependencies
 from polytape.engines.marking import listening
+from polytape.engines.scope import Scope
 
 FUSES = True
-
-
-class _Scope(keras.StatelessScope):
-    """A stateless scope that sees the enclosing one and remembers which variables were assigned."""
-
-    state_mapping: dict[int, Tensor]
-
-    def __init__(self, mapping: Any = None) -> None:
-        super().__init__(state_mapping=mapping, collect_losses=True)
-        self.touched: dict[int, Variable] = {}
-
-    def __enter__(self) -> "_Scope":
-        super().__enter__()
-        if self.original_scope is not None:
-            self.state_mapping = {**self.original_scope.state_mapping, **self.state_mapping}
-        return self
-
-    def add_update(self, update: tuple[Variable, Tensor]) -> None:
-        variable, _ = update
-        self.touched[id(variable)] = variable
-        super().add_update(update)
-
-    def updates(self) -> list[tuple[Variable, Tensor]]:
-        return [(v, self.get_current_value(v)) for v in self.touched.values()]
 
 
 class _Recording:
@@ -48,7 +24,7 @@ class _Recording:
         def pure(values: list[Tensor]) -> tuple[list[Tensor], Any]:
             probes = iter(values[count:])
             pairs = list(zip(variables, values[:count], strict=True))
-            with _Scope(pairs) as scope, listening(measure, lambda tensor: tensor + next(probes)):
+            with Scope(pairs) as scope, listening(measure, lambda tensor: tensor + next(probes)):
                 scalars, outputs = forward()
             touched[:] = scope.touched.values()
             return list(scalars), (outputs, [value for _, value in scope.updates()])
@@ -98,7 +74,7 @@ def _probes(forward: Forward, measure: Measure) -> list[Tensor]:
         return tensor
 
     def run() -> None:
-        with _Scope(), listening(measure, note):
+        with Scope(), listening(measure, note):
             forward()
 
     jax.eval_shape(run)
@@ -189,7 +165,7 @@ def island(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def aside(function: Callable[[], Any], changing: Sequence[Variable]) -> Any:
     del changing  # what happens in the scope stays there
-    with _Scope():
+    with Scope():
         return function()
 
 
@@ -239,7 +215,7 @@ def train_step(model: Any, step: Callable[[Any], Any], state: Any, data: Any) ->
         for variables, values in zip(groups, state, strict=True)
         for pair in zip(variables, values, strict=True)
     ]
-    with _Scope(mapping) as scope:
+    with Scope(mapping) as scope:
         logs = step(data)
     return logs, tuple([scope.get_current_value(v) for v in group] for group in groups)
 

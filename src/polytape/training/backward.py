@@ -1,10 +1,9 @@
 """The backward side of a step: update directions from a recording, by the cheapest way."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-import keras
 from keras import ops
 
 from polytape.connectivity import Connectivity
@@ -15,10 +14,10 @@ from polytape.measured import Measured
 from polytape.methods.sum import Sum
 from polytape.passes import at_once, term_by_term
 from polytape.settlement import Settlement
+from polytape.training.branches import Outcome, either
 from polytape.training.traces import traces
 
 _SUM = Sum()
-Outcome = tuple[list[Tensor | None], Tensor, State]  # directions, active (T,), next state
 
 
 class Pass:
@@ -61,7 +60,7 @@ class Pass:
         if self.settlement.linear:
             return self._linear()
         if self.settlement.alternates:
-            return _either(ops.equal(self.step, 0), self._full, self._in_turn)
+            return either(ops.equal(self.step, 0), self._full, self._in_turn)
         if self.settlement.period > 1 and not self.settlement.blocks.shape:
             return self._periodic()
         return self._fresh()
@@ -189,7 +188,7 @@ class Pass:
 
         unchanged = self.settlement.state.read() if plain else state
         if self.isolate:
-            return _either(fine, lambda: (directions, active, unchanged), isolated)
+            return either(fine, lambda: (directions, active, unchanged), isolated)
         self.fine = fine
         blamed = fine | ~ops.all(active)
         return directions, active & blamed, unchanged
@@ -227,7 +226,7 @@ class Pass:
             reached = [gradient for gradient in directions if gradient is not None]
             return directions, active & engine().finite(reached), state
 
-        return _either(again, recall, self._fresh)
+        return either(again, recall, self._fresh)
 
     def _reuse(self, shared: Tensor, private: Tensor) -> list[Tensor | None]:
         """Directions for weights known beforehand: private variables are differentiated apart."""
@@ -240,19 +239,3 @@ class Pass:
         reach = self.recording.reach(self._objectives())
         joint = self.settlement.private == "joint"
         return Connectivity(self.settlement.names, self.paths, reach, joint)
-
-
-def _either(first: Tensor, one: Callable[[], Outcome], other: Callable[[], Outcome]) -> Outcome:
-    """One of two outcomes of the same structure; only the chosen one is computed."""
-    layout: list[Any] = []
-
-    def flat(outcome: Outcome) -> list[Tensor]:
-        directions, active, state = outcome
-        layout[:] = [[gradient is not None for gradient in directions], state]
-        reached = [gradient for gradient in directions if gradient is not None]
-        return [*reached, active, *keras.tree.flatten(state)]
-
-    results = list(ops.cond(first, lambda: flat(one()), lambda: flat(other())))
-    present, state = layout
-    directions = [results.pop(0) if there else None for there in present]
-    return directions, results[0], keras.tree.pack_sequence_as(state, results[1:])

@@ -1,0 +1,31 @@
+"""Where JAX keeps what a step assigns: values in a scope instead of in the variables."""
+
+from typing import Any
+
+import keras
+
+from polytape.engines.contract import Tensor, Variable
+
+
+class Scope(keras.StatelessScope):
+    """A stateless scope that sees the enclosing one and remembers which variables were assigned."""
+
+    state_mapping: dict[int, Tensor]
+
+    def __init__(self, mapping: Any = None) -> None:
+        super().__init__(state_mapping=mapping, collect_losses=True)
+        self.touched: dict[int, Variable] = {}
+
+    def __enter__(self) -> "Scope":
+        super().__enter__()
+        if self.original_scope is not None:
+            self.state_mapping = {**self.original_scope.state_mapping, **self.state_mapping}
+        return self
+
+    def add_update(self, update: tuple[Variable, Tensor]) -> None:
+        variable, _ = update
+        self.touched[id(variable)] = variable
+        super().add_update(update)
+
+    def updates(self) -> list[tuple[Variable, Tensor]]:
+        return [(v, self.get_current_value(v)) for v in self.touched.values()]

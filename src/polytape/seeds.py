@@ -1,0 +1,25 @@
+"""The seeds of methods that draw random numbers."""
+
+import functools
+
+import keras
+from keras import ops
+
+from polytape.contract import Seed, Tensor
+
+
+def draw(seed: int, step: Tensor) -> Seed:
+    """The seed of a step under a base seed."""
+
+    def value() -> Tensor:
+        # PyTorch's generator reads the first number only, so step and seed both go into it.
+        count = ops.cast(step, seed_dtype())
+        return ops.stack([count * 40503 + (seed * 7368787) % 2**30, count])
+
+    return Seed(value)
+
+
+@functools.cache
+def seed_dtype() -> str:
+    """The integer type of this backend's seeds."""
+    return str(keras.random.SeedGenerator(0).state.dtype)
