@@ -14,11 +14,12 @@ __version__ = "0.1.0"
 _HOMES = {
     "Combiner": "polytape.combiner",
     "Evidence": "polytape.contract",
+    "Features": "polytape.features",
     "Gradients": "polytape.jacobian",
     "Method": "polytape.contract",
     "Model": "polytape.training.model",
-    "gradients": "polytape.jacobian",
-    "weigh": "polytape.combiner",
+    "gradients": "polytape.differentiation",
+    "weigh": "polytape.weighing",
 }
 
 

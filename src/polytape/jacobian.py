@@ -1,6 +1,7 @@
 """Gradients of several losses: rows, their Gramian, and the weighted sum of rows."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -65,6 +66,22 @@ class Gradients:
         return Gradients(
             self.losses, self._rows, connectivity, self._scale, self._extra, self._halves
         )
+
+    @property
+    def sizes(self) -> list[int]:
+        """The number of entries of each variable; zero where nothing reaches it."""
+        columns = zip(*self._rows, strict=True)
+        known = [next((row for row in column if row is not None), None) for column in columns]
+        return [0 if row is None else math.prod(row.shape) for row in known]
+
+    @property
+    def scale(self) -> Any:
+        """How many times too large every row is kept."""
+        return self._scale
+
+    def replaced(self, rows: Sequence[Sequence[Tensor | None]]) -> "Gradients":
+        """The same with other rows, as many times too large."""
+        return Gradients(self.losses, rows, self.connectivity, self._scale, self._extra)
 
     @cached_property
     def gramian(self) -> Tensor:
@@ -202,55 +219,6 @@ class Gradients:
         )
 
 
-def gradients(objective_fn: Callable[[], Mapping[str, Any]], variables: Sequence[Any]) -> Gradients:
-    """The gradient of every objective after one forward pass, on any backend.
-
-    objective_fn  called once, without arguments; returns {objective name: scalar loss}. Everything
-                  that is to be differentiated must happen inside it. For methods that need
-                  "halves" every loss is a pair: that of one half of the batch, that of the other
-    variables     the variables to differentiate by, e.g. `model.trainable_variables`
-
-    Works eagerly, inside `tf.function`, and inside `jax.jit` under a `keras.StatelessScope`.
-    Updates of other variables made by `objective_fn` (BatchNorm, seeds) happen once.
-
-    Raises `ValueError` if there are no variables, a loss is not a scalar, or an objective reaches
-    no variable; `TypeError` if `objective_fn` does not return a dict.
-
-    >>> import keras, polytape as pt
-    >>> w = keras.Variable([1.0, 2.0])
-    >>> grads = pt.gradients(lambda: {"a": w[0] ** 2, "b": -w[0] * w[1]}, [w])
-    >>> tuple(grads.gramian.shape)
-    (2, 2)
-    """
-    variables = list(variables)
-    if not variables:
-        raise ValueError(
-            "pt.gradients got no variables. A model that was never called has none yet: call it "
-            "once on a batch, or pass an Input, before asking for gradients."
-        )
-    names: list[str] = []
-
-    def forward() -> tuple[list[Tensor], None]:
-        losses = objective_fn()
-        check_objectives(losses)
-        names[:] = losses
-        halves = zip(*map(_halves, losses.values()), strict=True)
-        return [loss for half in halves for loss in half], None
-
-    recording = engine().record(forward, lambda: variables)
-    values = [ops.stop_gradient(loss) for loss in recording.scalars]
-    rows = [recording.pull({t: 1.0}, range(len(variables))) for t in range(len(values))]
-    count = len(names)
-    halves = (rows[:count], rows[count:]) if len(rows) > count else None
-    if halves:
-        rows = mean_rows(*halves)
-        values = [0.5 * (a + b) for a, b in zip(values[:count], values[count:], strict=True)]
-    connectivity = Connectivity.seen(names, [path_of(variable) for variable in variables], rows)
-    connectivity.check()
-    losses = dict(zip(names, values, strict=True))
-    return Gradients(losses, rows, connectivity, halves=halves)
-
-
 def mean_rows(first: Table, second: Table) -> list[list[Tensor | None]]:
     """The gradients of a batch from those of its halves, each [t][v]."""
 
@@ -261,43 +229,6 @@ def mean_rows(first: Table, second: Table) -> list[list[Tensor | None]]:
 
     pairs = zip(first, second, strict=True)
     return [[mean(*both) for both in zip(*pair, strict=True)] for pair in pairs]
-
-
-def _halves(loss: Any) -> tuple[Any, ...]:
-    return tuple(loss) if isinstance(loss, (tuple, list)) else (loss,)
-
-
-def check_objectives(losses: Any) -> None:
-    """Raise unless `losses` is a dict of scalar losses."""
-    if not isinstance(losses, Mapping) or not losses:
-        raise TypeError(
-            'The objective function must return a dict {"name": scalar loss} with at least one '
-            f"entry. Received: {losses!r} of type {type(losses).__name__}."
-        )
-    sizes = {name: len(_halves(loss)) for name, loss in losses.items()}
-    if set(sizes.values()) not in ({1}, {2}):
-        raise ValueError(
-            "Every objective has one loss, or every objective has a pair of losses, one for each "
-            f"half of the batch. Received: {sizes} losses."
-        )
-    for name, loss in losses.items():
-        for half in _halves(loss):
-            check_scalar(name, half)
-
-
-def check_scalar(name: str, loss: Any) -> None:
-    """Raise unless the loss of an objective is a scalar tensor."""
-    if not ops.is_tensor(loss) and not isinstance(loss, keras.KerasTensor):
-        raise TypeError(
-            f"The loss of objective {name!r} is not a tensor. Received: {loss!r} of type "
-            f"{type(loss).__name__}. A loss converted to NumPy or to a number has no gradient."
-        )
-    if len(loss.shape) != 0:
-        raise ValueError(
-            f"The loss of objective {name!r} is not a scalar. Received shape: "
-            f"{tuple(loss.shape)}. Reduce it, with keras.ops.mean(...) say, or use a Keras loss "
-            'whose `reduction` is not None or "none".'
-        )
 
 
 def path_of(variable: Any) -> str:

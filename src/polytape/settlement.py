@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -13,6 +13,7 @@ from polytape.connectivity import Blocks
 from polytape.contract import Evidence, Look, Method, Seed, State, Tensor, ask, parts
 from polytape.engines import engine
 from polytape.jacobian import Gradients
+from polytape.memory import Observer, empty_memory
 from polytape.stages.chain import split
 from polytape.state import StateVariables
 
@@ -37,11 +38,18 @@ class Settlement:
         private: str = "own",
         seed: int = 0,
         saved: Sequence[Any] | None = None,
+        sizes: Sequence[int] = (),
     ) -> None:
-        """saved  leaves of a state to go on from; None starts afresh"""
+        """saved  leaves of a state to go on from; None starts afresh
+
+        sizes  of the variables, for methods with a memory
+        """
         self.method, self.names, self.paths = method, tuple(names), tuple(paths)
-        self.private = private
         self.scalarization, self.combination = split(method)
+        chosen = self.combination or method
+        self.observer = None if chosen.memory is None else Observer(chosen, self.scalarization)
+        self.alternates = chosen.alternates
+        self.private = "joint" if self.alternates else private
         self.blocks = Blocks.by(method.scope, paths)
         lead, rest = self.scalarization, self.combination
         initial = {
@@ -51,9 +59,12 @@ class Settlement:
         self.second_look = any(part.second_look for part in parts(method))
         if self.second_look:
             initial["look"] = _no_look(len(self.names))
+        if self.observer is not None:
+            initial["memory"] = empty_memory(chosen, len(self.names), sizes)
         if saved is not None:
             initial = keras.tree.pack_sequence_as(initial, list(saved))
         self.state = StateVariables(initial, add_weight)
+        self.reach: np.ndarray | None = None  # what the gradients of an earlier step reached
         self.checked = False  # whether every objective was seen to reach a variable
         self._seed = seed
         self._compiled: dict[Any, Callable[..., Any]] = {}
@@ -84,22 +95,24 @@ class Settlement:
         active: Tensor,
         step: Tensor,
         reach: Any = None,
-        cross: Tensor | None = None,
+        **more: Tensor | None,
     ) -> tuple[Tensor, Tensor, State]:
         """Shared weights (T,) or (B, T), private weights (T,), and the next state.
 
-        losses, active (T,); gramian and cross (T, T), (B, T, T) or None; reach (B, T) NumPy or None
+        losses, active (T,); gramian (T, T), (B, T, T) or None; reach (B, T) NumPy or None;
+        more  other fields of the evidence: `cross` of the Gramian's shape, `measures` (V, T, k)
         """
-        key = (gramian is None, cross is None, None if reach is None else reach.tobytes())
+        given = {"losses": losses, "gramian": gramian, "active": active, "step": step, **more}
+        tensors = {name: value for name, value in given.items() if value is not None}
+        key = (*tensors, None if reach is None else reach.tobytes())
         if key not in self._compiled:
-            body = self._body(gramian is not None, cross is not None, reach)
+            body = self._body(reach)
             # A scalarization is a handful of operations: not worth a kernel of its own.
             self._compiled[key] = body if self.linear else engine().island(body)
-        tensors = [losses, active, step]
-        tensors += [products for products in (gramian, cross) if products is not None]
         state = self.state.read()
+        memory = {"memory": state.pop("memory")} if self.observer is not None else {}
         shared, private, leaves = self._compiled[key](tensors, keras.tree.flatten(state))
-        return shared, private, keras.tree.pack_sequence_as(state, list(leaves))
+        return shared, private, {**keras.tree.pack_sequence_as(state, list(leaves)), **memory}
 
     def settle(
         self, gradients: Gradients, active: Tensor, step: Tensor
@@ -108,6 +121,11 @@ class Settlement:
 
         active  (T,) bool: objectives that have a label this step
         """
+        sight = None
+        if self.observer is not None:
+            state, seed = self.state.read(), self.seed(step)
+            sight = self.observer.look(gradients, active, step, seed, state)
+            gradients, active = sight.gradients, sight.active
         blocks, connectivity = self.blocks, gradients.connectivity
         gramian = None if self.linear else gradients.gramians(blocks)
         cross = gradients.crosses(blocks) if self.halves else None
@@ -119,18 +137,22 @@ class Settlement:
         )
         losses = ops.stack([ops.cast(loss, "float32") for loss in gradients.losses.values()])
         losses = ops.where(active, losses, 0.0)
+        reach, measures = blocks.reach(connectivity), None if sight is None else sight.measures
         shared, private, state = self.weigh(
-            losses, gramian, active, step, blocks.reach(connectivity), cross
+            losses, gramian, active, step, reach, cross=cross, measures=measures
         )
         own: Tensor | None = private
         if self.private == "weighted" and not blocks.shape:
-            own = shared
+            own = shared if sight is None else shared * private
         elif self.scalarization is None:
             own = None
         method = self.combination or self.method
         directions = gradients.combined(
             shared, own, active, blocks, method, self.seed(step).shifted(2)
         )
+        if sight is not None:
+            directions = sight.moved(directions)
+            state["memory"] = sight.kept(active)
         return directions, shared, active, state
 
     def look_again(
@@ -143,23 +165,32 @@ class Settlement:
             look = Look(ops.where(known, first, 0.0), ops.where(known, second, 0.0), known)
             self.state.write({**self.state.read(), "look": look}, accept)
 
-    def _body(self, with_gramian: bool, with_cross: bool, reach: Any) -> Callable[..., Any]:
-        template = self.state.read()
+    def heed(self, logs: Mapping[str, float]) -> None:
+        """Let the metrics of an epoch into the state of methods that read some.
 
-        def body(tensors: list[Tensor], leaves: list[Tensor]) -> Any:
-            losses, active, step = tensors[:3]
-            evidence = Evidence(
-                losses=losses,
-                gramian=tensors[3] if with_gramian else None,
-                cross=tensors[4] if with_cross else None,
-                active=active,
-                names=self.names,
-                step=step,
-                seed=self.seed(step),
-                reach=reach,
-            )
+        ValueError if a metric that a method names is not among them.
+        """
+        heeding = [part for part in parts(self.method) if part.heeds is not None]
+        for part, variable in zip(heeding, self.state.named("kpi"), strict=True):
+            for objective, metric in getattr(part, str(part.heeds)).items():
+                if metric not in logs:
+                    raise ValueError(
+                        f"{type(part).__name__} reads {metric!r} as the metric of {objective!r}, "
+                        f"which this epoch did not log. Logged: {', '.join(map(repr, logs))}. "
+                        "Compile with that metric and, for a name with val_, give validation data."
+                    )
+            kpi = ops.convert_to_numpy(variable.value)
+            variable.assign(part.heed(kpi, self.names, logs))
+
+    def _body(self, reach: Any) -> Callable[..., Any]:
+        template = self.state.read()
+        template.pop("memory", None)
+
+        def body(tensors: dict[str, Tensor], leaves: list[Tensor]) -> Any:
             state = keras.tree.pack_sequence_as(template, list(leaves))
-            evidence = dataclasses.replace(evidence, last=state.get("look"))
+            seed, last = self.seed(tensors["step"]), state.get("look")
+            given = {"gramian": None, **tensors}
+            evidence = Evidence(names=self.names, seed=seed, reach=reach, last=last, **given)
             shared, private, state = self._ask(evidence, state)
             return shared, private, keras.tree.flatten(state)
 
@@ -172,8 +203,11 @@ class Settlement:
             private, lead = ask(self.scalarization, evidence, lead)
         shared = private
         if self.combination is not None:
-            weights, rest = ask(self.combination, evidence.scaled(private).reseeded(1), rest)
-            shared = private * weights
+            scaled = evidence.scaled(private)
+            if self.observer is not None:  # which has seen weighted rows already
+                scaled = dataclasses.replace(scaled, gramian=evidence.gramian)
+            weights, rest = ask(self.combination, scaled.reseeded(1), rest)
+            shared = weights if self.observer is not None else private * weights
         found = {"scalarization": lead, "combination": rest}
         if self.second_look:  # taken account of
             none = _no_look(len(self.names))

@@ -127,10 +127,10 @@ def inactive(trial: Trial) -> Iterator[str]:
     matrix = _named("well conditioned")
     both = np.array([[True, False, True, True], [False, True, False, False]])
     rows, losses = matrix.rows * both[..., None], matrix.losses * both
-    weights, _ = trial.step(rows, losses, both, trial.start(losses.shape))
+    answer = trial.answer(rows, losses, both, trial.start(losses.shape, rows.shape[-1]))
     for block in range(2):
         alone = trial.update(matrix.rows, matrix.losses, both[block])
-        yield from differ(matrix, alone, trial.along(rows[block], weights[block]))
+        yield from differ(matrix, alone, trial.along(answer.rows[block], answer.weights[block]))
 
 
 def batch(trial: Trial) -> Iterator[str]:
@@ -139,8 +139,8 @@ def batch(trial: Trial) -> Iterator[str]:
         rows = np.stack([first.rows, second.rows])
         losses = np.stack([first.losses, second.losses])
         active = np.ones(losses.shape, bool)
-        weights, _ = trial.step(rows, losses, active, trial.start(losses.shape))
-        stacked = trial.along(first.rows, weights[0])
+        found = trial.answer(rows, losses, active, trial.start(losses.shape, rows.shape[-1]))
+        stacked = trial.along(found.rows[0], found.weights[0])
         yield from differ(first, trial.on(first), stacked)
 
 
@@ -148,7 +148,7 @@ def state(trial: Trial) -> Iterator[str]:
     """The state keeps its structure, shapes and dtypes, and is finite."""
     matrix = _named("conflicting")
     active = np.ones(4, bool)
-    before = now = trial.start(matrix.losses.shape)
+    before = now = trial.start(matrix.losses.shape, matrix.rows.shape[-1])
     for step in range(3):
         _, now = trial.step(matrix.rows, matrix.losses / (1 + step), active, now)
         keras.tree.assert_same_structure(before, now)

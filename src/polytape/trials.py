@@ -1,5 +1,6 @@
 """Difficult row matrices, and a method on trial: what `polytape.testing` states its laws with."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from polytape.contract import Evidence, Method, Seed, ask
+from polytape.stages.chain import split
 
 Array = np.ndarray
 Compile = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -89,6 +91,19 @@ class Update(NamedTuple):
         return self.direction / (self.size or 1.0)
 
 
+class Answer(NamedTuple):
+    """What a method answered in one step.
+
+    rows  (..., T, n): what the weights (..., T) belong to, usually the rows asked about
+    offset  (..., n): to be added to the update;  state  the next one
+    """
+
+    weights: Array
+    rows: Array
+    offset: Array
+    state: Any
+
+
 class Trial:
     """A method on trial: asked step by step, as an engine asks it, always with the same seed.
 
@@ -97,36 +112,81 @@ class Trial:
 
     def __init__(self, method: Method, compile: Compile | None = None) -> None:
         wrap = compile or (lambda function: function)
+        combination = split(method)[1]
+        if combination is not None and combination.memory is not None and combination != method:
+            inner = type(combination).__name__
+            raise TypeError(
+                f"A {type(method).__name__} around {inner} cannot be tried without a network, as "
+                f"{inner} must see the rows first. Try {inner} alone."
+            )
         self.method = method
         self._ask = wrap(self._question)
+        self._show = wrap(self._shown)
         self._combine = wrap(lambda rows, seed: method.combine(rows, Seed(seed)))
         self._seed = keras.random.SeedGenerator(11).next()
         self._found: dict[str, Update] = {}
 
     def _question(self, gramian: Any, losses: Any, active: Any, seed: Any, state: Any) -> Any:
-        names = _names(gramian.shape[-1])
+        names = _names(losses.shape[-1])
         step = ops.zeros((), dtype="int32")
         evidence = Evidence(losses, gramian, active, names, step, Seed(seed), cross=gramian)
         return ask(self.method, evidence, state)
 
-    def start(self, shape: tuple[int, ...]) -> Any:
-        """The initial state for weights of this shape, as tensors."""
+    def _shown(self, rows: Any, losses: Any, active: Any, seed: Any, state: Any) -> Any:
+        names = _names(losses.shape[-1])
+        step = ops.zeros((), dtype="int32")
+        evidence = Evidence(losses, None, active, names, step, Seed(seed))
+        inner, memory = state
+        seen = self.method.observe(rows, memory, evidence, inner)
+        kept = active[..., None]
+        taken = ops.where(kept, seen.rows, 0.0)
+        memory = {name: ops.where(kept, seen.memory[name], memory[name]) for name in memory}
+        gramian = ops.sum(taken[..., :, None, :] * taken[..., None, :, :], axis=-1)
+        measures = None if seen.measures is None else seen.measures[..., None, :, :]
+        evidence = dataclasses.replace(evidence, gramian=gramian, measures=measures)
+        weights, inner = ask(self.method, evidence, inner)
+        offset = ops.zeros_like(rows[..., 0, :]) if seen.offset is None else seen.offset
+        return weights, taken, offset, (inner, memory)
+
+    def start(self, shape: tuple[int, ...], width: int | None = None) -> Any:
+        """The initial state for weights of this shape, as tensors.
+
+        width  n of the rows to come, for methods with a memory
+        """
         state = self.method.init(_names(shape[-1]), shape[:-1])
+        if self.method.memory is not None:
+            if width is None:
+                raise TypeError("A method with a memory needs the `width` of its rows to start.")
+            state = state, {n: np.zeros((*shape, width), "float32") for n in self.method.memory}
         return keras.tree.map_structure(ops.convert_to_tensor, state)
 
     def step(self, rows: Array, losses: Array, active: Array, state: Any) -> tuple[Array, Any]:
         """Weights and next state for rows (..., T, n)."""
-        gramian = np.einsum("...in,...jn->...ij", rows, rows)
-        given = [ops.convert_to_tensor(np.float32(value)) for value in (gramian, losses)]
-        weights, state = self._ask(*given, ops.convert_to_tensor(active), self._seed, state)
-        return ops.convert_to_numpy(weights), state
+        weights, _, _, state = self.answer(rows, losses, active, state)
+        return weights, state
+
+    def answer(self, rows: Array, losses: Array, active: Array, state: Any) -> Answer:
+        """Weights for rows (..., T, n), what they weigh, and the next state."""
+        given = [ops.convert_to_tensor(np.float32(losses)), ops.convert_to_tensor(active)]
+        offset: Any = np.zeros_like(rows[..., 0, :])
+        if self.method.memory is None:
+            gramian = np.einsum("...in,...jn->...ij", rows, rows)
+            products = ops.convert_to_tensor(np.float32(gramian))
+            weights, state = self._ask(products, *given, self._seed, state)
+        else:
+            shown = ops.convert_to_tensor(np.float32(rows))
+            weights, *seen, state = self._show(shown, *given, self._seed, state)
+            rows, offset = (np.float64(ops.convert_to_numpy(value)) for value in seen)
+        return Answer(ops.convert_to_numpy(weights), rows, offset, state)
 
     def update(self, rows: Array, losses: Array, active: Array | None = None) -> Update:
         """The first update for rows (T, n); inactive rows are taken out of rows and losses."""
         active = np.ones(len(rows), bool) if active is None else active
         rows, losses = rows * active[:, None], losses * active
-        weights, _ = self.step(rows, losses, active, self.start(losses.shape))
-        return self.along(rows, weights)
+        start = self.start(losses.shape, rows.shape[-1])
+        weights, seen, offset, _ = self.answer(rows, losses, active, start)
+        found = self.along(seen, weights)
+        return found._replace(direction=found.direction + offset)
 
     def along(self, rows: Array, weights: Array) -> Update:
         """The update that weights mean for rows."""

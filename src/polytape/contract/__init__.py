@@ -7,7 +7,7 @@ over `(..., T)` and `(..., T, T)`, and serves every scope.
 """
 
 from polytape.contract.evidence import Evidence, Look, Seed, Tensor
-from polytape.contract.method import NEEDS, Method, Need, State, ask, parts
+from polytape.contract.method import NEEDS, Method, Need, Observed, State, ask, parts
 from polytape.contract.registry import find, registered
 from polytape.contract.rules import (
     Integer,
@@ -26,6 +26,7 @@ __all__ = [
     "Look",
     "Method",
     "Need",
+    "Observed",
     "OneOf",
     "Preference",
     "Range",

@@ -30,6 +30,8 @@ class Evidence:
     last     a `Look` for methods that take a second one, else None
     reach    (B, T)       bool NumPy array if the Gramian is a stack of B blocks that no scope has
                           claimed yet (then `losses` and `active` are (T,)); None otherwise
+    measures (..., V, T, k)  statistics of the rows in each of V variables; None but for methods
+                          whose `observe` returns some
     """
 
     losses: Tensor
@@ -41,6 +43,14 @@ class Evidence:
     reach: np.ndarray | None = None
     cross: Tensor | None = None
     last: "Look | None" = None
+    measures: Tensor | None = None
+
+    @property
+    def turn(self) -> Tensor:
+        """Whose turn it is, (T,) bool: all in step 0, then one after the other."""
+        index = ops.arange(len(self.names), dtype="int32")
+        step = ops.cast(self.step, "int32")
+        return ops.logical_or(step == 0, ops.equal(index, ops.mod(step, len(self.names))))
 
     @property
     def count(self) -> Tensor:

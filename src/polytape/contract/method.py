@@ -2,10 +2,11 @@
 
 import abc
 import dataclasses
-from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 from polytape.contract.evidence import Evidence, Seed, Tensor
@@ -15,6 +16,22 @@ from polytape.contract.rules import rules_of
 State = Any  # a pytree of arrays: what `init` returned, with the same structure and shapes
 Need = Literal["losses", "gramian", "halves", "rows"]
 NEEDS: tuple[Need, ...] = ("losses", "gramian", "halves", "rows")  # from cheapest to dearest
+
+
+class Observed(NamedTuple):
+    """What a method makes of the rows of one variable, before they are weighed.
+
+    rows      (..., T, n)  what takes their place: in the Gramian and in the update
+    memory    {name: (..., T, n)}  the arrays of `Method.memory` for the next step
+    measures  (..., T, k)  statistics for `weigh`, which finds those of all variables in
+                           `evidence.measures`; None if it wants none
+    offset    (..., n)     added to the update of the variable as it is; None if nothing is
+    """
+
+    rows: Tensor
+    memory: dict[str, Tensor]
+    measures: Tensor | None = None
+    offset: Tensor | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +46,15 @@ class Method(abc.ABC):
                 passes and the rows themselves)
     second_look whether it wants to know what its last update did to the losses of the same batch
                 (`evidence.last`), at the price of a second forward pass
+    heeds       the field that names logged metrics which enter its state, or None: its
+                `heed(kpi, names, logs)` gives the next value of the state's leaf "kpi" after each
+                epoch
+    memory      None, or the names of float32 arrays that it keeps beside the rows, zero at first
+                and as large as they are: T times the trainable variables each, saved with the
+                model. Such a method needs "rows", and `observe` sees them before `weigh`; () for
+                one that only wants to see them
+    alternates  whether, after the first step, one objective is differentiated per step, in turn
+                (`evidence.turn`): one backward pass; private variables count as shared
     natural     what the published weights of equal gradients add up to: "sum" (each weight one) or
                 "mean" (together one). `ask` converts to the method's `scale` field. None if the
                 method has no such scale, as those of a degree other than 1 in the loss scale
@@ -38,6 +64,9 @@ class Method(abc.ABC):
 
     needs: ClassVar[Need] = "gramian"
     second_look: ClassVar[bool] = False
+    heeds: ClassVar[str | None] = None
+    memory: ClassVar[tuple[str, ...] | None] = None
+    alternates: ClassVar[bool] = False
     natural: ClassVar[str | None] = None
     reference: ClassVar[str] = ""
     guarantees: ClassVar[frozenset[str]] = frozenset()
@@ -81,6 +110,19 @@ class Method(abc.ABC):
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
         """Weights (..., T) at the method's natural scale, and the next state. Call via `ask`."""
 
+    def observe(
+        self, rows: Tensor, memory: dict[str, Tensor], evidence: Evidence, state: State
+    ) -> Observed:
+        """What becomes of the rows (..., T, n) of one variable. Called before `weigh`.
+
+        Only for methods with a `memory`. The evidence has no Gramian yet, and the state is the one
+        that `weigh` is about to get. Inactive rows are zero; whatever is returned for them is
+        discarded: their memory stays. Rows are zero, too, where an objective does not reach the
+        variable.
+        """
+        del evidence, state
+        return Observed(rows, memory)
+
     def combine(self, rows: Tensor, seed: Seed) -> Tensor:
         """Direction (n,) of one variable from its rows (T, n), already multiplied by the weights.
 
@@ -88,6 +130,12 @@ class Method(abc.ABC):
         """
         del seed
         return ops.sum(rows, axis=0)
+
+    def heed(
+        self, kpi: np.ndarray, names: tuple[str, ...], logs: Mapping[str, float]
+    ) -> np.ndarray:
+        """The leaf "kpi" of the state after an epoch with these logs; only where `heeds` is set."""
+        raise NotImplementedError(f"{type(self).__name__} heeds no metrics.")
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -6,9 +6,10 @@ from typing import cast
 
 import keras
 
-from polytape.engines.contract import Engine, Recording, Rows
+from polytape.engines.contract import Engine, Measure, Recording, Rows
+from polytape.engines.marking import mark
 
-__all__ = ["Engine", "Recording", "Rows", "engine"]
+__all__ = ["Engine", "Measure", "Recording", "Rows", "engine", "mark"]
 
 
 @cache

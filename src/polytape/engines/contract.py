@@ -4,13 +4,14 @@ One engine per framework, chosen by Keras's backend; nothing else in polytape im
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 Tensor = Any
 Variable = Any
 Forward = Callable[[], tuple[Sequence[Tensor], Any]]
+Measure = Literal["parameters", "features", "outputs"]  # what gradients are taken by
 
 
 class Recording(Protocol):
@@ -18,11 +19,13 @@ class Recording(Protocol):
 
     scalars: Sequence[Tensor]  # what `forward` returned first: scalar losses
     outputs: Any  # what it returned second
+    measure: Measure
+    marks: range  # indices, behind the variables, of the tensors marked as that measure
 
     def pull(
         self, cotangents: Mapping[int, Tensor], variables: Sequence[int]
     ) -> list[Tensor | None]:
-        """Gradient of sum_s cotangents[s] * scalars[s] for some of the variables, by index.
+        """Gradient of sum_s cotangents[s] * scalars[s] for some variables or marks, by index.
 
         Only the part of the network between those scalars and those variables is differentiated.
         None where no path exists.
@@ -66,8 +69,15 @@ class Engine(Protocol):
 
     FUSES: bool  # whether choosing between two values within an elementwise pass costs nothing
 
-    def record(self, forward: Forward, variables: Callable[[], Sequence[Variable]]) -> Recording:
+    def record(
+        self,
+        forward: Forward,
+        variables: Callable[[], Sequence[Variable]],
+        measure: Measure = "parameters",
+    ) -> Recording:
         """Run `forward` once, so that its scalars can be differentiated by the `variables`.
+
+        Tensors marked as `measure` on the way can be differentiated by, too.
 
         These are asked for after the forward pass where it may create them (not on JAX).
         Side effects on other variables (BatchNorm statistics, seeds, metrics) happen once.
@@ -76,6 +86,10 @@ class Engine(Protocol):
 
     def rows(self, gradients: Sequence[Tensor]) -> Rows:
         """The gradients of several objectives by one variable. Sparse ones stay sparse."""
+        ...
+
+    def dense(self, gradient: Tensor) -> Tensor:
+        """A gradient, sparse or not, as a float32 tensor in the shape of its variable."""
         ...
 
     def add_where(self, total: Tensor, condition: Tensor, gradient: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import keras
 import numpy as np
 
-from polytape.engines.contract import Forward, Tensor, Variable
+from polytape.engines.contract import Forward, Measure, Tensor, Variable
 from polytape.engines.jaxpr import dependencies
+from polytape.engines.marking import listening
 
 FUSES = True
 
@@ -40,16 +41,22 @@ class _Scope(keras.StatelessScope):
 
 
 class _Recording:
-    def __init__(self, forward: Forward, variables: Sequence[Variable]) -> None:
+    def __init__(self, forward: Forward, variables: Sequence[Variable], measure: Measure) -> None:
         touched: list[Variable] = []
+        count = len(variables)
 
         def pure(values: list[Tensor]) -> tuple[list[Tensor], Any]:
-            with _Scope(list(zip(variables, values, strict=True))) as scope:
+            probes = iter(values[count:])
+            pairs = list(zip(variables, values[:count], strict=True))
+            with _Scope(pairs) as scope, listening(measure, lambda tensor: tensor + next(probes)):
                 scalars, outputs = forward()
             touched[:] = scope.touched.values()
             return list(scalars), (outputs, [value for _, value in scope.updates()])
 
-        self._values = [variable.value for variable in variables]
+        self.measure: Measure = measure
+        probes = [] if measure == "parameters" else _probes(forward, measure)
+        self.marks = range(count, count + len(probes))
+        self._values = [*(variable.value for variable in variables), *probes]
         self.scalars, self._linear, (self.outputs, updates) = jax.linearize(
             pure, self._values, has_aux=True
         )
@@ -68,19 +75,42 @@ class _Recording:
             return [outputs[index] for index in cotangents]
 
         (gradients,) = jax.linear_transpose(chosen, self._values)(seeds)
-        reached: Any = self.reach(list(cotangents)).any(axis=0)
+        reached: Any = self._all_reach[list(cotangents)].any(axis=0)
         return [gradients[index] if reached[index] else None for index in variables]
 
     def reach(self, scalars: Sequence[int]) -> np.ndarray:
-        return self._all_reach[np.array(scalars, int)]
+        return self._all_reach[np.array(scalars, int), : self.marks.start]
 
     @functools.cached_property
     def _all_reach(self) -> np.ndarray:
         return dependencies(jax.make_jaxpr(self._linear)(self._values).jaxpr)
 
 
-def record(forward: Forward, variables: Callable[[], Sequence[Variable]]) -> _Recording:
-    return _Recording(forward, variables())
+def _probes(forward: Forward, measure: Measure) -> list[Tensor]:
+    """A zero to be added to each marked tensor, so that there is something to differentiate by.
+
+    The shapes come from an abstract evaluation, whose effects are forgotten.
+    """
+    marked: list[jax.ShapeDtypeStruct] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        marked.append(jax.ShapeDtypeStruct(tensor.shape, tensor.dtype))
+        return tensor
+
+    def run() -> None:
+        with _Scope(), listening(measure, note):
+            forward()
+
+    jax.eval_shape(run)
+    return [jnp.zeros(found.shape, found.dtype) for found in marked]
+
+
+def record(
+    forward: Forward,
+    variables: Callable[[], Sequence[Variable]],
+    measure: Measure = "parameters",
+) -> _Recording:
+    return _Recording(forward, variables(), measure)
 
 
 class _Rows:
@@ -128,6 +158,10 @@ class _Rows:
 
 def rows(gradients: Sequence[Tensor]) -> _Rows:
     return _Rows(gradients)
+
+
+def dense(gradient: Tensor) -> Tensor:
+    return gradient.astype("float32")
 
 
 def add_where(total: Tensor, condition: Tensor, gradient: Tensor) -> Tensor:

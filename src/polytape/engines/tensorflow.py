@@ -7,16 +7,29 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from polytape.engines.contract import Forward, Tensor, Variable
+from polytape.engines.contract import Forward, Measure, Tensor, Variable
+from polytape.engines.marking import listening
 
 FUSES = False
 
 
 class _Recording:
-    def __init__(self, forward: Forward, variables: Callable[[], Sequence[Variable]]) -> None:
-        with tf.GradientTape(persistent=True) as self._tape:
+    def __init__(
+        self, forward: Forward, variables: Callable[[], Sequence[Variable]], measure: Measure
+    ) -> None:
+        self.measure: Measure = measure
+        self._marked: list[Tensor] = []
+        with tf.GradientTape(persistent=True) as self._tape, listening(measure, self._mark):
             self.scalars, self.outputs = forward()
         self._variables = [_raw(variable) for variable in variables()]
+        count = len(self._variables)
+        self.marks = range(count, count + len(self._marked))
+
+    def _mark(self, tensor: Tensor) -> Tensor:
+        stand_in = tf.identity(tensor)  # so that only what is behind the mark counts
+        self._tape.watch(stand_in)
+        self._marked.append(stand_in)
+        return stand_in
 
     def pull(
         self, cotangents: Mapping[int, Tensor], variables: Sequence[int]
@@ -26,7 +39,8 @@ class _Recording:
             tf.cast(seed, target.dtype)
             for seed, target in zip(cotangents.values(), targets, strict=True)
         ]
-        sources = [self._variables[index] for index in variables]
+        known = [*self._variables, *self._marked]
+        sources = [known[index] for index in variables]
         return self._tape.gradient(targets, sources, output_gradients=seeds)
 
     def reach(self, scalars: Sequence[int]) -> np.ndarray:
@@ -34,8 +48,12 @@ class _Recording:
         return np.array([[gradient is not None for gradient in row] for row in found], bool)
 
 
-def record(forward: Forward, variables: Callable[[], Sequence[Variable]]) -> _Recording:
-    return _Recording(forward, variables)
+def record(
+    forward: Forward,
+    variables: Callable[[], Sequence[Variable]],
+    measure: Measure = "parameters",
+) -> _Recording:
+    return _Recording(forward, variables, measure)
 
 
 class _Rows:
@@ -99,6 +117,10 @@ def _compact(gradients: Sequence[tf.IndexedSlices]) -> list[Tensor]:
 def _place(gradient: tf.IndexedSlices, touched: Tensor) -> Tensor:
     slots = tf.searchsorted(touched, gradient.indices)
     return tf.math.unsorted_segment_sum(gradient.values, slots, tf.shape(touched)[0])
+
+
+def dense(gradient: Tensor) -> Tensor:
+    return tf.cast(tf.convert_to_tensor(gradient), tf.float32)
 
 
 def add_where(total: Tensor, condition: Tensor, gradient: Tensor) -> Tensor:

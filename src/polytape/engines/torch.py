@@ -7,17 +7,32 @@ import keras
 import numpy as np
 import torch
 import torch._functorch.config as functorch
+from torch.autograd.graph import get_gradient_edge
 
-from polytape.engines.contract import Forward, Tensor, Variable
+from polytape.engines.contract import Forward, Measure, Tensor, Variable
+from polytape.engines.marking import listening
 
 FUSES = False
 
 
 class _Recording:
-    def __init__(self, forward: Forward, variables: Callable[[], Sequence[Variable]]) -> None:
-        with torch.enable_grad():
+    def __init__(
+        self, forward: Forward, variables: Callable[[], Sequence[Variable]], measure: Measure
+    ) -> None:
+        self.measure: Measure = measure
+        self._marked: list[Tensor] = []
+        with torch.enable_grad(), listening(measure, self._mark):
             self.scalars, self.outputs = forward()
         self._variables = [_raw(variable) for variable in variables()]
+        count = len(self._variables)
+        self.marks = range(count, count + len(self._marked))
+
+    def _mark(self, tensor: Tensor) -> Tensor:
+        stand_in = tensor.view_as(tensor)  # so that only what is behind the mark counts
+        if not stand_in.requires_grad:
+            stand_in = tensor.detach().requires_grad_()
+        self._marked.append(stand_in)
+        return stand_in
 
     def pull(
         self, cotangents: Mapping[int, Tensor], variables: Sequence[int]
@@ -30,19 +45,37 @@ class _Recording:
             torch.as_tensor(cotangents[index], dtype=target.dtype, device=target.device)
             for index, target in zip(used, targets, strict=True)
         ]
-        sources = [self._variables[index] for index in variables]
+        known = [*self._variables, *self._marked]
+        sources = [known[index] for index in variables]
         return list(
             torch.autograd.grad(targets, sources, seeds, retain_graph=True, allow_unused=True)
         )
 
     def reach(self, scalars: Sequence[int]) -> np.ndarray:
-        everything = range(len(self._variables))
-        found = [self.pull({index: 1.0}, everything) for index in scalars]
-        return np.array([[gradient is not None for gradient in row] for row in found], bool)
+        # Autograd's graph is at hand: a walk costs nothing, a gradient would cost a backward pass.
+        leaves = [get_gradient_edge(v).node if v.requires_grad else None for v in self._variables]
+        found = [_nodes(self.scalars[index].grad_fn) for index in scalars]
+        return np.array([[leaf in nodes for leaf in leaves] for nodes in found], bool)
 
 
-def record(forward: Forward, variables: Callable[[], Sequence[Variable]]) -> _Recording:
-    return _Recording(forward, variables)
+def _nodes(root: Any) -> set[Any]:
+    """The nodes of autograd's graph that a gradient passes on its way from `root`."""
+    found: set[Any] = set()
+    waiting = [root] if root is not None else []
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting += [source for source, _ in node.next_functions if source is not None]
+    return found
+
+
+def record(
+    forward: Forward,
+    variables: Callable[[], Sequence[Variable]],
+    measure: Measure = "parameters",
+) -> _Recording:
+    return _Recording(forward, variables, measure)
 
 
 class _Rows:
@@ -71,6 +104,10 @@ class _Rows:
 
 def rows(gradients: Sequence[Tensor]) -> _Rows:
     return _Rows(gradients)
+
+
+def dense(gradient: Tensor) -> Tensor:
+    return gradient.to(torch.float32)
 
 
 def add_where(total: Tensor, condition: Tensor, gradient: Tensor) -> Tensor:

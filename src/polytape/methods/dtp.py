@@ -28,7 +28,8 @@ class DTP(Method):
     decay    share of the past in the moving average, one minus the paper's discount factor;
              default 0.5, ours
 
-    Between epochs the weights are constant: `heed` folds the newest metrics into the state.
+    Between epochs the weights are constant. `fit` reads the metrics by itself; in a loop of your
+    own call `combiner.heed({"val_a_accuracy": 0.9})`.
 
     Weights: never negative, and as large as log(1000) at worst: metrics below 0.001, negative ones
     included, count as 0.001. One before the first metric; zero at a metric of one. They do not
@@ -51,6 +52,7 @@ class DTP(Method):
     decay: Annotated[float, Range(0.0, 1.0, open="high")] = 0.5
 
     needs: ClassVar[Need] = "losses"
+    heeds: ClassVar[str | None] = "metrics"
     reference: ClassVar[str] = "Guo, Haque, Huang, Yeung and Fei-Fei, ECCV 2018"
     guarantees: ClassVar[frozenset[str]] = frozenset({"scale-free"})
 

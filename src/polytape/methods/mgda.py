@@ -20,7 +20,8 @@ class MGDA(Method):
     Rendus Mathematique 2012; Sener & Koltun, "Multi-Task Learning as Multi-Objective
     Optimization", NeurIPS 2018. w = argmin w^T G w over w >= 0, sum(w) = 1. The update J^T w has
     an inner product of at least its own squared norm with every gradient, and is zero exactly at
-    Pareto-stationary points. T backward passes.
+    Pareto-stationary points. T backward passes; MGDA-UB, which measures the gradients by the shared
+    representation and needs one through the network, is `compile(..., measure="features")`.
 
     normalize  what each gradient is divided by while the weights are sought: None (both papers,
                default), "l2" its norm, "loss" the size of its loss, "loss+" the product of both.

@@ -49,6 +49,7 @@ class Chain(Method):
                     f"{type(stage).__name__} works coordinate by coordinate and leaves no rows for "
                     "the stage behind it. Put it last in the Chain."
                 )
+        _refuse_before_memory(self.stages)
         scopes = {stage.scope for stage in self.stages} - {None}
         if len(scopes) > 1:
             raise ValueError(
@@ -91,6 +92,18 @@ class Chain(Method):
     def from_config(cls, config: dict[str, Any]) -> "Chain":
         stages = (keras.saving.deserialize_keras_object(stage) for stage in config["stages"])
         return cls(*stages)
+
+
+def _refuse_before_memory(stages: tuple[Method, ...]) -> None:
+    """Raise if a stage weighs gradients which the last one would rather see itself."""
+    last = stages[-1]
+    for stage in stages[:-1] if last.memory is not None else ():
+        if stage.needs != "losses":
+            raise ValueError(
+                f"{type(last).__name__} sees the rows before anything is weighed, so "
+                f"{type(stage).__name__} cannot stand before it. Only stages that weigh losses "
+                "can, such as pt.Reweight."
+            )
 
 
 def split(method: Method) -> tuple[Method | None, Method | None]:

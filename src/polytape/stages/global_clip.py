@@ -57,6 +57,12 @@ def refuse_rows(outer: Method, inner: Any) -> None:
             f"{name} acts around a method, as in pt.{name}(pt.UPGrad()). "
             f"Received: {inner!r} of type {type(inner).__name__}."
         )
+    if inner.memory is not None:
+        raise ValueError(
+            f"{name}({type(inner).__name__}()): {type(inner).__name__} sees the rows themselves in "
+            f"every step, and {name} has only a Gramian to show. Use it on its own or last in a "
+            "pt.Chain, or clip with the optimizer's `global_clipnorm`."
+        )
     if inner.needs == "rows":
         raise ValueError(
             f"{name}({type(inner).__name__}()): {type(inner).__name__} works coordinate by "

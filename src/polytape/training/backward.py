@@ -11,7 +11,9 @@ from polytape.connectivity import Connectivity
 from polytape.contract import State, Tensor
 from polytape.engines import Recording, engine
 from polytape.jacobian import Gradients, Table, mean_rows, path_of
+from polytape.measured import Measured
 from polytape.methods.sum import Sum
+from polytape.passes import at_once, term_by_term
 from polytape.settlement import Settlement
 
 _SUM = Sum()
@@ -55,9 +57,15 @@ class Pass:
         """Directions by variable, times the loss scale."""
         if self.settlement.linear:
             return self._linear()
+        if self.settlement.alternates:
+            return _either(ops.equal(self.step, 0), self._full, self._in_turn)
         if self.settlement.period > 1 and not self.settlement.blocks.shape:
             return self._periodic()
-        return self._full()
+        return self._fresh()
+
+    def _fresh(self) -> Outcome:
+        """Directions from new evidence."""
+        return self._full() if self.recording.measure == "parameters" else self._measured()
 
     def _full(self) -> Outcome:
         """One backward pass per objective."""
@@ -65,10 +73,33 @@ class Pass:
         if self.settlement.halves:
             first = self.total + 1
             halves = self._rows(first), self._rows(first + len(self.losses))
-        rows = mean_rows(*halves) if halves else self._rows(0)
+        return self._settled(mean_rows(*halves) if halves else self._rows(0), halves)
+
+    def _in_turn(self) -> Outcome:
+        """One backward pass, for the objective whose turn it is; zero for the others."""
+        index = ops.mod(ops.cast(self.step, "int32"), len(self.losses))
+        chosen = [ops.equal(index, t) for t in self._objectives()]
+        cotangents = [ops.where(turn, self.scale, 0.0) for turn in chosen]
+        found = self.recording.pull(dict(enumerate(cotangents)), self.everything)
+        reach = self.settlement.reach
+        if reach is None:
+            reach = self.recording.reach(self._objectives())
+        dense = [None if g is None else ops.cast(engine().dense(g), g.dtype) for g in found]
+        rows = [
+            [
+                ops.where(turn, gradient, ops.zeros_like(gradient)) if reached else None
+                for gradient, reached in zip(dense, row, strict=True)
+            ]
+            for turn, row in zip(chosen, reach, strict=True)
+        ]
+        return self._settled(rows)
+
+    def _settled(self, rows: Table, halves: tuple[Table, Table] | None = None) -> Outcome:
+        """Directions from the gradients of all objectives."""
         joint = self.settlement.private == "joint"
         connectivity = Connectivity.seen(self.settlement.names, self.paths, rows, joint)
         connectivity.check()
+        self.settlement.reach = connectivity.reach
         extra = self.extra
         gradients = Gradients(
             dict(zip(self.settlement.names, self.losses, strict=True)),
@@ -88,6 +119,16 @@ class Pass:
             self.recording.pull({start + t: self.scale}, self.everything)
             for t in self._objectives()
         ]
+
+    def _measured(self) -> Outcome:
+        """One backward pass per objective as far as the marked tensors, then one for all."""
+        connectivity = self._connectivity()
+        connectivity.check()
+        losses = dict(zip(self.settlement.names, self.losses, strict=True))
+        gradients = Measured(losses, self.recording, connectivity, self.scale, self.extra)
+        everyone = ops.ones((len(losses),), dtype="bool")
+        directions, _, active, state = self.settlement.settle(gradients, everyone, self.step)
+        return directions, active & gradients.taken, state
 
     def finite_losses(self) -> Tensor:
         """(T,) bool."""
@@ -144,28 +185,12 @@ class Pass:
         self, cotangents: dict[int, Tensor], active: Tensor, like: list[Tensor | None]
     ) -> tuple[list[Tensor | None], Tensor]:
         """The sum of the terms that are finite. Terms are differentiated in turn, not at once."""
-        taken = [active[t] for t in self._objectives()]
+        taken = {t: active[t] for t in self._objectives()}
         if self.extra is not None:
-            taken.append(ops.isfinite(self.recording.scalars[self.extra]))
-        present = [v for v, gradient in enumerate(like) if gradient is not None]
-        totals = [engine().zeros_like(like[v]) for v in present]
-        for term, cotangent in cotangents.items():
-
-            def add(term: int = term, cotangent: Tensor = cotangent, totals: Any = totals) -> Any:
-                found = self.recording.pull({term: cotangent}, present)
-                fine = engine().finite([gradient for gradient in found if gradient is not None])
-                return fine, [
-                    total if gradient is None else engine().add_where(total, fine, gradient)
-                    for total, gradient in zip(totals, found, strict=True)
-                ]
-
-            def skip(totals: Any = totals) -> Any:
-                return ops.zeros((), dtype="bool"), totals
-
-            taken[term], totals = ops.cond(taken[term], add, skip)
-        summed = dict(zip(present, totals, strict=True))
-        active = ops.stack(taken[: len(self.losses)])
-        return [summed.get(v) for v in self.everything], active
+            taken[self.extra] = ops.isfinite(self.recording.scalars[self.extra])
+        parts = [(cotangents, self.everything)]
+        taken, directions = term_by_term(self.recording, parts, taken, like)
+        return directions, ops.stack([taken[t] for t in self._objectives()])
 
     def _periodic(self) -> Outcome:
         """All gradients now and then; in between the last weights and one backward pass."""
@@ -176,25 +201,23 @@ class Pass:
 
         def recall() -> Outcome:
             shared, private, state = self.settlement.weigh(losses, None, active, self.step)
-            return self._reuse(shared, private), active, state
+            directions = self._reuse(shared, private)
+            reached = [gradient for gradient in directions if gradient is not None]
+            return directions, active & engine().finite(reached), state
 
-        return _either(again, recall, self._full)
+        return _either(again, recall, self._fresh)
 
     def _reuse(self, shared: Tensor, private: Tensor) -> list[Tensor | None]:
         """Directions for weights known beforehand: private variables are differentiated apart."""
-        settlement = self.settlement
-        reach = self.recording.reach(self._objectives())
-        connectivity = Connectivity(
-            settlement.names, self.paths, reach, settlement.private == "joint"
-        )
-        apart = list(connectivity.private) if settlement.private == "own" else []
+        apart = list(self._connectivity().private) if self.settlement.private == "own" else []
         together = [v for v in self.everything if v not in apart]
-        directions: list[Tensor | None] = [None] * len(self.paths)
-        for weights, variables in ((shared, together), (private, apart)):
-            found = self.recording.pull(self._cotangents(weights), variables)
-            for variable, gradient in zip(variables, found, strict=True):
-                directions[variable] = gradient
-        return directions
+        parts = [(self._cotangents(shared), together), (self._cotangents(private), apart)]
+        return at_once(self.recording, parts, len(self.paths))
+
+    def _connectivity(self) -> Connectivity:
+        reach = self.recording.reach(self._objectives())
+        joint = self.settlement.private == "joint"
+        return Connectivity(self.settlement.names, self.paths, reach, joint)
 
 
 def _either(first: Tensor, one: Callable[[], Outcome], other: Callable[[], Outcome]) -> Outcome:

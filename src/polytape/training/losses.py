@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from polytape.contract import Tensor
-from polytape.jacobian import check_scalar
+from polytape.differentiation import check_scalar
 
 Path = tuple[Any, ...]
 

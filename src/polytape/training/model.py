@@ -28,6 +28,7 @@ class Training:
         *args: Any,
         combine: str | Method = "sum",
         private: str = "own",
+        measure: str = "parameters",
         on_nonfinite: str = "drop",
         seed: int | None = None,
         **kwargs: Any,
@@ -42,6 +43,10 @@ class Training:
                       `loss_weights` before the method sees it
         private       what variables reached by one objective take: "own" (that objective's
                       gradient), "weighted" (times its weight) or "joint" (as if shared)
+        measure       where conflict is measured: the gradients of the losses by the shared
+                      "parameters"; by the "features", tensors marked with `pt.Features()`; or by
+                      the "outputs" of the model. Away from the parameters one backward pass per
+                      loss reaches the marked tensors only, and one goes through the network
         on_nonfinite  a loss or gradient that is not finite never reaches a variable, an optimizer
                       slot or the method's state. "drop": its objective is left out of the step;
                       methods of one backward pass ("sum", "dwa"), which cannot tell the gradients
@@ -58,14 +63,9 @@ class Training:
         ledger = Ledger(loss, loss_weights, halves)
         super().compile(optimizer, ledger.wrapped, loss_weights, *args, **kwargs)  # type: ignore[misc]
         engine().prepare(self)
-        self.plan = Plan(self, self.method_state, ledger, method, private, on_nonfinite, seed)
-        self._combining = {
-            "loss": loss,
-            "combine": method,
-            "private": private,
-            "on_nonfinite": on_nonfinite,
-            "seed": self.plan.seed,
-        }
+        options = {"private": private, "measure": measure, "on_nonfinite": on_nonfinite}
+        self.plan = Plan(self, self.method_state, ledger, method, seed=seed, **options)
+        self._combining = {"loss": loss, "combine": method, "seed": self.plan.seed, **options}
         known = getattr(self, "output", None) if isinstance(self, functional_class()) else None
         if known is not None:
             self.plan.check_outputs(known)

@@ -1,6 +1,7 @@
 """What `compile` decides for the step: objectives, method and its state, rules for bad values."""
 
 import inspect
+import math
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,9 @@ import keras
 from keras import ops
 
 from polytape.contract import Method, Tensor
+from polytape.features import marked
 from polytape.jacobian import path_of
+from polytape.measured import check_measure
 from polytape.settlement import Settlement, check_private
 from polytape.stages.reweight import check_names
 from polytape.training.dropped import Dropped
@@ -30,6 +33,7 @@ class Plan:
         private: str,
         on_nonfinite: str,
         seed: int | None,
+        measure: str = "parameters",
     ) -> None:
         if on_nonfinite not in ON_NONFINITE:
             raise ValueError(
@@ -41,6 +45,9 @@ class Plan:
         holder.release()
         self.private, self.on_nonfinite = check_private(private), on_nonfinite
         self.seed = _peeked_seed() if seed is None else seed
+        measure = check_measure(measure, method)
+        # A method that weighs losses alone measures nothing.
+        self.measure = "parameters" if method.needs == "losses" else measure
         self.kept: Any = None  # what the engine needs to undo a failing first step
         self.names: tuple[str, ...] = ()
         self._settlement: Settlement | None = None
@@ -59,8 +66,9 @@ class Plan:
         self.names = names or ("loss",)
         paths = tuple(path_of(variable) for variable in self.model.trainable_variables)
         saved = self.holder.claim(self.method, self.names)
+        sizes = [math.prod(variable.shape) for variable in self.model.trainable_variables]
         self._settlement = Settlement(
-            self.method, self.names, paths, keras.Variable, self.private, self.seed, saved
+            self.method, self.names, paths, keras.Variable, self.private, self.seed, saved, sizes
         )
         self.dropped = Dropped(self.names)
         variables = self._settlement.state.variables
@@ -99,7 +107,8 @@ class Plan:
 
     def forward(self, x: Any) -> Any:
         """The model's outputs in training mode."""
-        return self.model(x, **self._training)
+        outputs = self.model(x, **self._training)
+        return marked(outputs) if self.measure == "outputs" else outputs
 
     def losses(self) -> list[Tensor]:
         """The T weighted losses just computed and, if there are any, the model's added losses."""

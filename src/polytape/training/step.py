@@ -21,7 +21,7 @@ def train_step(model: Any, data: Any) -> dict[str, Tensor]:
         return [*plan.losses(), total, *plan.halves()], y_pred
 
     kept = plan.statistics()
-    recording = engine().record(forward, lambda: model.trainable_variables)
+    recording = engine().record(forward, lambda: model.trainable_variables, plan.measure)
     plan.restore(kept)
     variables = model.trainable_variables  # a model that was not built is built by now
     if not optimizer.built:

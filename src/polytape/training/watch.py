@@ -1,4 +1,4 @@
-"""A callback that says at the end of an epoch what was left out of its steps."""
+"""Callbacks of our own: metrics for methods that read some, and what was left out of steps."""
 
 import warnings
 from typing import Any
@@ -7,13 +7,16 @@ import keras
 
 
 class Watch(keras.callbacks.Callback):
-    """Adds `dropped` to the epoch's logs once an objective was not finite, and says which."""
+    """At the end of an epoch: hands its metrics to methods that heed some, and adds `dropped` to
+    the logs once an objective was not finite, and says which.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._ever = False
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.model.plan.settlement.heed(logs or {})
         dropped = self.model.plan.dropped
         total = dropped.total()
         self._ever = self._ever or total > 0

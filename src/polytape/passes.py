@@ -1,0 +1,55 @@
+"""Directions for weights that are known beforehand: one backward pass, or one per finite term."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from keras import ops
+
+from polytape.contract import Tensor
+from polytape.engines import Recording, engine
+
+# {scalar: cotangent} and the variables that this combination of the scalars moves. Every part of a
+# Parts has the same scalars, and no two parts have a variable in common.
+Parts = Sequence[tuple[dict[int, Tensor], Sequence[int]]]
+Directions = list[Tensor | None]  # by variable; None where nothing reaches it
+
+
+def at_once(recording: Recording, parts: Parts, count: int) -> Directions:
+    """The directions of `count` variables, one backward pass per part."""
+    directions: Directions = [None] * count
+    for cotangents, variables in parts:
+        if variables:
+            found = recording.pull(cotangents, variables)
+            for variable, gradient in zip(variables, found, strict=True):
+                directions[variable] = gradient
+    return directions
+
+
+def term_by_term(
+    recording: Recording, parts: Parts, taken: dict[int, Tensor], like: Directions
+) -> tuple[dict[int, Tensor], Directions]:
+    """The sum of the terms that are finite, and which these are. They are differentiated in turn.
+
+    taken  {scalar: () bool}: terms that come into question
+    like   directions of the same structure
+    """
+    present = [v for v, gradient in enumerate(like) if gradient is not None]
+    totals = [engine().zeros_like(like[v]) for v in present]
+    taken = dict(taken)
+    for term in taken:
+        own = [({term: cotangents[term]}, variables) for cotangents, variables in parts]
+
+        def add(own: Parts = own, totals: Any = totals) -> Any:
+            found = at_once(recording, own, len(like))
+            fine = engine().finite([gradient for gradient in found if gradient is not None])
+            return fine, [
+                total if found[v] is None else engine().add_where(total, fine, found[v])
+                for v, total in zip(present, totals, strict=True)
+            ]
+
+        def skip(totals: Any = totals) -> Any:
+            return ops.zeros((), dtype="bool"), totals
+
+        taken[term], totals = ops.cond(taken[term], add, skip)
+    summed = dict(zip(present, totals, strict=True))
+    return taken, [summed.get(v) for v in range(len(like))]

@@ -1,0 +1,164 @@
+"""The maths of a method alone, for a given Gramian: no network, no variables."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from polytape.catalogue import resolve
+from polytape.contract import Evidence, Look, Method, State, Tensor, ask
+from polytape.settlement import draw
+from polytape.stages.chain import split
+
+
+def weigh(
+    method: str | Method,
+    gramian: Any = None,
+    losses: Any = None,
+    state: State | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    active: Any = None,
+    step: int = 0,
+    seed: int = 0,
+    cross: Any = None,
+    last: Look | None = None,
+) -> tuple[Tensor, State]:
+    """Weights of a method for a given Gramian: the maths, without a network.
+
+    method   a method or its name
+    gramian  (..., T, T) inner products of the gradients, symmetric and positive semi-definite;
+             may be left out for methods that need losses only
+    losses   (..., T); ones if left out
+    state    what the previous call returned; None starts afresh
+    names    T objective names; "0", "1", ... if left out
+    active   (..., T) bool; False leaves an objective out. All are active if left out
+    step     optimizer steps taken so far;  seed  for methods that draw random numbers
+    cross    (..., T, T) inner products of the gradients on one half of the batch with those on the
+             other, for methods that need "halves"
+    last     `Look(before, after, active)`: losses of the last step's batch before and after its
+             update, for methods that take a second look
+    returns  weights (..., T) float32, and the next state
+
+    Raises `ValueError` if the Gramian is not square, not symmetric, has an entry that is not
+    finite or a clearly negative eigenvalue, or if its size does not fit the losses or the state.
+    Arrays that are traced (inside jit or tf.function) are checked for shape only.
+
+    >>> import polytape as pt
+    >>> weights, state = pt.weigh(pt.Mean(), [[1.0, 0.0], [0.0, 4.0]])
+    >>> [float(w) for w in weights]
+    [0.5, 0.5]
+    """
+    method = resolve(method)
+    evidence = _evidence(method, gramian, losses, names, active, step, seed)
+    initial = method.init(evidence.names, tuple(evidence.losses.shape[:-1]))
+    if state is None:
+        state = keras.tree.map_structure(ops.convert_to_tensor, initial)
+    _check_state(state, initial)
+    if method.needs == "halves" and cross is None:
+        raise ValueError(
+            f"{type(method).__name__} compares the gradients of two half batches: give `cross`, "
+            "their inner products J_1 @ J_2.T. Received: cross=None."
+        )
+    if cross is not None:
+        cross = ops.cast(ops.convert_to_tensor(cross), "float32")
+    if last is not None:
+        last = Look(*map(ops.convert_to_tensor, last))
+    evidence = dataclasses.replace(evidence, cross=cross, last=last)
+    return ask(method, evidence, state)
+
+
+def _evidence(
+    method: Method, gramian: Any, losses: Any, names: Any, active: Any, step: int, seed: int
+) -> Evidence:
+    if gramian is None and losses is None:
+        raise ValueError("pt.weigh needs a Gramian, losses, or both. Received neither.")
+    combination = split(method)[1]
+    if combination is not None and combination.memory is not None:
+        raise ValueError(
+            f"{type(combination).__name__} sees the gradients themselves, of which a Gramian does "
+            "not tell enough. Use it in pt.Combiner or pt.Model."
+        )
+    if gramian is None and method.needs != "losses":
+        raise ValueError(
+            f"{type(method).__name__} weighs gradients: it needs a Gramian. Received: gramian=None."
+        )
+    if gramian is not None:
+        check_gramian(gramian)
+        gramian = ops.cast(ops.convert_to_tensor(gramian), "float32")
+    shape = tuple(gramian.shape[:-1]) if losses is None else np.shape(losses)
+    losses = np.ones(shape, "float32") if losses is None else losses
+    losses = ops.cast(ops.convert_to_tensor(losses), "float32")
+    _check_sizes(tuple(losses.shape), gramian, names, active)
+    on = ops.ones(shape, dtype="bool") if active is None else ops.convert_to_tensor(active)
+    if gramian is not None:
+        gramian = ops.where(ops.logical_and(on[..., :, None], on[..., None, :]), gramian, 0.0)
+    names = tuple(names) if names else tuple(map(str, range(shape[-1])))
+    step = ops.cast(step, "int32")
+    return Evidence(ops.where(on, losses, 0.0), gramian, on, names, step, draw(seed, step))
+
+
+def _check_sizes(shape: tuple[int, ...], gramian: Any, names: Any, active: Any) -> None:
+    if not shape:
+        raise ValueError("Expected losses of shape (..., T), one per objective. Received: ().")
+    if gramian is not None and tuple(gramian.shape) != (*shape, shape[-1]):
+        raise ValueError(
+            f"Expected a Gramian of shape {(*shape, shape[-1])}, one row per loss. "
+            f"Received: {tuple(gramian.shape)}."
+        )
+    if names and len(names) != shape[-1]:
+        raise ValueError(
+            f"Expected {shape[-1]} names, one per objective. Received: {tuple(names)}."
+        )
+    if active is not None and tuple(np.shape(active)) != shape:
+        raise ValueError(
+            f"Expected `active` of shape {shape}, one entry per objective. "
+            f"Received shape: {tuple(np.shape(active))}."
+        )
+
+
+def _check_state(state: State, initial: State) -> None:
+    received, expected = (
+        [tuple(np.shape(leaf)) for leaf in keras.tree.flatten(tree)] for tree in (state, initial)
+    )
+    if received != expected:
+        raise ValueError(
+            "The state does not belong to this method and number of objectives: expected arrays "
+            f"of shape {expected}. Received: {received}. Pass what the previous call returned, or "
+            "None to start afresh."
+        )
+
+
+def check_gramian(gramian: Any) -> None:
+    """Raise unless a Gramian is square and, if its values are known, finite, symmetric and PSD."""
+    shape = tuple(np.shape(gramian))
+    if len(shape) < 2 or shape[-1] != shape[-2]:
+        raise ValueError(
+            "A Gramian is square, (..., T, T): the inner products of T gradients. "
+            f"Received shape: {shape}. For gradients stacked in a (T, n) matrix J it is J @ J.T."
+        )
+    try:
+        values = np.asarray(ops.convert_to_numpy(gramian), "float64")
+    except Exception:  # traced: there are no values to check
+        return
+    if not np.isfinite(values).all():
+        raise ValueError(
+            "The Gramian has entries that are not finite. A loss or gradient overflowed or is "
+            "NaN; leave that objective out with `active=`."
+        )
+    size = max(float(np.abs(values).max()), np.finfo("float64").tiny)
+    if np.abs(values - values.swapaxes(-1, -2)).max() > 1e-4 * size:
+        raise ValueError(
+            "The Gramian is not symmetric, so it is not a matrix of inner products. "
+            "Expected J @ J.T."
+        )
+    lowest = float(np.linalg.eigvalsh(values / size).min())
+    if lowest < -1e-4 * shape[-1]:
+        raise ValueError(
+            "The Gramian is not positive semi-definite: its lowest eigenvalue is "
+            f"{lowest * size:.3g}, its largest entry {size:.3g}. Inner products J @ J.T cannot "
+            "give that; cosines averaged over steps or hand-made entries can."
+        )
