@@ -15,9 +15,11 @@ from polytape.contract.rules import rules_of
 COSTS = {
     "losses": "F + B",
     "gramian": "F + T B",
+    "samples": "F + B, samples now and then",
     "halves": "F + 2 T B, two half batches",
     "rows": "F + T B, rows",
 }
+IN_TURN = "F + B, one objective in turn"
 INNER = "inner"  # of a wrapper: what the methods inside it say
 SECOND_LOOK = "2 F + B"
 
@@ -26,9 +28,10 @@ SECOND_LOOK = "2 F + B"
 class Entry:
     """One method or stage.
 
-    needs          "losses", "gramian", "halves", "rows", or "inner" for a wrapper
+    needs          "losses", "samples", "gramian", "halves", "rows", or "inner" for a wrapper
     cost           of a step: F forward, B backward passes, T objectives
-    state          numbers kept from step to step, for T objectives: "–", "T", "T² + 1"
+    state          numbers kept from step to step, for T objectives and a network of N numbers: "–",
+                   "T", "T² + 1", "2 T N"
     natural        what the published weights of equal gradients add up to, "sum" or "mean"; or "–"
     settings       (field, default, rule); the default is "" where there is none
     specification  the whole docstring
@@ -86,8 +89,12 @@ def _measured(cls: type[Method]) -> tuple[str, str, str]:
         state = INNER if own == "–" else f"{INNER} + {own}"
         cost = INNER if dear.period == 1 else f"{COSTS['losses']}, {INNER} 1 in {dear.period}"
         return needs, cost if needs == INNER else COSTS[needs], state
-    cost = SECOND_LOOK if method.second_look else COSTS[method.needs]
-    return method.needs, cost, size(method)
+    cost = COSTS[method.needs]
+    cost = SECOND_LOOK if method.second_look else IN_TURN if method.alternates else cost
+    kept = len(method.memory or ())
+    memory = f"{'' if kept == 1 else f'{kept} '}T N" if kept else ""
+    state = " + ".join(filter(None, (memory, size(method).strip("–")))) or "–"
+    return method.needs, cost, state
 
 
 def size(method: Method) -> str:

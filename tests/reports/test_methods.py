@@ -58,6 +58,12 @@ def test_an_entry_says_what_the_class_says() -> None:
     assert "A sum \\| with a state |" in page([weird])
 
 
+def test_memory_and_turns_are_told() -> None:
+    """Momentum ConFIG keeps a moment for each objective and differentiates one at a time."""
+    assert found("MConFIG").state.startswith("T N + ")
+    assert found("MConFIG").cost == "F + B, one objective in turn"
+
+
 def test_a_state_that_is_no_square_is_refused() -> None:
     with pytest.raises(ValueError, match="The state of Cubic is no polynomial of degree 2"):
         size(Cubic())

@@ -21,13 +21,14 @@ PROMISES = {  # and the letter of each
 SECTIONS = {
     "losses": ("From the losses alone", "one backward pass in all"),
     "gramian": ("From the gradients' inner products", "T backward passes"),
+    "samples": ("From single samples", "One backward pass, and those of samples now and then"),
     "halves": ("From two half batches", "2 T backward passes"),
-    "rows": ("Coordinate by coordinate", "T backward passes, then each variable's rows"),
+    "rows": ("From the gradients themselves", "T backward passes, then each variable's rows"),
     "stage": ("Stages and wrappers", "links of a pt.Chain, and methods around others"),
 }
 LEGEND = (
     ("cost", "of a step in passes through the network: F forward, B backward, T objectives"),
-    ("state", "numbers kept from step to step and saved with the model"),
+    ("state", "numbers kept from step to step and saved with the model, whose variables have N"),
     ("scale", "published weights of equal gradients: one each (sum), or one in all (mean)"),
     ("non-conflicting", "no loss rises to first order"),
     ("impartial", "multiplying one loss by a number does not turn the update"),
@@ -77,7 +78,7 @@ def terminal(entries: Sequence["Entry"], width: int) -> RenderableType:
 
 def _source(entry: "Entry") -> str:
     """Where it comes from, and its cost where the section's title does not tell."""
-    special = entry.stage or entry.cost.startswith("2 F")
+    special = entry.stage or entry.cost.startswith("2 F") or entry.cost.endswith("in turn")
     dearer = f"costs {entry.cost}" if special and entry.cost != "inner" else ""
     return "; ".join(filter(None, (entry.reference.strip("–"), dearer)))
 
