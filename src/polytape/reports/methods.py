@@ -21,7 +21,7 @@ PROMISES = {  # and the letter of each
 SECTIONS = {
     "losses": ("From the losses alone", "one backward pass in all"),
     "gramian": ("From the gradients' inner products", "T backward passes"),
-    "samples": ("From single samples", "One backward pass, and those of samples now and then"),
+    "samples": ("From single samples", "one backward pass, and those of samples now and then"),
     "halves": ("From two half batches", "2 T backward passes"),
     "rows": ("From the gradients themselves", "T backward passes, then each variable's rows"),
     "stage": ("Stages and wrappers", "links of a pt.Chain, and methods around others"),
