@@ -10,6 +10,7 @@ from keras import ops
 from polytape.catalogue import resolve
 from polytape.contract import Method, Tensor, parts
 from polytape.jacobian import Gradients, path_of
+from polytape.measured import check_measure
 from polytape.settlement import Settlement, check_private
 
 
@@ -95,6 +96,7 @@ class Combiner(keras.layers.Layer):
                 "measure: call combiner(grads, traces=...) with their mean squared norms, zeros in "
                 "steps where you do not measure them, or train with pt.Model."
             )
+        check_measure(gradients.measure, self.method)
         connectivity = gradients.connectivity
         settlement = self._prepare(connectivity.names, connectivity.paths, gradients.sizes)
         everyone = ops.ones((len(connectivity.names),), dtype="bool")

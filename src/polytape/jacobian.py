@@ -12,7 +12,7 @@ from keras import ops
 
 from polytape.connectivity import Blocks, Connectivity
 from polytape.contract import Method, Seed, Tensor
-from polytape.engines import Rows, engine
+from polytape.engines import Measure, Rows, engine
 
 Table = Sequence[Sequence[Tensor | None]]  # gradients [t][v]
 
@@ -66,6 +66,11 @@ class Gradients:
         return Gradients(
             self.losses, self._rows, connectivity, self._scale, self._extra, self._halves
         )
+
+    @property
+    def measure(self) -> Measure:
+        """Where the Gramian is measured."""
+        return "parameters"
 
     @property
     def sizes(self) -> list[int]:

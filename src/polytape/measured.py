@@ -68,6 +68,14 @@ class Measured(Gradients):
         index = self.connectivity.names.index(name)
         return self._recording.pull({index: self._scale}, range(len(self.connectivity.paths)))
 
+    @property
+    def sizes(self) -> list[int]:
+        return [0] * len(self.connectivity.paths)  # no rows are kept, so none are remembered
+
+    @property
+    def measure(self) -> Measure:
+        return self._recording.measure
+
     def joint(self) -> "Measured":
         connectivity = dataclasses.replace(self.connectivity, joint=True)
         return Measured(self.losses, self._recording, connectivity, self._scale, self._added)

@@ -193,6 +193,14 @@ def test_refusals(variables: list) -> None:
         pt.gradients(around, variables, measure="features")
 
 
+@pytest.mark.parametrize("method", [pt.GradDrop(), pt.MoCo(), pt.PerVariable(pt.MGDA())])
+def test_methods_that_see_more_than_the_features_are_refused(method: pt.Method) -> None:
+    variables = [keras.Variable(value) for value in (TRUNK, *HEADS.values())]
+    grads = pt.gradients(lambda: losses_of(variables), variables, "features")
+    with pytest.raises(ValueError, match=r'measure="parameters"'):
+        pt.Combiner(method)(grads)
+
+
 def test_an_objective_apart_from_the_marks_keeps_to_itself(variables: list) -> None:
     w = keras.Variable([1.0, 2.0])
 
