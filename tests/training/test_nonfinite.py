@@ -142,3 +142,33 @@ def test_overflow_under_loss_scaling_lowers_the_scale(combine):
     assert float(ops.convert_to_numpy(optimizer.dynamic_scale)) == 2.0**126
     assert int(ops.convert_to_numpy(optimizer.iterations)) == 0
     assert_same(before, arrays(found.trainable_variables))
+
+
+class Fragile(keras.layers.Layer):
+    """Adds the logarithm of the mean of its input to the loss: NaN where that is negative."""
+
+    def call(self, inputs):
+        self.add_loss(ops.log(ops.mean(inputs)))
+        return inputs
+
+
+@pytest.mark.parametrize("name", ["sum", "dwa", "upgrad", "every", "rows"])
+def test_an_added_loss_that_is_not_finite_skips_the_step(name):
+    inputs = keras.Input((4,))
+    hidden = keras.layers.Dense(6, name="trunk")(inputs)
+    hidden = Fragile()(hidden)
+    heads = {key: keras.layers.Dense(1, name=key)(hidden) for key in "ab"}
+    found = pt.Model(inputs, heads)
+    found.get_layer("trunk").kernel.assign(np.full((4, 6), 0.1))
+    found.compile(keras.optimizers.Adam(0.01), dict.fromkeys("ab", "mse"), combine=METHODS[name])
+    targets = {key: Y[key] for key in "ab"}
+    fit(found, targets, np.abs(X))
+    before = everything(found)
+    history = fit(found, targets, -np.abs(X))
+    assert history["dropped"] == [2]
+    changed = [
+        k
+        for k, pair in enumerate(zip(before, everything(found), strict=True))
+        if not np.array_equal(*pair)
+    ]
+    assert not changed

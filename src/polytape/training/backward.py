@@ -102,20 +102,17 @@ class Pass:
         connectivity = Connectivity.seen(self.settlement.names, self.paths, rows, joint)
         connectivity.check()
         self.settlement.reach = connectivity.reach
-        extra = self.extra
-        gradients = Gradients(
-            dict(zip(self.settlement.names, self.losses, strict=True)),
-            rows,
-            connectivity,
-            self.scale,
-            None if extra is None else self.recording.pull({extra: self.scale}, self.everything),
-            halves,
-        )
+        extra, sound = None, ops.ones((), dtype="bool")
+        if self.extra is not None:
+            extra = self.recording.pull({self.extra: self.scale}, self.everything)
+            sound = engine().finite([*self._added(), *(g for g in extra if g is not None)])
+        losses = dict(zip(self.settlement.names, self.losses, strict=True))
+        gradients = Gradients(losses, rows, connectivity, self.scale, extra, halves)
         everyone = ops.ones((len(rows),), dtype="bool")
         directions, _, active, state = self.settlement.settle(
             gradients, everyone, self.step, self.traces
         )
-        return directions, active, state
+        return directions, active & sound, state  # added terms belong to every objective
 
     def _rows(self, start: int) -> Table:
         """The gradients of the T scalars from `start` on."""
@@ -155,6 +152,11 @@ class Pass:
     def _loss_vector(self) -> Tensor:
         return ops.cast(ops.stack(self.losses), "float32")
 
+    def _added(self) -> list[Tensor]:
+        """The value of the extra term, if there is one."""
+        extra = self.extra
+        return [] if extra is None else [ops.cast(self.recording.scalars[extra], "float32")]
+
     def _objectives(self) -> range:
         return range(len(self.losses))
 
@@ -180,7 +182,8 @@ class Pass:
         directions = self.recording.pull(cotangents, self.everything)
         reached = [gradient for gradient in directions if gradient is not None]
         # Under loss scaling an overflow is the optimizer's to skip, as in plain Keras.
-        fine = engine().finite([losses] if self.rescales else [losses, *reached])
+        values = [losses, *self._added()]
+        fine = engine().finite(values if self.rescales else [*values, *reached])
 
         def isolated() -> Outcome:
             terms, kept = weigh() if plain else (cotangents, state)
@@ -224,7 +227,7 @@ class Pass:
             )
             directions = self._reuse(shared, private)
             reached = [gradient for gradient in directions if gradient is not None]
-            return directions, active & engine().finite(reached), state
+            return directions, active & engine().finite([*self._added(), *reached]), state
 
         return either(again, recall, self._fresh)
 
