@@ -84,3 +84,8 @@ def test_it_says_what_it_misses() -> None:
     np.testing.assert_allclose(ops.convert_to_numpy(update), right, rtol=1e-6)
     (update,) = combiner(grads, traces=ops.zeros(2))
     np.testing.assert_allclose(ops.convert_to_numpy(update), right, rtol=1e-6)
+
+
+def test_a_wrapper_asks_it_without_a_gramian() -> None:
+    weights, _ = pt.weigh(pt.Every(pt.NTK(), 2), losses=[1.0, 1.0], traces=[1.0, 9.0])
+    np.testing.assert_allclose(ops.convert_to_numpy(weights), [5.0, 5 / 9], rtol=1e-6)
