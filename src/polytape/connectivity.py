@@ -69,21 +69,29 @@ class Blocks:
     """How a scope cuts the variables into blocks with a Gramian each.
 
     of     for each variable the number of its block; all zero without a scope
-    shape  leading axes of Gramian and weights: () without a scope, else (number of blocks,)
+    names  of the blocks; empty without a scope
     """
 
     of: tuple[int, ...]
-    shape: tuple[int, ...]
+    names: tuple[str, ...]
 
     @classmethod
-    def by(cls, scope: str | None, paths: Sequence[str]) -> "Blocks":
+    def by(
+        cls, scope: str | None, paths: Sequence[str], networks: Sequence[str] | None = None
+    ) -> "Blocks":
+        """networks  the network of each variable; None takes the first part of its path"""
         if scope is None:
             return cls((0,) * len(paths), ())
         if scope == "variable":
-            return cls(tuple(range(len(paths))), (len(paths),))
-        networks = [path.split("/")[0] for path in paths]
-        order = list(dict.fromkeys(networks))
-        return cls(tuple(order.index(network) for network in networks), (len(order),))
+            return cls(tuple(range(len(paths))), tuple(paths))
+        owners = networks or [path.split("/")[0] for path in paths]
+        order = list(dict.fromkeys(owners))
+        return cls(tuple(order.index(owner) for owner in owners), tuple(order))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Leading axes of Gramian and weights: () without a scope, else (number of blocks,)."""
+        return (len(self.names),) if self.names else ()
 
     def reach(self, connectivity: Connectivity) -> np.ndarray | None:
         """(B, T) bool: which objective reaches a shared variable of which block."""

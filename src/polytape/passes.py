@@ -8,8 +8,8 @@ from keras import ops
 from polytape.contract import Tensor
 from polytape.engines import Recording, engine
 
-# {scalar: cotangent} and the variables that this combination of the scalars moves. Every part of a
-# Parts has the same scalars, and no two parts have a variable in common.
+# {scalar: cotangent} and the variables that this combination of the scalars moves. No two parts
+# have a variable in common.
 Parts = Sequence[tuple[dict[int, Tensor], Sequence[int]]]
 Directions = list[Tensor | None]  # by variable; None where nothing reaches it
 
@@ -37,7 +37,7 @@ def term_by_term(
     totals = [engine().zeros_like(like[v]) for v in present]
     taken = dict(taken)
     for term in taken:
-        own = [({term: cotangents[term]}, variables) for cotangents, variables in parts]
+        own = [({term: c[term]}, variables) for c, variables in parts if term in c]
 
         def add(own: Parts = own, totals: Any = totals) -> Any:
             found = at_once(recording, own, len(like))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -38,12 +38,14 @@ class Settlement:
         add_weight: Callable[..., Any],
         private: str = "own",
         seed: int = 0,
-        saved: Sequence[Any] | None = None,
+        saved: Iterator[Any] | None = None,
         sizes: Sequence[int] = (),
+        networks: Sequence[str] | None = None,
     ) -> None:
-        """saved  leaves of a state to go on from; None starts afresh
+        """saved  leaves of a state to go on from, taken as they are needed; None starts afresh
 
-        sizes  of the variables, for methods with a memory
+        sizes     of the variables, for methods with a memory
+        networks  the network of each variable; None takes the first part of its path
         """
         self.method, self.names, self.paths = method, tuple(names), tuple(paths)
         self.scalarization, self.combination = split(method)
@@ -51,7 +53,7 @@ class Settlement:
         self.observer = None if chosen.memory is None else Observer(chosen, self.scalarization)
         self.alternates = chosen.alternates
         self.private = "joint" if self.alternates else private
-        self.blocks = Blocks.by(method.scope, paths)
+        self.blocks = Blocks.by(method.scope, paths, networks)
         lead, rest = self.scalarization, self.combination
         initial = {
             "scalarization": lead.init(self.names) if lead else (),
@@ -63,7 +65,8 @@ class Settlement:
         if self.observer is not None:
             initial["memory"] = empty_memory(chosen, len(self.names), sizes)
         if saved is not None:
-            initial = keras.tree.pack_sequence_as(initial, list(saved))
+            leaves = [next(saved) for _ in keras.tree.flatten(initial)]
+            initial = keras.tree.pack_sequence_as(initial, leaves)
         self.state = StateVariables(initial, add_weight)
         self.reach: np.ndarray | None = None  # what the gradients of an earlier step reached
         self.checked = False  # whether every objective was seen to reach a variable
@@ -204,7 +207,8 @@ class Settlement:
             state = keras.tree.pack_sequence_as(template, list(leaves))
             seed, last = self.seed(tensors["step"]), state.get("look")
             given = {"gramian": None, **tensors}
-            evidence = Evidence(names=self.names, seed=seed, reach=reach, last=last, **given)
+            known = {"names": self.names, "reach": reach, "blocks": self.blocks.names}
+            evidence = Evidence(seed=seed, last=last, **known, **given)
             shared, private, state = self._ask(evidence, state)
             return shared, private, keras.tree.flatten(state)
 

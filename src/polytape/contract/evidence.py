@@ -34,6 +34,7 @@ class Evidence:
     last     a `Look` for methods that take a second one, else None
     reach    (B, T)       bool NumPy array if the Gramian is a stack of B blocks that no scope has
                           claimed yet (then `losses` and `active` are (T,)); None otherwise
+    blocks   names of the B blocks of a stack, in order; empty without a scope
     measures (..., V, T, k)  statistics of the rows in each of V variables; None but for methods
                           whose `observe` returns some
     """
@@ -49,6 +50,7 @@ class Evidence:
     last: "Look | None" = None
     measures: Tensor | None = None
     traces: Tensor | None = None
+    blocks: tuple[str, ...] = ()
 
     @property
     def turn(self) -> Tensor:

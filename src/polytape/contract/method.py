@@ -159,9 +159,14 @@ def parts(method: Method) -> Iterator[Method]:
     yield method
     for field in dataclasses.fields(method):
         value = getattr(method, field.name)
-        for inner in value if isinstance(value, tuple) else (value,):
+        held = value.values() if isinstance(value, dict) else value
+        for inner in (value,) if isinstance(value, Method) else _several(held):
             if isinstance(inner, Method):
                 yield from parts(inner)
+
+
+def _several(held: Any) -> tuple[Any, ...]:
+    return tuple(held) if isinstance(held, (tuple, type({}.values()))) else ()
 
 
 def ask(method: Method, evidence: Evidence, state: State) -> tuple[Tensor, State]:

@@ -1,6 +1,10 @@
 """Scopes: one Gramian per variable or per network instead of one for the whole model."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from keras import ops
 
 from polytape.contract import Evidence, Method, State, Tensor, ask
 from polytape.stages.global_clip import refuse_rows
@@ -36,29 +40,67 @@ class PerVariable(Method):
 
 @dataclass(frozen=True)
 class PerNetwork(Method):
-    """Another method applied to each network (top-level layer or sub-model) on its own.
+    """A method applied to each network on its own, or a method of its own for each network.
 
-    A network is the first part of a variable's path: in `encoder/dense/kernel`, `encoder`.
+    inner  the method, or {network: method} with "*" for all others
+
+    The networks are those of `pt.Model(networks={...})`; of other models the top-level layers and
+    sub-models; in a loop of one's own the first part of a variable's path: in
+    `encoder/dense/kernel`, `encoder`. In a network only the objectives that reach it take part.
 
     >>> import polytape as pt
     >>> pt.PerNetwork(pt.UPGrad()).scope
     'network'
+    >>> pt.PerNetwork({"encoder": pt.PCGrad(), "*": pt.Sum()}).scope
+    'network'
     """
 
-    inner: Method
+    inner: Method | Mapping[str, Method]
 
     def __post_init__(self) -> None:
-        check_scopable(self, self.inner)
+        for method in self._methods.values():
+            check_scopable(self, method)
+
+    @property
+    def _methods(self) -> Mapping[str, Method]:
+        return self.inner if isinstance(self.inner, Mapping) else {"*": self.inner}
 
     @property
     def scope(self) -> str | None:
         return "network"
 
     def init(self, names: tuple[str, ...], blocks: tuple[int, ...] = ()) -> State:
-        return self.inner.init(names, blocks)
+        return {key: method.init(names, blocks) for key, method in self._methods.items()}
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
-        return ask(self.inner, evidence.per_block(), state)
+        evidence = evidence.per_block()
+        states = {}
+        total: Any = 0.0
+        # Each method sees every block, as an axis; a block takes the weights of its own.
+        for key, owned in self._owned(evidence.blocks):
+            weights, states[key] = ask(self._methods[key], evidence, state[key])
+            if not all(owned):
+                weights = ops.where(ops.convert_to_tensor(owned)[:, None], weights, 0.0)
+            total = total + weights
+        return total, states
+
+    def _owned(self, networks: tuple[str, ...]) -> list[tuple[str, list[bool]]]:
+        """The key of each method, and which networks are its own."""
+        methods = self._methods
+        unknown = [key for key in methods if key not in (*networks, "*")]
+        if unknown:
+            raise ValueError(
+                f"A method is given for the network {unknown[0]!r}, which does not exist or has no "
+                f"trainable variable. Networks: {', '.join(map(repr, networks)) or 'none'}."
+            )
+        missing = [name for name in networks if name not in methods]
+        if missing and "*" not in methods:
+            raise ValueError(
+                f"No method is given for the network {missing[0]!r}. Name one, or one for all "
+                'others as "*".'
+            )
+        chosen = [name if name in methods else "*" for name in networks]
+        return [(key, [name == key for name in chosen]) for key in methods]
 
 
 def check_scopable(outer: Method, inner: Method) -> None:

@@ -15,6 +15,8 @@ from polytape.methods.sum import Sum
 from polytape.passes import at_once, term_by_term
 from polytape.settlement import Settlement
 from polytape.training.branches import Outcome, either
+from polytape.training.routed import Routed
+from polytape.training.routes import Routes
 from polytape.training.traces import traces
 
 _SUM = Sum()
@@ -36,14 +38,19 @@ class Pass:
         variables: Sequence[Any],
         step: Tensor,
         scale: Tensor,
+        routes: Routes,
+        present: Tensor,
         rescales: bool = False,
         isolate: bool = False,
     ) -> None:
-        """rescales  whether the optimizer looks for overflow itself (loss scaling)
+        """routes  which variables each objective may train
 
-        isolate  whether a pass over all objectives at once is taken apart if not finite
+        present   (T,) bool: objectives that are active in this step
+        rescales  whether the optimizer looks for overflow itself (loss scaling)
+        isolate   whether a pass over all objectives at once is taken apart if not finite
         """
         self.recording, self.settlement, self.rescales = recording, settlement, rescales
+        self.routed, self.present = Routed(recording, routes), present
         self.paths = tuple(path_of(variable) for variable in variables)
         self.step, self.scale, self.isolate = step, scale, isolate
         count = len(settlement.names)
@@ -51,7 +58,6 @@ class Pass:
         whole = len(recording.scalars) - count * (2 * settlement.halves + bool(settlement.samples))
         self.extra = count if whole == count + 2 else None
         self.total = whole - 1
-        self.everything = range(len(variables))
         self.fine = ops.ones((), dtype="bool")  # whether the directions may be applied at all
         self.traces = self._traces() if settlement.samples else None
 
@@ -74,18 +80,19 @@ class Pass:
         halves = None
         if self.settlement.halves:
             first = self.total + 1
-            halves = self._rows(first), self._rows(first + len(self.losses))
-        return self._settled(mean_rows(*halves) if halves else self._rows(0), halves)
+            rows = [self.routed.rows(s, self.scale) for s in (first, first + len(self.losses))]
+            halves = rows[0], rows[1]
+        return self._settled(mean_rows(*halves) if halves else self.routed.rows(0, self.scale), halves)
 
     def _in_turn(self) -> Outcome:
         """One backward pass, for the objective whose turn it is; zero for the others."""
         index = ops.mod(ops.cast(self.step, "int32"), len(self.losses))
         chosen = [ops.equal(index, t) for t in self._objectives()]
         cotangents = [ops.where(turn, self.scale, 0.0) for turn in chosen]
-        found = self.recording.pull(dict(enumerate(cotangents)), self.everything)
+        found = self.routed.pull(dict(enumerate(cotangents)))
         reach = self.settlement.reach
         if reach is None:
-            reach = self.recording.reach(self._objectives())
+            reach = self.routed.reach()
         dense = [None if g is None else ops.cast(engine().dense(g), g.dtype) for g in found]
         rows = [
             [
@@ -104,33 +111,27 @@ class Pass:
         self.settlement.reach = connectivity.reach
         extra, sound = None, ops.ones((), dtype="bool")
         if self.extra is not None:
-            extra = self.recording.pull({self.extra: self.scale}, self.everything)
+            extra = self.routed.pull({self.extra: self.scale})
             sound = engine().finite([*self._added(), *(g for g in extra if g is not None)])
-        losses = dict(zip(self.settlement.names, self.losses, strict=True))
-        gradients = Gradients(losses, rows, connectivity, self.scale, extra, halves)
-        everyone = ops.ones((len(rows),), dtype="bool")
-        directions, _, active, state = self.settlement.settle(
-            gradients, everyone, self.step, self.traces
-        )
+        gradients = Gradients(self._named(), rows, connectivity, self.scale, extra, halves)
+        directions, active, state = self._settle(gradients)
         return directions, active & sound, state  # added terms belong to every objective
 
-    def _rows(self, start: int) -> Table:
-        """The gradients of the T scalars from `start` on."""
-        return [
-            self.recording.pull({start + t: self.scale}, self.everything)
-            for t in self._objectives()
-        ]
+    def _named(self) -> dict[str, Tensor]:
+        return dict(zip(self.settlement.names, self.losses, strict=True))
+
+    def _settle(self, gradients: Gradients) -> Outcome:
+        settle = self.settlement.settle
+        directions, _, active, state = settle(gradients, self.present, self.step, self.traces)
+        return directions, active, state
 
     def _measured(self) -> Outcome:
         """One backward pass per objective as far as the marked tensors, then one for all."""
         connectivity = self._connectivity()
         connectivity.check()
-        losses = dict(zip(self.settlement.names, self.losses, strict=True))
-        gradients = Measured(losses, self.recording, connectivity, self.scale, self.extra)
-        everyone = ops.ones((len(losses),), dtype="bool")
-        directions, _, active, state = self.settlement.settle(
-            gradients, everyone, self.step, self.traces
-        )
+        args = self.recording, connectivity, self.scale, self.extra
+        gradients = Measured(self._named(), *args)
+        directions, active, state = self._settle(gradients)
         return directions, active & gradients.taken, state
 
     def _traces(self) -> Tensor:
@@ -138,9 +139,10 @@ class Pass:
         count, pulled = len(self.losses), len(self.recording.scalars)
         residuals = range(pulled - count, pulled)
         period = self.settlement.sampling
+        rows = [self.routed.routes.row(t) for t in self._objectives()]
         return ops.cond(
             ops.equal(ops.mod(ops.cast(self.step, "int32"), period), 0),
-            lambda: traces(self.recording, residuals, self.everything, self.scale),
+            lambda: traces(self.recording, residuals, rows, self.scale),
             lambda: ops.zeros((count,)),
         )
 
@@ -168,7 +170,7 @@ class Pass:
         """One backward pass in all; if asked to, one per objective where it is not finite."""
         self._check_once()
         losses = self._loss_vector
-        active = ops.isfinite(losses)
+        active = ops.isfinite(losses) & self.present
 
         def weigh() -> tuple[dict[int, Tensor], State]:
             safe = ops.where(active, losses, 0.0)
@@ -179,10 +181,10 @@ class Pass:
 
         plain = self.settlement.method == _SUM  # Keras's own total, so that it is Keras's gradient
         cotangents, state = ({self.total: self.scale}, None) if plain else weigh()
-        directions = self.recording.pull(cotangents, self.everything)
+        directions = self.routed.pull(cotangents)
         reached = [gradient for gradient in directions if gradient is not None]
         # Under loss scaling an overflow is the optimizer's to skip, as in plain Keras.
-        values = [losses, *self._added()]
+        values = [ops.where(self.present, losses, 0.0), *self._added()]
         fine = engine().finite(values if self.rescales else [*values, *reached])
 
         def isolated() -> Outcome:
@@ -193,13 +195,13 @@ class Pass:
         if self.isolate:
             return either(fine, lambda: (directions, active, unchanged), isolated)
         self.fine = fine
-        blamed = fine | ~ops.all(active)
+        blamed = fine | ~ops.all(active | ~self.present)
         return directions, active & blamed, unchanged
 
     def _check_once(self) -> None:
         """Refuse an objective without a path; the other ways meet the question at every step."""
         if not self.settlement.checked:
-            reach = self.recording.reach(self._objectives())
+            reach = self.settlement.reach = self.routed.reach()
             Connectivity(self.settlement.names, self.paths, reach).check()
             self.settlement.checked = True
 
@@ -210,14 +212,14 @@ class Pass:
         taken = {t: active[t] for t in self._objectives()}
         if self.extra is not None:
             taken[self.extra] = ops.isfinite(self.recording.scalars[self.extra])
-        parts = [(cotangents, self.everything)]
+        parts = self.routed.parts(cotangents)
         taken, directions = term_by_term(self.recording, parts, taken, like)
         return directions, ops.stack([taken[t] for t in self._objectives()])
 
     def _periodic(self) -> Outcome:
         """All gradients now and then; in between the last weights and one backward pass."""
         losses = self._loss_vector
-        active = ops.isfinite(losses)
+        active = ops.isfinite(losses) & self.present
         due = ops.equal(ops.mod(ops.cast(self.step, "int32"), self.settlement.period), 0)
         again = ops.logical_and(ops.logical_not(due), ops.all(active))
 
@@ -233,12 +235,13 @@ class Pass:
 
     def _reuse(self, shared: Tensor, private: Tensor) -> list[Tensor | None]:
         """Directions for weights known beforehand: private variables are differentiated apart."""
-        apart = list(self._connectivity().private) if self.settlement.private == "own" else []
-        together = [v for v in self.everything if v not in apart]
-        parts = [(self._cotangents(shared), together), (self._cotangents(private), apart)]
+        apart = set(self._connectivity().private) if self.settlement.private == "own" else set()
+        together = set(range(len(self.paths))) - apart
+        weights = (shared, together), (private, apart)
+        parts = [p for w, among in weights for p in self.routed.parts(self._cotangents(w), among)]
         return at_once(self.recording, parts, len(self.paths))
 
     def _connectivity(self) -> Connectivity:
-        reach = self.recording.reach(self._objectives())
+        reach = self.routed.reach()
         joint = self.settlement.private == "joint"
         return Connectivity(self.settlement.names, self.paths, reach, joint)

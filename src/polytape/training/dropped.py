@@ -11,16 +11,18 @@ from polytape.contract import Tensor
 class Dropped(keras.metrics.Metric):
     """How often each objective was left out since the epoch began, because it was not finite.
 
-    counts  (T,) float32
+    counts  (T,) float32;  idle  () float32, phases of a step without an active objective
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__(name="dropped")
         self.names = tuple(names)
         self.counts = self.add_variable(shape=(len(names),), initializer="zeros", name="counts")
+        self.idle = self.add_variable(shape=(), initializer="zeros", name="idle")
 
-    def update_state(self, dropped: Tensor) -> None:
+    def update_state(self, dropped: Tensor, present: Tensor) -> None:
         self.counts.assign_add(ops.cast(dropped, "float32"))
+        self.idle.assign_add(ops.cast(~ops.any(present), "float32"))
 
     def result(self) -> dict[str, Tensor]:
         return {}  # told at the end of an epoch, and only if there is something to tell

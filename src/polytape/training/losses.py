@@ -12,6 +12,7 @@ from polytape.differentiation import check_scalar
 from polytape.training.samples import sample_losses
 
 Path = tuple[Any, ...]
+Parts = list[Tensor]  # the loss of a batch, of its two halves, of its first samples (a vector)
 
 
 class Ledger:
@@ -43,6 +44,11 @@ class Ledger:
         if loss is None:
             return None
         return _Noted(resolve_loss(loss), path, self._noted, self._parts == 3, self._samples)
+
+    @property
+    def empty(self) -> bool:
+        """Whether no loss was given."""
+        return not self._leaves
 
     def clear(self) -> None:
         """Forget the values of the last evaluation."""
@@ -125,15 +131,30 @@ class _Noted(keras.losses.Loss):
         self._halves, self._samples = halves, samples
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
-        value = self._loss(y_true, y_pred, sample_weight)
-        weights = _of_halves(y_pred, sample_weight) if self._halves else ()
-        found = [value, *(self._loss(y_true, y_pred, weight) for weight in weights)]
-        if self._samples:
-            found.append(
-                sample_losses(self._loss, y_true, y_pred, sample_weight, value, self._samples)
-            )
+        found = loss_parts(self._loss, y_true, y_pred, sample_weight, self._halves, self._samples)
         self._list.append((self._path, [ops.cast(v, keras.config.floatx()) for v in found]))
-        return value
+        return found[0]
+
+
+def loss_parts(
+    loss: keras.losses.Loss,
+    y_true: Any,
+    y_pred: Any,
+    sample_weight: Any,
+    halves: bool,
+    samples: int,
+) -> Parts:
+    """The loss of a batch, then of its halves, then the losses of single samples, where asked for.
+
+    halves   whether the losses of the first and of the second half are wanted
+    samples  how many samples' own losses are wanted, as one vector
+    """
+    value = loss(y_true, y_pred, sample_weight)
+    weights = _of_halves(y_pred, sample_weight) if halves else ()
+    found = [value, *(loss(y_true, y_pred, weight) for weight in weights)]
+    if samples:
+        found.append(sample_losses(loss, y_true, y_pred, sample_weight, value, samples))
+    return found
 
 
 def _of_halves(y_pred: Tensor, sample_weight: Tensor | None) -> list[Tensor]:

@@ -1,12 +1,12 @@
-"""What `compile` decides for the step: objectives, method and its state, rules for bad values."""
+"""What `compile` decides for the step: objectives, phases, methods, rules for bad values."""
 
 import inspect
-import math
 import random
 from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from polytape.contract import Method, Tensor
@@ -15,33 +15,43 @@ from polytape.jacobian import path_of
 from polytape.measured import check_measure
 from polytape.settlement import Settlement, check_private
 from polytape.stages.reweight import check_names
+from polytape.training.course import Clock, Course, chart
 from polytape.training.dropped import Dropped
 from polytape.training.losses import Ledger
+from polytape.training.objective import Step
+from polytape.training.objectives import Objectives
+from polytape.training.phase import Phase
+from polytape.training.routes import Places, check_trained
 from polytape.training.samples import roots
 
 ON_NONFINITE = ("drop", "isolate", "skip", "raise")
 
 
 class Plan:
-    """The decisions of one `compile`. Completed when outputs and variables are known."""
+    """The decisions of one `compile`. Completed when outputs and variables are known.
+
+    source   the losses: a `Ledger` of those that Keras evaluates, or `Objectives`
+    phases   what follows each other in a training step; courses: what is decided for each of them
+    """
 
     def __init__(
         self,
         model: Any,
         holder: Any,
-        ledger: Ledger,
+        source: Ledger | Objectives,
         method: Method,
         private: str,
         on_nonfinite: str,
         seed: int | None,
         measure: str = "parameters",
+        phases: Sequence[Phase] = (),
     ) -> None:
         if on_nonfinite not in ON_NONFINITE:
             raise ValueError(
                 f"`on_nonfinite` says what to do with a loss or gradient that is not finite: one "
                 f"of {ON_NONFINITE}. Received: {on_nonfinite!r}."
             )
-        self.model, self.ledger, self.method = model, ledger, method
+        self.model, self.source, self.method = model, source, method
         self.holder = holder
         holder.release()
         self.private, self.on_nonfinite = check_private(private), on_nonfinite
@@ -49,37 +59,51 @@ class Plan:
         measure = check_measure(measure, method)
         # A method that weighs losses alone measures nothing.
         self.measure = "parameters" if method.needs == "losses" else measure
+        self.phases = list(phases) or [Phase("loss")]
         self.kept: Any = None  # what the engine needs to undo a failing first step
         self.names: tuple[str, ...] = ()
-        self._settlement: Settlement | None = None
+        self.courses: list[Course] = []
+        self._verified: dict[tuple[str, ...], np.ndarray] = {}
         parameters = inspect.signature(model.call).parameters
         self._training = {"training": True} if "training" in parameters else {}
+
+    @property
+    def objectives(self) -> Objectives | None:
+        """The objectives, if they were given to `compile` as such."""
+        return self.source if isinstance(self.source, Objectives) else None
 
     # ------------------------------------------------------------------ completion
 
     def complete(self, outputs: Any) -> None:
         """Settle names, method state and counters as soon as they can be known."""
-        if self._settlement is not None or not self.model.built:
+        if self.courses or not self.model.built:
             return
-        names = self.ledger.names(outputs, self.output_names())
+        names = self.source.names(outputs, self.output_names())
         if names is None:
             return
         self.names = names or ("loss",)
-        paths = tuple(path_of(variable) for variable in self.model.trainable_variables)
-        saved = self.holder.claim(self.method, self.names)
-        sizes = [math.prod(variable.shape) for variable in self.model.trainable_variables]
-        self._settlement = Settlement(
-            self.method, self.names, paths, keras.Variable, self.private, self.seed, saved, sizes
-        )
+        self.places = Places(self.model.columns, self.model.trainable_variables)
+        found = self.holder.claim(self.method, self.names)
+        saved = None if found is None else iter(found)
+        self.clock = Clock(self.model, self.objectives is not None, saved)
+        self.courses = chart(self, saved)
         self.dropped = Dropped(self.names)
-        variables = self._settlement.state.variables
-        self.holder.hold(variables, self.dropped, self.method, self.names)
+        metrics = [self.dropped, *(self.objectives.means.values() if self.objectives else ())]
+        self.holder.hold(self.own_variables, metrics, self.method, self.names)
+
+    @property
+    def own_variables(self) -> list[Any]:
+        """The variables of clock and methods."""
+        if not self.courses:
+            return []
+        states = [course.settlement.state.variables for course in self.courses]
+        return [*self.clock.variables, *(variable for state in states for variable in state)]
 
     def check_outputs(self, outputs: Any) -> None:
         """Raise if the outputs do not fit the losses, or no longer those of `compile`."""
-        self.ledger.clear()
-        self.ledger.check_outputs(outputs, self.output_names())
-        names = self.ledger.names(outputs, self.output_names()) or ("loss",)
+        self.source.clear()
+        self.source.check_outputs(outputs, self.output_names())
+        names = self.source.names(outputs, self.output_names()) or ("loss",)
         if self.names and names != self.names:
             raise ValueError(
                 f"Compiled for the objectives {', '.join(self.names)}; the outputs now give "
@@ -93,16 +117,25 @@ class Plan:
 
     @property
     def settlement(self) -> Settlement:
-        if self._settlement is None:
+        """The method at work, of the first phase."""
+        return self.course(0).settlement
+
+    def course(self, phase: int) -> Course:
+        """What is decided for a phase."""
+        if not self.courses:
             raise RuntimeError("The model was trained before its objectives were known.")
-        paths = tuple(path_of(variable) for variable in self.model.trainable_variables)
-        if paths != self._settlement.paths:
+        known, now = self.places.variables, self.model.trainable_variables
+        if [id(variable) for variable in known] != [id(variable) for variable in now]:
+            changed = {id(v): path_of(v) for v in [*known, *now]}
+            for variable in (*known, *now):
+                if any(variable is v for v in known) and any(variable is v for v in now):
+                    changed.pop(id(variable), None)
             raise ValueError(
-                f"The model had {len(self._settlement.paths)} trainable variables when it was "
-                f"compiled and has {len(paths)} now. After changing `trainable` or adding layers, "
-                "call compile() again."
+                f"The model had {len(known)} trainable variables when it was compiled and has "
+                f"{len(now)} now. Changed: {', '.join(list(changed.values())[:4])}. After changing "
+                "`trainable` or adding layers, call compile() again."
             )
-        return self._settlement
+        return self.courses[phase]
 
     # ------------------------------------------------------------------ the step's needs
 
@@ -111,41 +144,75 @@ class Plan:
         outputs = self.model(x, **self._training)
         return marked(outputs) if self.measure == "outputs" else outputs
 
-    def losses(self) -> list[Tensor]:
-        """The T weighted losses just computed and, if there are any, the model's added losses."""
-        added = [ops.sum(ops.cast(loss, keras.config.floatx())) for loss in self.model.losses]
-        extra = [ops.sum(ops.stack(added))] if added else []
-        if self.ledger.wrapped is None:  # nothing but add_loss: that is the objective
-            return extra
-        return [*self.ledger.values(self.names), *extra]
+    def total(self, phase: int, given: tuple[Any, Any, Any], y_pred: Any) -> Tensor:
+        """The loss of a phase in a training step: its objectives are evaluated, once.
 
-    def halves(self) -> list[Tensor]:
-        """For methods that need them, the T losses of the first half of the batch and the second's.
-
-        ValueError if the objective is not a loss given to `compile`.
+        given  x, y and sample_weight
         """
-        if not self.settlement.halves:
-            return []
-        if self.ledger.wrapped is None:
-            raise ValueError(
-                "This method compares the gradients of two half batches, which add_loss() does not "
-                "tell apart. Give the objectives to compile(loss=...)."
-            )
-        return [*self.ledger.values(self.names, 1), *self.ledger.values(self.names, 2)]
+        x, y, sample_weight = given
+        if self.objectives is None:
+            return self.model.compute_loss(x, y, y_pred, sample_weight, training=True)
+        names = self.phases[phase].objectives
+        return self.evaluate(names, x, y, y_pred, sample_weight, True)
 
-    def residuals(self) -> list[Tensor]:
-        """For methods that need them, T vectors: the roots of the first samples' weighted losses.
+    def evaluate(
+        self,
+        names: Sequence[str],
+        x: Any,
+        y: Any,
+        y_pred: Any,
+        sample_weight: Any,
+        training: bool,
+    ) -> Tensor:
+        """The weighted sum of some objectives that are active, and of added losses."""
+        objectives = self.objectives
+        assert objectives is not None
+        self.complete(y_pred)
+        count = self.clock.read()
+        networks = self.places.networks
+        step = Step(x, y, y_pred, networks, sample_weight, training, count)
+        objectives.evaluate(step, names)
+        weights = {
+            name: weight
+            for course in self.courses
+            for name, weight in zip(course.names, ops.unstack(course.weights(count)), strict=True)
+        }
+        values, present = objectives.values(names), ops.unstack(objectives.present(names))
+        terms = [
+            ops.where(there, ops.cast(weights[name], value.dtype) * value, 0.0)
+            for name, value, there in zip(names, values, present, strict=True)
+        ]
+        return sum([*terms, *self.added()], start=ops.zeros(()))
 
-        ValueError if the objective is not a loss given to `compile`.
+    def added(self) -> list[Tensor]:
+        """The sum of the model's added losses, if there are any."""
+        found = [ops.sum(ops.cast(loss, keras.config.floatx())) for loss in self.model.losses]
+        return [ops.sum(ops.stack(found))] if found else []
+
+    def scalars(self, course: Course, total: Tensor) -> list[Tensor]:
+        """What a `Pass` differentiates: the losses just computed and what else the method needs.
+
+        ValueError if it needs halves or samples, and the objective is not a loss of its own.
         """
-        if not self.settlement.samples:
-            return []
-        if self.ledger.wrapped is None:
-            raise ValueError(
-                "This method compares the gradients of single samples, which add_loss() does not "
-                "tell apart. Give the objectives to compile(loss=...)."
-            )
-        return [roots(losses) for losses in self.ledger.values(self.names, -1)]
+        settlement, names = course.settlement, course.names
+        if self.source.empty:  # nothing but add_loss: that is the objective
+            if settlement.halves or settlement.samples:
+                raise ValueError(
+                    "This method compares gradients of halves or of single samples of the batch, "
+                    "which add_loss() does not tell apart. Give the objectives to "
+                    "compile(loss=...)."
+                )
+            return [*self.added(), total]
+        values = self.source.values
+        halves = [*values(names, 1), *values(names, 2)] if settlement.halves else []
+        residuals = [roots(found) for found in values(names, -1)] if settlement.samples else []
+        return [*values(names), *self.added(), total, *halves, *residuals]
+
+    def present(self, course: Course) -> Tensor:
+        """(T,) bool: which objectives of a phase are active in this step."""
+        if self.objectives is None:
+            return ops.ones((len(course.names),), dtype="bool")
+        return self.objectives.present(course.names)
 
     def loss_tracker(self) -> Any:
         """Keras's running mean of the total loss."""
@@ -156,35 +223,29 @@ class Plan:
         """Whether the optimizer scales the loss and lowers the scale on overflow."""
         return isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer)
 
-    def accepts(self, active: Tensor) -> Tensor:
+    def accepts(self, active: Tensor, present: Tensor) -> Tensor:
         """() bool: whether a step with these objectives updates anything at all."""
-        return ops.all(active) if self.on_nonfinite == "skip" else ops.any(active)
+        if self.on_nonfinite == "skip":
+            return ops.all(active | ~present) & ops.any(active)
+        return ops.any(active)
 
-    def statistics(self) -> list[tuple[Any, Tensor]]:
-        """Float variables that a forward pass may change (BatchNorm), with their values."""
-        state = {id(variable) for variable in self._own_variables()}
-        return [
-            (variable, ops.copy(variable.value))
-            for variable in self.model.non_trainable_variables
-            if "float" in str(variable.dtype) and id(variable) not in state
-        ]
-
-    def _own_variables(self) -> list[Any]:
-        return self._settlement.state.variables if self._settlement else []
-
-    def restore(self, kept: list[tuple[Any, Tensor]]) -> None:
-        """Take back statistics that a bad batch made non-finite."""
-        for variable, value in kept:
-            fine = ops.all(ops.isfinite(variable.value))
-            variable.assign(ops.where(fine, variable.value, value))
+    def verify(self, course: Course) -> None:
+        """Hold the routes of a phase against what its objectives reach, at its first step."""
+        if self.objectives is None or course.names in self._verified:
+            return
+        given = [self.objectives.given[name] for name in course.names]
+        course.routes.check(course.settlement.reach, given, self.places)
+        self._verified[course.names] = course.settlement.reach
+        if len(self._verified) == len(self.courses):
+            check_trained(np.concatenate([*self._verified.values()]), self.places)
 
     # ------------------------------------------------------------------ between steps
 
-    def total(self, total: Tensor, outputs: Any) -> Tensor:
+    def whole(self, total: Tensor, outputs: Any) -> Tensor:
         """Keras's total loss, completed: of a list of losses on one output it holds the first."""
         if keras.tree.is_nested(outputs) or len(self.names) < 2:
             return total
-        return total + sum(self.ledger.values(self.names)[1:])
+        return total + sum(self.source.values(self.names)[1:])
 
     def raise_if_dropped(self) -> None:
         """Raise if the user asked for it and an objective was left out."""
@@ -197,18 +258,17 @@ class Plan:
 
     def reweight(self, weights: dict[str, float]) -> None:
         """Write into the `Reweight` states."""
-        settlement = self.settlement
         check_names(weights, self.names)
-        values = settlement.state.named("reweight")
-        if not values:
+        found = [(c, v) for c in self.courses for v in c.settlement.state.named("reweight")]
+        if not found:
             raise ValueError(
                 "reweight() changes the weights of a Reweight stage, and `combine` has none. "
                 "Compile with combine=pt.Chain(pt.Reweight(), ...)."
             )
-        for variable in values:
+        for course, variable in found:
             numbers = ops.convert_to_numpy(variable.value).copy()
-            for name, weight in weights.items():
-                numbers[self.names.index(name)] = weight
+            for name in set(weights) & set(course.names):
+                numbers[course.names.index(name)] = weights[name]
             variable.assign(numbers)
 
 

@@ -1,4 +1,4 @@
-"""One training step, the same on every backend: record, settle, apply."""
+"""One training step, the same on every backend: record, settle, apply; phase after phase."""
 
 from typing import Any
 
@@ -6,52 +6,89 @@ import keras
 from keras import ops
 
 from polytape.contract import Tensor
-from polytape.engines import engine
+from polytape.engines import Recording, engine
 from polytape.training.backward import Pass
+from polytape.training.course import Course
+from polytape.training.optimizers import Optimizers, inside
+from polytape.training.statistics import kept_statistics, restore
+
+Given = tuple[Any, Any, Any]  # inputs, targets, sample weights
 
 
 def train_step(model: Any, data: Any) -> dict[str, Tensor]:
     """A step of a `polytape.Model` on one batch: Keras logs out, model and optimizer updated."""
-    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    given = x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    plan = model.plan
+    totals = []
+    for phase, declared in enumerate(plan.phases):
+        for repeat in range(declared.steps):
+            recording, total = _advance(model, given, phase, repeat)
+        totals.append(total)
+    batch = next(leaf for leaf in keras.tree.flatten(x) if leaf is not None)
+    plan.loss_tracker().update_state(sum(totals[1:], start=totals[0]), ops.shape(batch)[0])
+    plan.clock.tick()
+    return model.compute_metrics(x, y, recording.outputs, sample_weight)
+
+
+def _advance(model: Any, given: Given, phase: int, repeat: int) -> tuple[Recording, Tensor]:
+    """One forward pass, its backward passes and its update; the recording and the total loss."""
     plan, optimizer = model.plan, model.optimizer
 
     def forward() -> tuple[list[Tensor], Any]:
-        y_pred = plan.forward(x)
-        total = model.compute_loss(x, y, y_pred, sample_weight, training=True)
-        return [*plan.losses(), total, *plan.halves(), *plan.residuals()], y_pred
+        y_pred = plan.forward(given[0])
+        total = plan.total(phase, given, y_pred)
+        return plan.scalars(plan.course(phase), total), y_pred
 
-    kept = plan.statistics()
+    kept = kept_statistics(model, plan.own_variables)
     recording = engine().record(forward, lambda: model.trainable_variables, plan.measure)
-    plan.restore(kept)
+    restore(kept)
     variables = model.trainable_variables  # a model that was not built is built by now
     if not optimizer.built:
         optimizer.build(variables)
-    batch = next(leaf for leaf in keras.tree.flatten(x) if leaf is not None)
+    course = plan.course(phase)
+    settlement, present = course.settlement, plan.present(course)
     scale = ops.cast(optimizer.scale_loss(ops.ones(())), "float32")
-    settlement = plan.settlement
-    count = ops.add(optimizer.iterations, 0)  # a variable, or a tensor under accumulation
-    isolate = plan.on_nonfinite == "isolate"
-    step = Pass(recording, settlement, variables, count, scale, plan.rescales, isolate)
-    plan.loss_tracker().update_state(recording.scalars[step.total], ops.shape(batch)[0])
+    count = plan.clock.read() * plan.phases[phase].steps + repeat
+    settings = course.routes, present, plan.rescales, plan.on_nonfinite == "isolate"
+    step = Pass(recording, settlement, variables, count, scale, *settings)
     directions, active, state = step.run()
-    accept, left_out = plan.accepts(active) & step.fine, ~active
+    plan.verify(course)
+    accept, left_out = plan.accepts(active, present) & step.fine, present & ~active
     if plan.rescales:
         # A gradient that overflows where its loss does not is the loss scale's doing: hand the
         # overflow on, and the optimizer skips the step and lowers its scale.
         overflow = step.finite_losses() & left_out
-        left_out = ~step.finite_losses()
+        left_out = present & ~step.finite_losses()
         reached = [gradient for gradient in directions if gradient is not None]
         accept = accept & ~ops.any(overflow) & engine().finite(reached)
         directions = _poisoned_unless(accept, directions)
     settlement.state.write(state, accept)
-    plan.dropped.update_state(left_out)
+    plan.dropped.update_state(course.spread(left_out, len(plan.names)), present)
     always = ops.ones((), dtype="bool")
-    engine().apply(optimizer, directions, variables, always if plan.rescales else accept)
+    _apply(model, course, directions, active, always if plan.rescales else accept)
     if settlement.second_look:
         changing = [*model.non_trainable_variables, *model.metrics_variables]
         after = engine().aside(lambda: forward()[0][: len(settlement.names)], changing)
         settlement.look_again(step.losses, after, active, accept)
-    return model.compute_metrics(x, y, recording.outputs, sample_weight)
+    return recording, recording.scalars[step.total]
+
+
+def _apply(
+    model: Any, course: Course, directions: list[Tensor | None], active: Tensor, accept: Tensor
+) -> None:
+    """One step of the optimizer, or of those of several that an active objective concerns."""
+    several = inside(model.optimizer)
+    variables = model.trainable_variables
+    if several is None:
+        engine().apply(model.optimizer, directions, variables, accept)
+        return
+    concerned = {}
+    for name in several:
+        own = [v for v, owner in enumerate(several.owners) if owner == name]
+        reaching = course.settlement.reach[:, own].any(axis=1)
+        concerned[name] = ops.any(active & ops.convert_to_tensor(reaching))
+    with several.taking_part(concerned):
+        engine().apply(model.optimizer, directions, variables, accept)
 
 
 def _poisoned_unless(fine: Tensor, directions: list[Tensor | None]) -> list[Tensor | None]:

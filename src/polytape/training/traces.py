@@ -9,29 +9,32 @@ from polytape.engines import Recording, engine
 
 
 def traces(
-    recording: Recording, residuals: Sequence[int], variables: Sequence[int], scale: Tensor
+    recording: Recording,
+    residuals: Sequence[int],
+    variables: Sequence[Sequence[int]],
+    scale: Tensor,
 ) -> Tensor:
     """Mean squared gradient norm of the entries of each vector, (T,) float32; zero if not finite.
 
     residuals  indices of the T vectors among what the recording calls its scalars
-    variables  indices of the variables that the gradients are taken by
+    variables  for each of them, indices of the variables that its gradients are taken by
     scale      what cotangents are multiplied by, so that half precision does not lose them
 
     One sample is differentiated after the other, so no more than one gradient is ever held.
     """
 
-    def trace(index: int) -> Tensor:
+    def trace(index: int, among: Sequence[int]) -> Tensor:
         count = ops.shape(recording.scalars[index])[0]
         places = ops.arange(count)
 
         def add(place: Tensor, total: Tensor) -> Tensor:
             seed = ops.cast(ops.equal(places, ops.cast(place, places.dtype)), "float32") * scale
-            found = recording.pull({index: seed}, variables)
+            found = recording.pull({index: seed}, among)
             rows = [engine().rows([gradient]) for gradient in found if gradient is not None]
             return total + sum((row.gram()[0, 0] for row in rows), ops.zeros(()))
 
         total = ops.fori_loop(0, count, add, ops.zeros(()))
         return total / ops.cast(count, "float32") / scale / scale
 
-    found = ops.stack([trace(index) for index in residuals])
+    found = ops.stack([trace(*pair) for pair in zip(residuals, variables, strict=True)])
     return ops.where(ops.isfinite(found), found, 0.0)

@@ -1,0 +1,113 @@
+"""One phase of the training step, decided: its objectives, their routes, the method at work."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from polytape.contract import Evidence, Method, Tensor, parts
+from polytape.jacobian import path_of
+from polytape.settlement import Settlement
+from polytape.stages.chain import Chain
+from polytape.stages.reweight import Reweight
+from polytape.training.objective import Objective
+from polytape.training.routes import Routes
+
+
+@dataclass(frozen=True)
+class Course:
+    """What a phase does in every step.
+
+    names  its T objectives;  among  their places among all
+    """
+
+    names: tuple[str, ...]
+    among: tuple[int, ...]
+    settlement: Settlement
+    routes: Routes
+
+    def spread(self, values: Tensor, count: int) -> Tensor:
+        """(T,) bool of its objectives as (count,) of all, false for the others."""
+        places = np.eye(count, dtype="float32")[list(self.among)]
+        return ops.matmul(ops.cast(values, "float32"), places) > 0
+
+    def weights(self, count: Tensor) -> Tensor:
+        """(T,) the weights that its objectives have in step `count`, before any method."""
+        ones = ops.ones((len(self.names),))
+        stage = leading_reweight(self.settlement.method)
+        if stage is None:
+            return ones
+        evidence = Evidence(ones, None, ones > 0, self.names, count, seed=self.settlement.seed(count))
+        variable = self.settlement.state.named("reweight")[0]
+        return stage.weigh(evidence, {"reweight": variable.value})[0]
+
+
+class Clock:
+    """The number of training steps made: the optimizer's, or one of its own for objectives.
+
+    A phase, or an optimizer that is not due, does not count as the optimizer's step.
+    """
+
+    def __init__(self, model: Any, own: bool, saved: Iterator[Any] | None) -> None:
+        self._model = model
+        start = 0 if saved is None or not own else int(next(saved))
+        self.variables = [
+            keras.Variable(start, dtype="int32", trainable=False, name="clock") for _ in range(own)
+        ]
+
+    def read(self) -> Tensor:
+        """() int."""
+        if self.variables:
+            return self.variables[0].value
+        return ops.add(self._model.optimizer.iterations, 0)  # a tensor, also under accumulation
+
+    def tick(self) -> None:
+        """One step more."""
+        for variable in self.variables:
+            variable.assign_add(1)
+
+
+def chart(plan: Any, saved: Iterator[Any] | None) -> list[Course]:
+    """The courses of a plan whose names and variables are known."""
+    objectives = plan.objectives
+    variables = plan.places.variables
+    paths = tuple(path_of(variable) for variable in variables)
+    sizes = [math.prod(variable.shape) for variable in variables]
+    found = []
+    for phase in plan.phases:
+        names = tuple(phase.objectives) if objectives else plan.names
+        given = [objectives.given[name] for name in names] if objectives else []
+        method = weighted(plan.method, given) if given else plan.method
+        routes = Routes.anywhere(names, len(variables))
+        if given:
+            routes = Routes.declared(given, plan.places)
+        networks = plan.places.owners if given else None
+        settings = plan.private, plan.seed, saved, sizes, networks
+        settlement = Settlement(method, names, paths, keras.Variable, *settings)
+        among = tuple(plan.names.index(name) for name in names)
+        found.append(Course(names, among, settlement, routes))
+    return found
+
+
+def weighted(method: Method, given: Sequence[Objective]) -> Method:
+    """The method behind a stage that holds the weights of the objectives."""
+    if any(isinstance(part, Reweight) for part in parts(method)):
+        named = [objective.name for objective in given if objective.weight != 1.0]
+        if named:
+            raise ValueError(
+                f"Objective {named[0]!r} has a weight, and `combine` has a Reweight stage. Give the "
+                "weights in one place."
+            )
+        return method
+    numbers = {objective.name: objective.start for objective in given}
+    return Chain(Reweight(numbers), method)
+
+
+def leading_reweight(method: Method) -> Reweight | None:
+    """The stage that holds the weights of the objectives, if the method begins with one."""
+    first = method.stages[0] if isinstance(method, Chain) else method
+    return first if isinstance(first, Reweight) else None

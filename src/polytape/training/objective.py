@@ -1,0 +1,182 @@
+"""One row of the routing table: a loss, what it trains, how much and when."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+from keras.optimizers.schedules import LearningRateSchedule
+
+from polytape.contract import Tensor
+
+Weight = float | LearningRateSchedule | keras.Variable
+
+
+@dataclass(frozen=True)
+class Step:
+    """What an objective's function may read of the step that is being made.
+
+    inputs, targets   as given to `fit`, any nest of tensors; targets None if there are none
+    outputs           what the forward pass returned
+    networks          {name: network}; of a model without networks its layers by name. Called here,
+                      they run in the mode of the step: training or not
+    sample_weight     as given to `fit`, or None
+    training          whether this is a training step
+    count             () int32, training steps made before this one
+    """
+
+    inputs: Any
+    targets: Any
+    outputs: Any
+    networks: Mapping[str, Any]
+    sample_weight: Any
+    training: bool
+    count: Tensor
+
+
+@keras.saving.register_keras_serializable(package="polytape")
+class Objective:
+    """A named loss and the networks that it trains: a row of the routing table.
+
+    name    how logs, errors and `reweight` call it
+    loss    a Keras loss (name, object or function of `y_true, y_pred`) between an output and a
+            target, in which NaN means that there is no label; or a function of the step, a
+            `pt.Step`, that returns a scalar: it reads any input, output or target and may call
+            networks
+    trains  networks, layers, patterns of variable paths ("decoder/*/kernel"), layer or variable
+            objects: one or a list. None: every variable that the loss reaches
+    weight  a number, a Keras `LearningRateSchedule` of the step count, or a `keras.Variable` that
+            callbacks change. Multiplies loss and gradient; `model.reweight` changes a number, and
+            a method that learns weights (`combine=pt.UW()`) learns them on top
+    every   active in one training step of so many
+    when    function of the step, () bool: active where it is true
+    output  key of the output that a Keras loss compares; the name by default
+    target  key of its target; that of the output by default
+
+    An objective that is not active has no gradient in that step, and the others are combined as if
+    it did not exist. One whose target has no label in the batch is not active.
+
+    Raises `TypeError` or `ValueError` where an argument cannot be meant.
+
+    >>> import keras, polytape as pt
+    >>> pt.Objective("sparsity", lambda step: keras.ops.mean(abs(step.outputs["code"])),
+    ...              trains="encoder", weight=0.1)
+    Objective('sparsity', trains=('encoder',))
+    """
+
+    def __init__(
+        self,
+        name: str,
+        loss: Any,
+        trains: Any = None,
+        weight: Any = 1.0,
+        every: int = 1,
+        when: Callable[[Step], Tensor] | None = None,
+        output: Any = None,
+        target: Any = None,
+    ) -> None:
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"An Objective needs a name. Received: {name!r}.")
+        self.name, self.loss, self.every, self.when = name, loss, every, when
+        self.trains = _named(name, trains)
+        self.weight: Weight = _weight(name, weight)
+        self.output = name if output is None else output
+        self.target = self.output if target is None else target
+        self._bound = output, target
+        if not isinstance(every, int) or every < 1:
+            raise ValueError(f"Objective {name!r}: `every` counts steps, from 1. Received: {every!r}.")
+        if when is not None and not callable(when):
+            raise TypeError(f"Objective {name!r}: `when` is a function of the step. Received: {when!r}.")
+        self.of_step = _takes_step(name, loss)
+        if self.of_step and (output is not None or target is not None):
+            raise ValueError(
+                f"Objective {name!r}: `output` and `target` bind a Keras loss; a function of the "
+                "step reads step.outputs and step.targets itself."
+            )
+
+    @property
+    def conditional(self) -> bool:
+        """Whether it may be inactive by declaration."""
+        return self.every > 1 or self.when is not None
+
+    @property
+    def start(self) -> float | LearningRateSchedule:
+        """The weight, that of a variable as a number."""
+        return float(self.weight.value) if isinstance(self.weight, keras.Variable) else self.weight
+
+    def __repr__(self) -> str:
+        return f"Objective({self.name!r}, trains={self.trains})"
+
+    def get_config(self) -> dict[str, Any]:
+        output, target = self._bound
+        return {
+            "name": self.name,
+            "loss": keras.saving.serialize_keras_object(self.loss),
+            "trains": None if self.trains is None else [_path(item) for item in self.trains],
+            "weight": keras.saving.serialize_keras_object(self.start),
+            "every": self.every,
+            "when": keras.saving.serialize_keras_object(self.when),
+            "output": output,
+            "target": target,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Objective":
+        found = {key: keras.saving.deserialize_keras_object(item) for key, item in config.items()}
+        return cls(**found)
+
+
+def _named(name: str, trains: Any) -> tuple[Any, ...] | None:
+    if trains is None:
+        return None
+    items = tuple(trains) if isinstance(trains, Sequence) and not isinstance(trains, str) else (trains,)
+    if not items:
+        raise ValueError(
+            f"Objective {name!r}: `trains` is empty, so its gradient would go nowhere. Leave it out "
+            "to train all that the loss reaches, or remove the objective."
+        )
+    for item in items:
+        if not isinstance(item, (str, keras.layers.Layer, keras.Variable)):
+            raise TypeError(
+                f"Objective {name!r}: `trains` holds names of networks or layers, path patterns, "
+                f"layers or variables. Received: {item!r} of type {type(item).__name__}."
+            )
+    return items
+
+
+def _weight(name: str, weight: Any) -> Weight:
+    if isinstance(weight, (LearningRateSchedule, keras.Variable)):
+        return weight
+    if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+        raise TypeError(
+            f"Objective {name!r}: `weight` is a number, a LearningRateSchedule or a "
+            f"keras.Variable. Received: {weight!r} of type {type(weight).__name__}. Weights that "
+            "are learned come with a method: combine=pt.UW()."
+        )
+    return float(weight)
+
+
+def _takes_step(name: str, loss: Any) -> bool:
+    """Whether a loss is a function of the step rather than of a target and an output."""
+    if isinstance(loss, (str, keras.losses.Loss)):
+        return False
+    if not callable(loss):
+        raise TypeError(
+            f"Objective {name!r}: `loss` is a Keras loss or a function of the step. "
+            f"Received: {loss!r} of type {type(loss).__name__}."
+        )
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    taken = inspect.signature(loss).parameters.values()
+    needed = [p for p in taken if p.kind in kinds and p.default is p.empty]
+    if len(needed) not in (1, 2):
+        raise TypeError(
+            f"Objective {name!r}: its loss takes {len(needed)} arguments. A function of the step "
+            "takes one, the step; a Keras loss takes two, y_true and y_pred."
+        )
+    return len(needed) == 1
+
+
+def _path(item: Any) -> str:
+    """A name by which a saved model finds a layer or variable again."""
+    return item if isinstance(item, str) else item.path if isinstance(item, keras.Variable) else item.name
