@@ -1,0 +1,64 @@
+"""What the optimizers held by `Optimizers` may be, and their learning rates."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+from keras import ops
+
+
+def inner_optimizers(given: Mapping[str, Any], factor: float | None) -> dict[str, Any]:
+    """Keras optimizers from objects, names or configs, each its own; `factor` scales the losses."""
+    if not given:
+        raise ValueError("Optimizers needs at least one optimizer. Received: an empty dict.")
+    found = {name: _inner(name, identifier, factor) for name, identifier in given.items()}
+    names: dict[int, str] = {}
+    for name, inner in found.items():
+        other = names.setdefault(id(inner), name)
+        if other != name:
+            raise ValueError(
+                f"optimizer[{name!r}] and optimizer[{other!r}] are the same object, which cannot "
+                "hold the slots of both. Give each its own, or both parts one name."
+            )
+    return found
+
+
+def _inner(name: str, given: Any, factor: float | None) -> Any:
+    try:
+        inner = keras.optimizers.get(given)
+    except ValueError as error:
+        raise ValueError(
+            f"optimizer[{name!r}] must be a Keras optimizer, its name or its config. Received: "
+            f"{given!r} of type {type(given).__name__}."
+        ) from error
+    if isinstance(inner, keras.optimizers.LossScaleOptimizer):
+        raise ValueError(
+            f"optimizer[{name!r}] is a LossScaleOptimizer. The losses are scaled once for all "
+            "optimizers: give the plain ones here, and LossScaleOptimizer(Optimizers({...})) "
+            'around them, as Keras does by itself under the policy "mixed_float16".'
+        )
+    if inner.loss_scale_factor not in (None, factor):
+        raise ValueError(
+            f"optimizer[{name!r}] has loss_scale_factor={inner.loss_scale_factor}; the losses are "
+            f"scaled once for all optimizers, here by {factor}. Give it to the whole: "
+            f"Optimizers({{...}}, loss_scale_factor={inner.loss_scale_factor})."
+        )
+    inner.loss_scale_factor = None  # until a step: a LossScaleOptimizer may take it from the whole
+    return inner
+
+
+def proportions(optimizers: Mapping[str, Any]) -> dict[str, float] | None:
+    """Learning rates as multiples of the first one's; None where that is zero."""
+    rates = {name: _settable_rate(name, inner) for name, inner in optimizers.items()}
+    first = next(iter(rates.values()))
+    return {name: rate / first for name, rate in rates.items()} if first else None
+
+
+def _settable_rate(name: str, inner: Any) -> float:
+    rate = inner.learning_rate
+    if not isinstance(rate, keras.Variable):
+        raise TypeError(
+            f"optimizer[{name!r}] follows a schedule, so the learning rate of all cannot be set. "
+            "Set those of the others one by one, or give it a float learning_rate."
+        )
+    return float(ops.convert_to_numpy(rate))
