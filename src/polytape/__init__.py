@@ -18,6 +18,10 @@ _HOMES = {
     "Gradients": "polytape.jacobian",
     "Method": "polytape.contract",
     "Model": "polytape.training.model",
+    "Objective": "polytape.training.objective",
+    "Optimizers": "polytape.training.optimizers",
+    "Phase": "polytape.training.phase",
+    "Step": "polytape.training.objective",
     "gradients": "polytape.differentiation",
     "weigh": "polytape.weighing",
 }

@@ -162,7 +162,7 @@ def test_halves_respect_sample_weights_and_odd_batches() -> None:
     found = model.train_on_batch(
         X[:5], {k: v[:5] for k, v in Y.items()}, sample_weight=weights, return_dict=True
     )
-    ledger, names = model.plan.ledger, model.plan.names
+    ledger, names = model.plan.source, model.plan.names
     assert np.isfinite(found["loss"])
     if keras.backend.backend() == "torch":  # values of the last step are at hand
         whole, one, two = (np.array([float(v) for v in ledger.values(names, k)]) for k in range(3))

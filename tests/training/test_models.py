@@ -57,7 +57,7 @@ def test_functional_use_leaves_classes_as_they_are() -> None:
     assert one.extra() == "mine"
     assert isinstance(one, pt.Model)
     assert isinstance(two, pt.Model)
-    assert pt.Model.__mro__[1].__name__ == "Training"
+    assert pt.Model.__mro__[1].__name__ == "Trainer"
 
     class Later(pt.Model):
         def __init__(self, width: int) -> None:

@@ -80,9 +80,11 @@ class Pass:
         halves = None
         if self.settlement.halves:
             first = self.total + 1
-            rows = [self.routed.rows(s, self.scale) for s in (first, first + len(self.losses))]
-            halves = rows[0], rows[1]
-        return self._settled(mean_rows(*halves) if halves else self.routed.rows(0, self.scale), halves)
+            halves = self._rows(first), self._rows(first + len(self.losses))
+        return self._settled(mean_rows(*halves) if halves else self._rows(0), halves)
+
+    def _rows(self, start: int) -> Table:
+        return self.routed.rows(start, self.scale)
 
     def _in_turn(self) -> Outcome:
         """One backward pass, for the objective whose turn it is; zero for the others."""
@@ -242,6 +244,6 @@ class Pass:
         return at_once(self.recording, parts, len(self.paths))
 
     def _connectivity(self) -> Connectivity:
-        reach = self.routed.reach()
+        reach = self.settlement.reach = self.routed.reach()
         joint = self.settlement.private == "joint"
         return Connectivity(self.settlement.names, self.paths, reach, joint)

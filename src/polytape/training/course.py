@@ -14,6 +14,7 @@ from polytape.jacobian import path_of
 from polytape.settlement import Settlement
 from polytape.stages.chain import Chain
 from polytape.stages.reweight import Reweight
+from polytape.state import StateVariables
 from polytape.training.objective import Objective
 from polytape.training.routes import Routes
 
@@ -32,6 +33,8 @@ class Course:
 
     def spread(self, values: Tensor, count: int) -> Tensor:
         """(T,) bool of its objectives as (count,) of all, false for the others."""
+        if len(self.among) == count:
+            return values
         places = np.eye(count, dtype="float32")[list(self.among)]
         return ops.matmul(ops.cast(values, "float32"), places) > 0
 
@@ -41,7 +44,8 @@ class Course:
         stage = leading_reweight(self.settlement.method)
         if stage is None:
             return ones
-        evidence = Evidence(ones, None, ones > 0, self.names, count, seed=self.settlement.seed(count))
+        seed = self.settlement.seed(count)
+        evidence = Evidence(ones, None, ones > 0, self.names, count, seed)
         variable = self.settlement.state.named("reweight")[0]
         return stage.weigh(evidence, {"reweight": variable.value})[0]
 
@@ -55,9 +59,7 @@ class Clock:
     def __init__(self, model: Any, own: bool, saved: Iterator[Any] | None) -> None:
         self._model = model
         start = 0 if saved is None or not own else int(next(saved))
-        self.variables = [
-            keras.Variable(start, dtype="int32", trainable=False, name="clock") for _ in range(own)
-        ]
+        self.variables = StateVariables(np.int32(start), keras.Variable).variables if own else []
 
     def read(self) -> Tensor:
         """() int."""
@@ -99,8 +101,8 @@ def weighted(method: Method, given: Sequence[Objective]) -> Method:
         named = [objective.name for objective in given if objective.weight != 1.0]
         if named:
             raise ValueError(
-                f"Objective {named[0]!r} has a weight, and `combine` has a Reweight stage. Give the "
-                "weights in one place."
+                f"Objective {named[0]!r} has a weight, and `combine` has a Reweight stage. Give "
+                "the weights in one place."
             )
         return method
     numbers = {objective.name: objective.start for objective in given}

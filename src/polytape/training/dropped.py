@@ -30,6 +30,10 @@ class Dropped(keras.metrics.Metric):
     def total(self) -> int:
         return int(ops.convert_to_numpy(self.counts.value).sum())
 
+    def idle_steps(self) -> int:
+        """How often there was nothing to do."""
+        return int(ops.convert_to_numpy(self.idle.value))
+
     def describe(self) -> str:
         """The objectives and how often, as text; empty if none was left out."""
         named = zip(self.names, ops.convert_to_numpy(self.counts.value), strict=True)

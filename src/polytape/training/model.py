@@ -1,138 +1,19 @@
-"""`polytape.Model`: a Keras model whose `compile` takes one argument more."""
+"""`polytape.Model`: a Keras model whose `compile` takes some arguments more."""
 
 import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 
-from polytape.catalogue import resolve
-from polytape.contract import Method, parts
-from polytape.engines import engine
-from polytape.training.losses import Ledger
-from polytape.training.plan import Plan
+from polytape.training.functional import plain_functional
+from polytape.training.networks import check_networks, refuse_shared
 from polytape.training.saving import MethodState
-from polytape.training.step import train_step
-from polytape.training.watch import Stop, Watch, insert
-
-
-class Training:
-    """The training side of `polytape.Model`, shared by subclassed and functional models."""
-
-    method_state: MethodState
-
-    def compile(
-        self,
-        optimizer: Any = "rmsprop",
-        loss: Any = None,
-        loss_weights: Any = None,
-        *args: Any,
-        combine: str | Method = "sum",
-        private: str = "own",
-        measure: str = "parameters",
-        on_nonfinite: str = "drop",
-        seed: int | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Keras's `compile`, and how the gradients of the losses are combined.
-
-        optimizer, loss, loss_weights, metrics, weighted_metrics, run_eagerly,
-        steps_per_execution, jit_compile, auto_scale_loss   as in `keras.Model.compile`
-
-        combine       a method or its name: "sum" (plain Keras), "upgrad", pt.PCGrad(), a chain.
-                      Every loss is an objective, named by its output; its value is weighted by
-                      `loss_weights` before the method sees it
-        private       what variables reached by one objective take: "own" (that objective's
-                      gradient), "weighted" (times its weight) or "joint" (as if shared)
-        measure       where conflict is measured: the gradients of the losses by the shared
-                      "parameters"; by the "features", tensors marked with `pt.Features()`; or by
-                      the "outputs" of the model. Away from the parameters one backward pass per
-                      loss reaches the marked tensors only, and one goes through the network
-        on_nonfinite  a loss or gradient that is not finite never reaches a variable, an optimizer
-                      slot or the method's state. "drop": its objective is left out of the step;
-                      methods of one backward pass ("sum", "dwa"), which cannot tell the gradients
-                      apart, skip the step. "isolate": the same for those methods too, which makes
-                      their step larger. "skip": the step is skipped. "raise": as "drop", and
-                      `FloatingPointError` after the batch
-        seed          for methods that draw random numbers; None follows
-                      `keras.utils.set_random_seed` without drawing from it
-
-        `add_loss` terms and weight regularisers are added to the combined gradient as they are.
-        """
-        method = resolve(combine)
-        halves = any(part.needs == "halves" for part in parts(method))
-        samples = max(part.samples for part in parts(method))
-        ledger = Ledger(loss, loss_weights, halves, samples)
-        super().compile(optimizer, ledger.wrapped, loss_weights, *args, **kwargs)  # type: ignore[misc]
-        engine().prepare(self)
-        options = {"private": private, "measure": measure, "on_nonfinite": on_nonfinite}
-        self.plan = Plan(self, self.method_state, ledger, method, seed=seed, **options)
-        self._combining = {"loss": loss, "combine": method, "seed": self.plan.seed, **options}
-        known = getattr(self, "output", None) if isinstance(self, functional_class()) else None
-        if known is not None:
-            self.plan.check_outputs(known)
-        self.plan.complete(known)
-
-    def compute_loss(
-        self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
-        training: bool = True,
-    ) -> Any:
-        plan = self.plan
-        plan.check_outputs(y_pred)
-        total = super().compute_loss(x, y, y_pred, sample_weight, training)  # type: ignore[misc]
-        plan.complete(y_pred)
-        return plan.total(total, y_pred)
-
-    def train_step(self, *args: Any) -> Any:
-        return engine().train_step(self, functools.partial(train_step, self), *args)
-
-    def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> Any:
-        own = [Watch(), Stop()] if self.plan.on_nonfinite == "raise" else [Watch()]
-        try:
-            return super().fit(*args, callbacks=insert(callbacks, *own), **kwargs)  # type: ignore[misc]
-        except BaseException:
-            engine().recover(self.plan.kept)
-            raise
-        finally:
-            self.plan.kept = None
-
-    def make_train_function(self, force: bool = False) -> Any:
-        self.plan.kept = engine().keep(self)
-        return super().make_train_function(force)  # type: ignore[misc]
-
-    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
-        logs = super().train_on_batch(*args, **kwargs)  # type: ignore[misc]
-        self.plan.raise_if_dropped()
-        return logs
-
-    def reweight(self, weights: dict[str, float]) -> None:
-        """Set weights held by the `Reweight` stages of `combine`, from the next step on.
-
-        Call it between batches or from a callback, as `self.model.reweight({"a": 0.5})`. Raises
-        `ValueError` for an objective that no `Reweight` stage knows.
-        """
-        self.plan.reweight(weights)
-
-    def get_compile_config(self) -> dict[str, Any]:
-        config = super().get_compile_config()  # type: ignore[misc]
-        if not config:
-            return config
-        given = {
-            key: keras.saving.serialize_keras_object(item) for key, item in self._combining.items()
-        }
-        return {**config, **given}
-
-    def compile_from_config(self, config: dict[str, Any]) -> None:
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        if self.built and self.optimizer is not None:  # type: ignore[attr-defined]
-            self.optimizer.build(self.trainable_variables)  # type: ignore[attr-defined]
+from polytape.training.trainer import Trainer
 
 
 @keras.saving.register_keras_serializable(package="polytape")
-class Model(Training, keras.Model):
+class Model(Trainer, keras.Model):
     """A Keras model trained on several losses.
 
     Use it as `keras.Model`: functionally, `pt.Model(inputs, outputs)`, by subclassing, or around an
@@ -152,6 +33,8 @@ class Model(Training, keras.Model):
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Model":
+        if cls is Model and "networks" in kwargs:
+            return super().__new__(Networks)
         if cls is Model and _is_functional(args, kwargs):
             return super().__new__(functional_class())
         return super().__new__(cls)
@@ -208,11 +91,51 @@ class Wrapped(Model):
         return cls(keras.saving.deserialize_keras_object(config["network"]), name=config["name"])
 
 
-@functools.cache
-def plain_functional() -> Any:
-    """Keras's class of functional models, which has no public name: the type of one."""
-    tensor = keras.Input((1,), name="polytape_probe")
-    return type(keras.Model(tensor, tensor, name="polytape_probe"))
+@keras.saving.register_keras_serializable(package="polytape")
+class Networks(Model):
+    """Several networks and the forward pass that joins them.
+
+    networks  {name: Keras model or layer}
+    forward   function of `networks` and the inputs, which returns any nest of tensors. None calls
+              every network: on its own entry of the inputs if these are a dict with the networks'
+              names, else on all of them
+    """
+
+    def __init__(
+        self,
+        networks: Mapping[str, Any],
+        forward: Callable[[Mapping[str, Any], Any], Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        check_networks(networks, forward)
+        self.networks = dict(networks)
+        self.joined = forward
+        self.built = all(network.built for network in networks.values())
+
+    def call(self, inputs: Any) -> Any:
+        if self.joined is not None:
+            return self.joined(self.networks, inputs)
+        if isinstance(inputs, Mapping) and set(self.networks) <= set(inputs):
+            return {name: network(inputs[name]) for name, network in self.networks.items()}
+        return {name: network(inputs) for name, network in self.networks.items()}
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The networks of the routing table."""
+        return self.networks
+
+    def get_config(self) -> dict[str, Any]:
+        refuse_shared(self.networks)
+        serialize = keras.saving.serialize_keras_object
+        networks = {name: serialize(network) for name, network in self.networks.items()}
+        return {"networks": networks, "forward": serialize(self.joined), "name": self.name}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Networks":
+        deserialize = keras.saving.deserialize_keras_object
+        networks = {name: deserialize(item) for name, item in config["networks"].items()}
+        return cls(networks, deserialize(config["forward"]), name=config["name"])
 
 
 @functools.cache

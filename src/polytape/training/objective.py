@@ -10,7 +10,7 @@ from keras.optimizers.schedules import LearningRateSchedule
 
 from polytape.contract import Tensor
 
-Weight = float | LearningRateSchedule | keras.Variable
+Weight = Any  # a number, a LearningRateSchedule or a keras.Variable
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,13 @@ class Objective:
         self.target = self.output if target is None else target
         self._bound = output, target
         if not isinstance(every, int) or every < 1:
-            raise ValueError(f"Objective {name!r}: `every` counts steps, from 1. Received: {every!r}.")
+            raise ValueError(
+                f"Objective {name!r}: `every` counts steps, from 1. Received: {every!r}."
+            )
         if when is not None and not callable(when):
-            raise TypeError(f"Objective {name!r}: `when` is a function of the step. Received: {when!r}.")
+            raise TypeError(
+                f"Objective {name!r}: `when` is a function of the step. Received: {when!r}."
+            )
         self.of_step = _takes_step(name, loss)
         if self.of_step and (output is not None or target is not None):
             raise ValueError(
@@ -130,11 +134,13 @@ class Objective:
 def _named(name: str, trains: Any) -> tuple[Any, ...] | None:
     if trains is None:
         return None
-    items = tuple(trains) if isinstance(trains, Sequence) and not isinstance(trains, str) else (trains,)
+    items = (
+        tuple(trains) if isinstance(trains, Sequence) and not isinstance(trains, str) else (trains,)
+    )
     if not items:
         raise ValueError(
-            f"Objective {name!r}: `trains` is empty, so its gradient would go nowhere. Leave it out "
-            "to train all that the loss reaches, or remove the objective."
+            f"Objective {name!r}: `trains` is empty, so its gradient would go nowhere. Leave it "
+            "out to train all that the loss reaches, or remove the objective."
         )
     for item in items:
         if not isinstance(item, (str, keras.layers.Layer, keras.Variable)):
@@ -179,4 +185,6 @@ def _takes_step(name: str, loss: Any) -> bool:
 
 def _path(item: Any) -> str:
     """A name by which a saved model finds a layer or variable again."""
-    return item if isinstance(item, str) else item.path if isinstance(item, keras.Variable) else item.name
+    if isinstance(item, keras.Variable):
+        return item.path
+    return item if isinstance(item, str) else item.name

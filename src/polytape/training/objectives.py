@@ -32,9 +32,7 @@ class Value:
 class Objectives:
     """Evaluates objectives on a step, and notes what they came to."""
 
-    def __init__(
-        self, given: Sequence[Objective], halves: bool = False, samples: int = 0
-    ) -> None:
+    def __init__(self, given: Sequence[Objective], halves: bool = False, samples: int = 0) -> None:
         """halves, samples: as for `Ledger`."""
         _check(given)
         self.given = {objective.name: objective for objective in given}
@@ -79,7 +77,8 @@ class Objectives:
 
     # ------------------------------------------------------------------ as of a Ledger
 
-    empty = False
+    empty = False  # there is no objective without a loss
+    wrapped = None  # nothing for Keras to evaluate
 
     def names(self, outputs: Any, output_names: Sequence[str]) -> tuple[str, ...]:
         """Objective names, known from the start."""
@@ -117,7 +116,7 @@ class _Mode(keras.layers.Layer):
     """Runs a function in training mode or not: layers called in it inherit that."""
 
     def __init__(self) -> None:
-        super().__init__(autocast=False, dtype="float32")
+        super().__init__(autocast=False, dtype="float32", name="mode")
         self.built = True
 
     def call(self, function: Callable[[], Any], training: Any = None) -> Any:
@@ -149,7 +148,7 @@ def _entry(nest: Any, key: Any, name: str, what: str) -> Any:
         )
     if not isinstance(nest, (Mapping, list, tuple)):
         return nest
-    found = nest
+    found: Any = nest
     for part in [key] if not isinstance(key, str) else key.split("/"):
         place = int(part) if isinstance(found, (list, tuple)) and str(part).isdigit() else part
         try:

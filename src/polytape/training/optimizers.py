@@ -77,6 +77,11 @@ class Optimizers(keras.optimizers.Optimizer):
         """The names of the optimizers."""
         return self._inner.keys()
 
+    @property
+    def owners(self) -> tuple[str, ...] | None:
+        """For each variable the name of its optimizer; None before `divide`."""
+        return self._owners
+
     def divide(self, owners: Sequence[str]) -> None:
         """Say whose each variable is, before `build`: a name for each of the variables, in order.
 

@@ -65,6 +65,7 @@ def ordered(phases: Sequence[Any] | None, names: Sequence[str]) -> list[Phase]:
         if placed.count(name) != 1:
             raise ValueError(
                 f"Objective {name!r} is in {placed.count(name)} phases. Put every objective in "
-                "exactly one: for a second update by the same loss add an objective of another name."
+                "exactly one: for a second update by the same loss add an objective with a name of "
+                "its own."
             )
     return found

@@ -16,13 +16,12 @@ from polytape.measured import check_measure
 from polytape.settlement import Settlement, check_private
 from polytape.stages.reweight import check_names
 from polytape.training.course import Clock, Course, chart
+from polytape.training.division import divide, several
 from polytape.training.dropped import Dropped
 from polytape.training.losses import Ledger
-from polytape.training.objective import Step
 from polytape.training.objectives import Objectives
 from polytape.training.phase import Phase
 from polytape.training.routes import Places, check_trained
-from polytape.training.samples import roots
 
 ON_NONFINITE = ("drop", "isolate", "skip", "raise")
 
@@ -87,6 +86,8 @@ class Plan:
         saved = None if found is None else iter(found)
         self.clock = Clock(self.model, self.objectives is not None, saved)
         self.courses = chart(self, saved)
+        if (optimizers := several(self.model.optimizer)) is not None:
+            divide(optimizers, self.places)
         self.dropped = Dropped(self.names)
         metrics = [self.dropped, *(self.objectives.means.values() if self.objectives else ())]
         self.holder.hold(self.own_variables, metrics, self.method, self.names)
@@ -125,15 +126,13 @@ class Plan:
         if not self.courses:
             raise RuntimeError("The model was trained before its objectives were known.")
         known, now = self.places.variables, self.model.trainable_variables
-        if [id(variable) for variable in known] != [id(variable) for variable in now]:
-            changed = {id(v): path_of(v) for v in [*known, *now]}
-            for variable in (*known, *now):
-                if any(variable is v for v in known) and any(variable is v for v in now):
-                    changed.pop(id(variable), None)
+        if [*map(id, known)] != [*map(id, now)]:
+            both = {*map(id, known)} & {*map(id, now)}
+            changed = [path_of(v) for v in (*known, *now) if id(v) not in both]
             raise ValueError(
                 f"The model had {len(known)} trainable variables when it was compiled and has "
-                f"{len(now)} now. Changed: {', '.join(list(changed.values())[:4])}. After changing "
-                "`trainable` or adding layers, call compile() again."
+                f"{len(now)} now. Changed: {', '.join(changed[:4])}. After changing `trainable` or "
+                "adding layers, call compile() again."
             )
         return self.courses[phase]
 
@@ -143,70 +142,6 @@ class Plan:
         """The model's outputs in training mode."""
         outputs = self.model(x, **self._training)
         return marked(outputs) if self.measure == "outputs" else outputs
-
-    def total(self, phase: int, given: tuple[Any, Any, Any], y_pred: Any) -> Tensor:
-        """The loss of a phase in a training step: its objectives are evaluated, once.
-
-        given  x, y and sample_weight
-        """
-        x, y, sample_weight = given
-        if self.objectives is None:
-            return self.model.compute_loss(x, y, y_pred, sample_weight, training=True)
-        names = self.phases[phase].objectives
-        return self.evaluate(names, x, y, y_pred, sample_weight, True)
-
-    def evaluate(
-        self,
-        names: Sequence[str],
-        x: Any,
-        y: Any,
-        y_pred: Any,
-        sample_weight: Any,
-        training: bool,
-    ) -> Tensor:
-        """The weighted sum of some objectives that are active, and of added losses."""
-        objectives = self.objectives
-        assert objectives is not None
-        self.complete(y_pred)
-        count = self.clock.read()
-        networks = self.places.networks
-        step = Step(x, y, y_pred, networks, sample_weight, training, count)
-        objectives.evaluate(step, names)
-        weights = {
-            name: weight
-            for course in self.courses
-            for name, weight in zip(course.names, ops.unstack(course.weights(count)), strict=True)
-        }
-        values, present = objectives.values(names), ops.unstack(objectives.present(names))
-        terms = [
-            ops.where(there, ops.cast(weights[name], value.dtype) * value, 0.0)
-            for name, value, there in zip(names, values, present, strict=True)
-        ]
-        return sum([*terms, *self.added()], start=ops.zeros(()))
-
-    def added(self) -> list[Tensor]:
-        """The sum of the model's added losses, if there are any."""
-        found = [ops.sum(ops.cast(loss, keras.config.floatx())) for loss in self.model.losses]
-        return [ops.sum(ops.stack(found))] if found else []
-
-    def scalars(self, course: Course, total: Tensor) -> list[Tensor]:
-        """What a `Pass` differentiates: the losses just computed and what else the method needs.
-
-        ValueError if it needs halves or samples, and the objective is not a loss of its own.
-        """
-        settlement, names = course.settlement, course.names
-        if self.source.empty:  # nothing but add_loss: that is the objective
-            if settlement.halves or settlement.samples:
-                raise ValueError(
-                    "This method compares gradients of halves or of single samples of the batch, "
-                    "which add_loss() does not tell apart. Give the objectives to "
-                    "compile(loss=...)."
-                )
-            return [*self.added(), total]
-        values = self.source.values
-        halves = [*values(names, 1), *values(names, 2)] if settlement.halves else []
-        residuals = [roots(found) for found in values(names, -1)] if settlement.samples else []
-        return [*values(names), *self.added(), total, *halves, *residuals]
 
     def present(self, course: Course) -> Tensor:
         """(T,) bool: which objectives of a phase are active in this step."""
@@ -234,8 +169,9 @@ class Plan:
         if self.objectives is None or course.names in self._verified:
             return
         given = [self.objectives.given[name] for name in course.names]
-        course.routes.check(course.settlement.reach, given, self.places)
-        self._verified[course.names] = course.settlement.reach
+        reach: Any = course.settlement.reach
+        course.routes.check(reach, given, self.places)
+        self._verified[course.names] = reach
         if len(self._verified) == len(self.courses):
             check_trained(np.concatenate([*self._verified.values()]), self.places)
 

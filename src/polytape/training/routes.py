@@ -27,7 +27,7 @@ class Places:
     def owners(self) -> tuple[str, ...]:
         """The name of the first network that holds each variable; "" if none does."""
         found = dict.fromkeys(map(id, self.variables), "")
-        for name, network in reversed(self.networks.items()):
+        for name, network in reversed([*self.networks.items()]):
             found.update({id(v): name for v in network.trainable_variables if id(v) in found})
         return tuple(found[id(v)] for v in self.variables)
 
@@ -46,8 +46,8 @@ class Places:
         indices = self._indices(found)
         if not indices:
             raise ValueError(
-                f"{asked_by} names {_shown(item)}, which has no trainable variable of this model: it "
-                "is frozen, or was never built. Set `trainable = True` before compile(), give the "
+                f"{asked_by} names {_shown(item)}, which has no trainable variable of this "
+                "model: it is frozen, or was never built. Set `trainable = True` before compile(), give the "
                 "network an Input, or leave it out."
             )
         return indices
@@ -88,8 +88,8 @@ class Places:
         near = difflib.get_close_matches(item, known, n=1, cutoff=0.4)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         return (
-            f"{asked_by} names {item!r}, which is no network, no layer, and as a pattern matches no "
-            f"variable path.{hint} Networks: {', '.join(map(repr, self.networks))}."
+            f"{asked_by} names {item!r}, which is no network, no layer, and as a pattern matches "
+            f"no variable path.{hint} Networks: {', '.join(map(repr, self.networks))}."
         )
 
 
@@ -172,16 +172,16 @@ def check_trained(reach: np.ndarray, places: Places) -> None:
 
     reach  (T, V) bool: what the objectives reach and may train
     """
-    trained = reach.any(axis=0)
+    trained: Any = reach.any(axis=0)
     for name in places.networks:
         own = places.of(name)
         if own and not trained[own].any():
             raise ValueError(
-                f"Network {name!r} has {len(own)} trainable variables and no objective trains them: "
-                "it is not called in the forward pass, no loss reads what it makes, or the routes "
-                "leave it out. Mend that, or set its `trainable = False` before compile()."
+                f"Network {name!r} has {len(own)} trainable variables and no objective trains "
+                "them: it is not called in the forward pass, no loss reads what it makes, or the "
+                "routes leave it out. Mend that, or set its `trainable = False` before compile()."
             )
-    left = [places.variables[v].path for v in np.flatnonzero(~trained)]
+    left = [places.variables[int(v)].path for v in np.flatnonzero(~trained)]
     if left:
         warnings.warn(
             f"No objective trains {len(left)} variables: {', '.join(left[:4])}. Their optimizer "

@@ -7,14 +7,13 @@ import keras
 import numpy as np
 
 from polytape.contract import Method
-from polytape.training.dropped import Dropped
 
 
 class Held:
     """What one `compile` gives the model to carry: plain, so that Keras does not track it twice."""
 
-    def __init__(self, variables: list[Any], dropped: Dropped, signature: str) -> None:
-        self.variables, self.dropped, self.signature = variables, dropped, signature
+    def __init__(self, variables: list[Any], metrics: list[Any], signature: str) -> None:
+        self.variables, self.metrics, self.signature = variables, metrics, signature
 
 
 @keras.saving.register_keras_serializable(package="polytape")
@@ -37,10 +36,10 @@ class MethodState(keras.layers.Layer):
         return _leaves(pending, _signature(method, names)) if pending else None
 
     def hold(
-        self, variables: list[Any], dropped: Dropped, method: Method, names: tuple[str, ...]
+        self, variables: list[Any], metrics: list[Any], method: Method, names: tuple[str, ...]
     ) -> None:
-        """Carry the state of a method."""
-        self._held = Held(variables, dropped, _signature(method, names))
+        """Carry the state of a method, and metrics of objectives."""
+        self._held = Held(variables, metrics, _signature(method, names))
 
     def release(self) -> None:
         """Carry nothing, until the next `hold`."""
@@ -56,7 +55,7 @@ class MethodState(keras.layers.Layer):
 
     @property
     def metrics(self) -> list[Any]:
-        return [self._held.dropped] if self._held else []
+        return list(self._held.metrics) if self._held else []
 
     def save_own_variables(self, store: Any) -> None:
         if self._held and self._held.variables:

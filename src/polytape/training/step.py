@@ -9,10 +9,9 @@ from polytape.contract import Tensor
 from polytape.engines import Recording, engine
 from polytape.training.backward import Pass
 from polytape.training.course import Course
-from polytape.training.optimizers import Optimizers, inside
+from polytape.training.division import several
 from polytape.training.statistics import kept_statistics, restore
-
-Given = tuple[Any, Any, Any]  # inputs, targets, sample weights
+from polytape.training.values import Given, batch_size, scalars, training_loss
 
 
 def train_step(model: Any, data: Any) -> dict[str, Tensor]:
@@ -24,8 +23,7 @@ def train_step(model: Any, data: Any) -> dict[str, Tensor]:
         for repeat in range(declared.steps):
             recording, total = _advance(model, given, phase, repeat)
         totals.append(total)
-    batch = next(leaf for leaf in keras.tree.flatten(x) if leaf is not None)
-    plan.loss_tracker().update_state(sum(totals[1:], start=totals[0]), ops.shape(batch)[0])
+    plan.loss_tracker().update_state(sum(totals[1:], start=totals[0]), batch_size(x))
     plan.clock.tick()
     return model.compute_metrics(x, y, recording.outputs, sample_weight)
 
@@ -36,8 +34,8 @@ def _advance(model: Any, given: Given, phase: int, repeat: int) -> tuple[Recordi
 
     def forward() -> tuple[list[Tensor], Any]:
         y_pred = plan.forward(given[0])
-        total = plan.total(phase, given, y_pred)
-        return plan.scalars(plan.course(phase), total), y_pred
+        total = training_loss(plan, phase, given, y_pred)
+        return scalars(plan, plan.course(phase), total), y_pred
 
     kept = kept_statistics(model, plan.own_variables)
     recording = engine().record(forward, lambda: model.trainable_variables, plan.measure)
@@ -77,17 +75,18 @@ def _apply(
     model: Any, course: Course, directions: list[Tensor | None], active: Tensor, accept: Tensor
 ) -> None:
     """One step of the optimizer, or of those of several that an active objective concerns."""
-    several = inside(model.optimizer)
+    optimizers = several(model.optimizer)
     variables = model.trainable_variables
-    if several is None:
+    if optimizers is None:
         engine().apply(model.optimizer, directions, variables, accept)
         return
+    reach: Any = course.settlement.reach
     concerned = {}
-    for name in several:
-        own = [v for v, owner in enumerate(several.owners) if owner == name]
-        reaching = course.settlement.reach[:, own].any(axis=1)
+    for name in optimizers:
+        own = [v for v, owner in enumerate(optimizers.owners or ()) if owner == name]
+        reaching = reach[:, own].any(axis=1)
         concerned[name] = ops.any(active & ops.convert_to_tensor(reaching))
-    with several.taking_part(concerned):
+    with optimizers.taking_part(concerned):
         engine().apply(model.optimizer, directions, variables, accept)
 
 

@@ -22,6 +22,13 @@ class Watch(keras.callbacks.Callback):
         self._ever = self._ever or total > 0
         if self._ever and logs is not None:
             logs["dropped"] = total
+        if idle := dropped.idle_steps():
+            warnings.warn(
+                f"Epoch {epoch + 1}: {idle} times no objective was active: no label in the batch, "
+                "or `when` said no. Nothing was updated there.",
+                UserWarning,
+                stacklevel=2,
+            )
         if total:
             warnings.warn(
                 f"Epoch {epoch + 1}: a loss or gradient was not finite and its objective was left "
@@ -41,6 +48,32 @@ class Stop(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         del batch, logs
         self.model.plan.raise_if_dropped()
+
+
+class Follow(keras.callbacks.Callback):
+    """Before each batch hands the values of variables that are weights to the method's state."""
+
+    def __init__(self, weights: dict[str, keras.Variable]) -> None:
+        super().__init__()
+        self._weights = weights
+        self._known: dict[str, float] = {}
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        del batch, logs
+        now = {name: float(keras.ops.convert_to_numpy(v)) for name, v in self._weights.items()}
+        if now != self._known:
+            self.model.reweight(now)
+            self._known = now
+
+
+def callbacks_of(plan: Any) -> list[keras.callbacks.Callback]:
+    """Those that a `fit` needs."""
+    found: list[keras.callbacks.Callback] = [Watch()]
+    if plan.on_nonfinite == "raise":
+        found.append(Stop())
+    given = plan.objectives.given.values() if plan.objectives is not None else ()
+    weights = {o.name: o.weight for o in given if isinstance(o.weight, keras.Variable)}
+    return [*found, Follow(weights)] if weights else found
 
 
 def insert(callbacks: Any, *own: keras.callbacks.Callback) -> Any:

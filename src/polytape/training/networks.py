@@ -1,0 +1,44 @@
+"""What may be given as the networks of a model."""
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+
+def check_networks(networks: Any, forward: Any) -> None:
+    """Raise unless these are named networks and a function."""
+    if not isinstance(networks, Mapping) or not networks:
+        raise TypeError(
+            'pt.Model(networks=...) takes a dict {"encoder": encoder, ...} of Keras models or '
+            f"layers. Received: {networks!r}."
+        )
+    for name, network in networks.items():
+        if not isinstance(network, keras.layers.Layer):
+            raise TypeError(
+                f"Network {name!r} is no Keras model or layer. Received: {network!r} of type "
+                f"{type(network).__name__}."
+            )
+        if not isinstance(name, str) or not name or name == "*":
+            raise ValueError(f'A network needs a name other than "*". Received: {name!r}.')
+    if forward is not None and not callable(forward):
+        raise TypeError(
+            "`forward` is a function of the networks and the inputs, as in "
+            'lambda networks, x: {"code": networks["encoder"](x)}. '
+            f"Received: {forward!r}."
+        )
+
+
+def refuse_shared(networks: Mapping[str, Any]) -> None:
+    """Raise if networks share variables: Keras would save, and load, them as separate ones."""
+    for (first, one), (second, other) in itertools.combinations(networks.items(), 2):
+        shared = {id(v) for v in one.variables} & {id(v) for v in other.variables}
+        if shared:
+            path = next(v.path for v in one.variables if id(v) in shared)
+            raise ValueError(
+                f"Networks {first!r} and {second!r} share the variable {path!r}, which a saved "
+                "file would hold apart: after loading they would train two copies. Give the shared "
+                "layer an entry of its own in `networks` and call it in `forward`, or use "
+                "save_weights() and build the networks in code."
+            )

@@ -1,0 +1,183 @@
+"""The training side of `polytape.Model`: Keras's `compile` and `fit` on several objectives."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+from polytape.catalogue import resolve
+from polytape.contract import Method, parts
+from polytape.engines import engine
+from polytape.stages.scopes import PerNetwork
+from polytape.training.division import gathered
+from polytape.training.functional import plain_functional
+from polytape.training.losses import Ledger
+from polytape.training.objective import Objective
+from polytape.training.objectives import Objectives
+from polytape.training.phase import ordered
+from polytape.training.plan import Plan
+from polytape.training.saving import MethodState
+from polytape.training.step import train_step
+from polytape.training.values import loss_of_objectives
+from polytape.training.watch import callbacks_of, insert
+
+
+class Trainer:
+    """The training side of `polytape.Model`, shared by subclassed and functional models."""
+
+    method_state: MethodState
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        loss_weights: Any = None,
+        *args: Any,
+        objectives: Sequence[Objective] | None = None,
+        combine: Any = "sum",
+        phases: Sequence[Any] | None = None,
+        private: str = "own",
+        measure: str = "parameters",
+        on_nonfinite: str = "drop",
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Keras's `compile`, and how the gradients of the losses are combined.
+
+        optimizer, loss, loss_weights, metrics, weighted_metrics, run_eagerly,
+        steps_per_execution, jit_compile, auto_scale_loss   as in `keras.Model.compile`
+
+        combine       a method or its name: "sum" (plain Keras), "upgrad", pt.PCGrad(), a chain.
+                      Every loss is an objective, named by its output; its value is weighted by
+                      `loss_weights` before the method sees it
+        private       what variables reached by one objective take: "own" (that objective's
+                      gradient), "weighted" (times its weight) or "joint" (as if shared)
+        measure       where conflict is measured: the gradients of the losses by the shared
+                      "parameters"; by the "features", tensors marked with `pt.Features()`; or by
+                      the "outputs" of the model. Away from the parameters one backward pass per
+                      loss reaches the marked tensors only, and one goes through the network
+        on_nonfinite  a loss or gradient that is not finite never reaches a variable, an optimizer
+                      slot or the method's state. "drop": its objective is left out of the step;
+                      methods of one backward pass ("sum", "dwa"), which cannot tell the gradients
+                      apart, skip the step. "isolate": the same for those methods too, which makes
+                      their step larger. "skip": the step is skipped. "raise": as "drop", and
+                      `FloatingPointError` after the batch
+        seed          for methods that draw random numbers; None follows
+                      `keras.utils.set_random_seed` without drawing from it
+
+        `add_loss` terms and weight regularisers are added to the combined gradient as they are.
+        """
+        method = combination(combine)
+        source = losses_of(loss, loss_weights, objectives, phases, method)
+        super().compile(gathered(optimizer), source.wrapped, loss_weights, *args, **kwargs)  # type: ignore[misc]
+        engine().prepare(self)
+        options = {"private": private, "measure": measure, "on_nonfinite": on_nonfinite}
+        order = ordered(phases, [*source.given]) if isinstance(source, Objectives) else ()
+        settings = {**options, "seed": seed, "phases": order}
+        self.plan = Plan(self, self.method_state, source, method, **settings)
+        given = {"loss": loss, "objectives": objectives, "phases": phases}
+        self._combining = {**given, "combine": method, "seed": self.plan.seed, **options}
+        functional = isinstance(self, plain_functional()) and objectives is None
+        known = getattr(self, "output", None) if functional else None
+        if known is not None:
+            self.plan.check_outputs(known)
+        self.plan.complete(known)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        plan = self.plan
+        if plan.objectives is not None:
+            given = x, y, sample_weight
+            return loss_of_objectives(plan, plan.names, given, y_pred, training)
+        plan.check_outputs(y_pred)
+        total = super().compute_loss(x, y, y_pred, sample_weight, training)  # type: ignore[misc]
+        plan.complete(y_pred)
+        return plan.whole(total, y_pred)
+
+    def train_step(self, *args: Any) -> Any:
+        return engine().train_step(self, functools.partial(train_step, self), *args)
+
+    def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> Any:
+        own = callbacks_of(self.plan)
+        try:
+            return super().fit(*args, callbacks=insert(callbacks, *own), **kwargs)  # type: ignore[misc]
+        except BaseException:
+            engine().recover(self.plan.kept)
+            raise
+        finally:
+            self.plan.kept = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        outputs = super().__call__(*args, **kwargs)  # type: ignore[misc]
+        plan = getattr(self, "plan", None)
+        if plan is not None and plan.objectives is not None:
+            plan.complete(outputs)  # Keras builds the optimizer next
+        return outputs
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The networks of the routing table: the model's layers by name."""
+        return {layer.name: layer for layer in self.layers if layer is not self.method_state}  # type: ignore[attr-defined]
+
+    def make_train_function(self, force: bool = False) -> Any:
+        self.plan.kept = engine().keep(self)
+        return super().make_train_function(force)  # type: ignore[misc]
+
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        logs = super().train_on_batch(*args, **kwargs)  # type: ignore[misc]
+        self.plan.raise_if_dropped()
+        return logs
+
+    def reweight(self, weights: dict[str, float]) -> None:
+        """Set weights held by the `Reweight` stages of `combine`, from the next step on.
+
+        Call it between batches or from a callback, as `self.model.reweight({"a": 0.5})`. Raises
+        `ValueError` for an objective that no `Reweight` stage knows.
+        """
+        self.plan.reweight(weights)
+
+    def get_compile_config(self) -> dict[str, Any]:
+        config = super().get_compile_config()  # type: ignore[misc]
+        if not config:
+            return config
+        given = {
+            key: keras.saving.serialize_keras_object(item) for key, item in self._combining.items()
+        }
+        return {**config, **given}
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built and self.optimizer is not None:  # type: ignore[attr-defined]
+            self.optimizer.build(self.trainable_variables)  # type: ignore[attr-defined]
+
+
+def combination(combine: Any) -> Method:
+    """The method that `compile(combine=...)` means: one, or one per network."""
+    if isinstance(combine, Mapping):
+        return PerNetwork({network: resolve(method) for network, method in combine.items()})
+    return resolve(combine)
+
+
+def losses_of(
+    loss: Any, loss_weights: Any, objectives: Any, phases: Any, method: Method
+) -> Ledger | Objectives:
+    """Where the losses come from: `loss=` or `objectives=`, which exclude each other."""
+    halves = any(part.needs == "halves" for part in parts(method))
+    samples = max(part.samples for part in parts(method))
+    if objectives is None:
+        if phases is not None:
+            raise ValueError("compile(phases=...) orders objectives: give compile(objectives=...).")
+        return Ledger(loss, loss_weights, halves, samples)
+    if loss is not None or loss_weights is not None:
+        raise ValueError(
+            "compile(objectives=...) says what the losses are and what they weigh: leave out "
+            '`loss` and `loss_weights`, or write them as pt.Objective("depth", "mse", weight=0.5).'
+        )
+    return Objectives(objectives, halves, samples)
