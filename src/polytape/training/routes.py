@@ -47,8 +47,8 @@ class Places:
         if not indices:
             raise ValueError(
                 f"{asked_by} names {_shown(item)}, which has no trainable variable of this "
-                "model: it is frozen, or was never built. Set `trainable = True` before compile(), give the "
-                "network an Input, or leave it out."
+                "model: it is frozen, or was never built. Set `trainable = True` before compile(), "
+                "give the network an Input, or leave it out."
             )
         return indices
 

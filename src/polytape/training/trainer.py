@@ -74,7 +74,7 @@ class Trainer:
         engine().prepare(self)
         options = {"private": private, "measure": measure, "on_nonfinite": on_nonfinite}
         order = ordered(phases, [*source.given]) if isinstance(source, Objectives) else ()
-        settings = {**options, "seed": seed, "phases": order}
+        settings: dict[str, Any] = {**options, "seed": seed, "phases": order}
         self.plan = Plan(self, self.method_state, source, method, **settings)
         given = {"loss": loss, "objectives": objectives, "phases": phases}
         self._combining = {**given, "combine": method, "seed": self.plan.seed, **options}
