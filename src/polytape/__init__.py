@@ -18,6 +18,7 @@ _HOMES = {
     "Gradients": "polytape.jacobian",
     "Method": "polytape.contract",
     "Model": "polytape.training.model",
+    "derivative": "polytape.derivatives",
     "gradients": "polytape.differentiation",
     "weigh": "polytape.weighing",
 }
