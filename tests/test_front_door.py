@@ -81,7 +81,8 @@ def examples() -> list[doctest.DocTest]:
 
 def mark(test: doctest.DocTest) -> object:
     source = "".join(example.source for example in test.examples)
-    needs = any(word in source for word in ("pt.gradients", "pt.Model", ".fit(", "compare("))
+    words = ("pt.gradients", "pt.derivative", "pt.Model", ".fit(", "compare(")
+    needs = any(word in source for word in words)
     return pytest.param(test, id=test.name, marks=[pytest.mark.engine] * needs)
 
 

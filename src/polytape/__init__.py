@@ -22,6 +22,7 @@ _HOMES = {
     "Optimizers": "polytape.training.optimizers",
     "Phase": "polytape.training.phase",
     "Step": "polytape.training.objective",
+    "derivative": "polytape.derivatives",
     "gradients": "polytape.differentiation",
     "weigh": "polytape.weighing",
 }

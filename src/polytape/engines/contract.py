@@ -84,6 +84,15 @@ class Engine(Protocol):
         """
         ...
 
+    def derivative(
+        self, function: Callable[[list[Tensor]], Tensor], at: Sequence[Tensor]
+    ) -> list[Tensor | None]:
+        """The gradient of a scalar function by its arguments, itself differentiable.
+
+        None where no path exists. Side effects of the function on variables happen once.
+        """
+        ...
+
     def rows(self, gradients: Sequence[Tensor]) -> Rows:
         """The gradients of several objectives by one variable. Sparse ones stay sparse."""
         ...

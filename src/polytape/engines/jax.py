@@ -1,65 +1,17 @@
 """JAX: one linearization inside the jitted train function, transposed once per objective."""
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from polytape.engines.contract import Forward, Measure, Tensor, Variable
-from polytape.engines.jaxpr import dependencies
+from polytape.engines.linearized import Linearized
 from polytape.engines.marking import listening
 from polytape.engines.scope import Scope
 
 FUSES = True
-
-
-class _Recording:
-    def __init__(self, forward: Forward, variables: Sequence[Variable], measure: Measure) -> None:
-        touched: list[Variable] = []
-        count = len(variables)
-
-        def pure(values: list[Tensor]) -> tuple[list[Tensor], Any]:
-            probes = iter(values[count:])
-            pairs = list(zip(variables, values[:count], strict=True))
-            with Scope(pairs) as scope, listening(measure, lambda tensor: tensor + next(probes)):
-                scalars, outputs = forward()
-            touched[:] = scope.touched.values()
-            return list(scalars), (outputs, [value for _, value in scope.updates()])
-
-        self.measure: Measure = measure
-        probes = [] if measure == "parameters" else _probes(forward, measure)
-        self.marks = range(count, count + len(probes))
-        self._values = [*(variable.value for variable in variables), *probes]
-        self.scalars, self._linear, (self.outputs, updates) = jax.linearize(
-            pure, self._values, has_aux=True
-        )
-        for variable, value in zip(touched, updates, strict=True):
-            variable.assign(value)
-
-    def pull(
-        self, cotangents: Mapping[int, Tensor], variables: Sequence[int]
-    ) -> list[Tensor | None]:
-        # Transposing only the chosen outputs keeps the others' cotangents symbolically zero, so
-        # nothing is differentiated that does not lie between these scalars and the variables.
-        seeds = [jnp.asarray(seed, self.scalars[index].dtype) for index, seed in cotangents.items()]
-
-        def chosen(tangents: list[Tensor]) -> list[Tensor]:
-            outputs = self._linear(tangents)
-            return [outputs[index] for index in cotangents]
-
-        (gradients,) = jax.linear_transpose(chosen, self._values)(seeds)
-        reached: Any = self._all_reach[list(cotangents)].any(axis=0)
-        return [gradients[index] if reached[index] else None for index in variables]
-
-    def reach(self, scalars: Sequence[int]) -> np.ndarray:
-        return self._all_reach[np.array(scalars, int), : self.marks.start]
-
-    @functools.cached_property
-    def _all_reach(self) -> np.ndarray:
-        return dependencies(jax.make_jaxpr(self._linear)(self._values).jaxpr)
 
 
 def _probes(forward: Forward, measure: Measure) -> list[Tensor]:
@@ -85,8 +37,24 @@ def record(
     forward: Forward,
     variables: Callable[[], Sequence[Variable]],
     measure: Measure = "parameters",
-) -> _Recording:
-    return _Recording(forward, variables(), measure)
+) -> Linearized:
+    known = variables()
+    probes = [] if measure == "parameters" else _probes(forward, measure)
+
+    def function(values: list[Tensor]) -> tuple[Sequence[Tensor], Any]:
+        rest = iter(values[len(known) :])
+        with listening(measure, lambda tensor: tensor + next(rest)):
+            return forward()
+
+    values = [*(variable.value for variable in known), *probes]
+    return Linearized(function, values, known, measure)
+
+
+def derivative(
+    function: Callable[[list[Tensor]], Tensor], at: Sequence[Tensor]
+) -> list[Tensor | None]:
+    recording = Linearized(lambda values: ([function(values)], None), at)
+    return recording.pull({0: 1.0}, recording.marks)
 
 
 class _Rows:

@@ -56,6 +56,17 @@ def record(
     return _Recording(forward, variables, measure)
 
 
+def derivative(
+    function: Callable[[list[Tensor]], Tensor], at: Sequence[Tensor]
+) -> list[Tensor | None]:
+    stand_ins = [tf.identity(value) for value in at]  # so that only what the function does counts
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(stand_ins)
+        value = function(stand_ins)
+    found = tape.gradient(value, stand_ins)
+    return [None if gradient is None else tf.convert_to_tensor(gradient) for gradient in found]
+
+
 class _Rows:
     def __init__(self, gradients: Sequence[Tensor]) -> None:
         self._like = gradients

@@ -78,6 +78,21 @@ def record(
     return _Recording(forward, variables, measure)
 
 
+def derivative(
+    function: Callable[[list[Tensor]], Tensor], at: Sequence[Tensor]
+) -> list[Tensor | None]:
+    differentiable = torch.is_grad_enabled()  # not so in `evaluate`, where nothing is kept for it
+    with torch.enable_grad():
+        # A view, so that only what the function does counts.
+        stand_ins = [v.view_as(v) if v.requires_grad else v.detach().requires_grad_() for v in at]
+        value = function(stand_ins)
+        if not value.requires_grad:
+            return [None] * len(stand_ins)
+        return list(
+            torch.autograd.grad(value, stand_ins, create_graph=differentiable, allow_unused=True)
+        )
+
+
 class _Rows:
     def __init__(self, gradients: Sequence[Tensor]) -> None:
         self._shape, self._dtype = gradients[0].shape, gradients[0].dtype
