@@ -57,8 +57,8 @@ def network(size: int, out: int) -> keras.Model:
 
 def build() -> tuple[keras.Model, dict[str, Any]]:
     images = (load_digits().data / 16).astype("float32")
-    networks = {"encoder": network(64, 4), "decoder": network(4, 64)}
-    networks |= {"discriminator": network(4, 1), "prior": Prior()}
+    networks = {"encoder": network(64, 2), "decoder": network(2, 64)}
+    networks |= {"discriminator": network(2, 1), "prior": Prior()}
     model = pt.Model(networks=networks, forward=forward)
     model.compile(
         objectives=[
@@ -67,7 +67,7 @@ def build() -> tuple[keras.Model, dict[str, Any]]:
             pt.Objective("fooling", fooling, trains="encoder", weight=0.02),
         ],
         phases=["discrimination", pt.Phase(["reconstruction", "fooling"])],
-        optimizer={"discriminator": keras.optimizers.Adam(5e-3), "*": keras.optimizers.Adam(3e-3)},
+        optimizer={"discriminator": keras.optimizers.Adam(2e-3), "*": keras.optimizers.Adam(2e-3)},
     )
     return model, {"x": images, "y": {"image": images}, "batch_size": 256}
 
