@@ -2,10 +2,9 @@
 
 A discriminator learns to tell codes from samples of the prior, and the encoder learns to fool it.
 By hand the adversary is often missing (a loss that pulls every code to a fixed vector is called
-adversarial, and the codes collapse), or the fooling loss trains the discriminator as well and each
-undoes the other's work, or the noise is drawn once, when the step is compiled. Here every objective
-has its route. Reconstruction and fooling are in one phase: in two updates of its own each, an Adam
-would level their gradients and the weight of 0.05 would mean little.
+adversarial, and the codes collapse), or the fooling loss trains the discriminator as well, or the
+noise is drawn once, when the step is compiled. Here every objective has its route. Reconstruction
+and fooling are in one phase: with an update for each, Adam would undo the weight of 0.01.
 
 KERAS_BACKEND=torch python examples/patterns/adversarial_autoencoder.py     (or tensorflow, or jax)
 """
@@ -16,6 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 from keras import layers, ops
+from keras.optimizers import Adam
 from sklearn.datasets import load_digits
 
 import polytape as pt
@@ -64,10 +64,10 @@ def build() -> tuple[keras.Model, dict[str, Any]]:
         objectives=[
             pt.Objective("reconstruction", "mse", trains=["encoder", "decoder"], output="image"),
             pt.Objective("discrimination", discrimination, trains="discriminator"),
-            pt.Objective("fooling", fooling, trains="encoder", weight=0.05),
+            pt.Objective("fooling", fooling, trains="encoder", weight=0.01),
         ],
         phases=["discrimination", pt.Phase(["reconstruction", "fooling"])],
-        optimizer={"discriminator": keras.optimizers.Adam(5e-3), "*": keras.optimizers.Adam(2e-3)},
+        optimizer={"discriminator": Adam(5e-3, 0.5), "*": Adam(2e-3, 0.5)},
     )
     return model, {"x": images, "y": {"image": images}, "batch_size": 256}
 

@@ -3,8 +3,7 @@
 The penalty is a loss made of a derivative, which is differentiated again: by hand a tape in a tape,
 `jax.grad` in `jax.grad` or `create_graph=True`, with the critic called inside and points watched.
 `pt.derivative` does that on every backend. The critic is updated three times for each update of the
-generator, each time with new noise, on the same batch; to train the generator in every third batch
-instead, leave out the phases and give its objective `every=3`.
+generator; to do that with new batches, leave out the phases and give the generator `every=3`.
 
 KERAS_BACKEND=torch python examples/patterns/wgan_gp.py        (or tensorflow, or jax)
 """
@@ -69,8 +68,8 @@ def build() -> tuple[keras.Model, dict[str, Any]]:
         ],
         phases=[pt.Phase(["criticism", "penalty"], steps=3), pt.Phase("generation")],
         optimizer={
-            "critic": keras.optimizers.Adam(2e-3, beta_1=0.0, beta_2=0.9),
-            "generator": keras.optimizers.Adam(5e-4, beta_1=0.0, beta_2=0.9),
+            "critic": keras.optimizers.Adam(4e-3, beta_1=0.0, beta_2=0.9),
+            "generator": keras.optimizers.Adam(1e-3, beta_1=0.0, beta_2=0.9),
         },
     )
     return model, {"x": moons, "batch_size": 256}

@@ -144,10 +144,10 @@ def test_sparse_autoencoder() -> None:
 
 def test_adversarial_autoencoder() -> None:
     run = trained("adversarial_autoencoder")
-    assert run.found["error"] < 0.065  # 0.073 is the variance of the images
-    assert np.abs(run.found["code mean"]).max() < 1
-    assert run.found["code deviation"].min() > 0.3  # no collapse
-    assert run.found["code deviation"].max() < 1.7
+    assert run.found["error"] < 0.058  # 0.073 is the variance of the images
+    assert np.abs(run.found["code mean"]).max() < 0.6
+    assert run.found["code deviation"].min() > 0.6  # no collapse
+    assert run.found["code deviation"].max() < 1.5
     assert run.updates("discriminator") == run.updates("*") == run.steps
 
 
@@ -173,7 +173,7 @@ def test_wgan_gp() -> None:
     run = trained("wgan_gp")
     assert 0.8 < run.found["steepness"] < 1.2
     moons = module("wgan_gp").build()[1]["x"]
-    assert energy_distance(run.found["points"], moons) < 0.2  # about 0.9 before
+    assert energy_distance(run.found["points"], moons) < 0.45  # 0.65 before
     assert run.updates("critic") == 3 * run.updates("generator") == 3 * run.steps
 
 
