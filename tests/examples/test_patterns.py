@@ -153,7 +153,7 @@ def test_adversarial_autoencoder() -> None:
 
 def test_gan() -> None:
     run = trained("gan")
-    assert run.found["off the ring"] < 0.5  # about 0.9 before
+    assert run.found["off the ring"] < 0.4  # about 0.9 before
     assert run.found["rarest quadrant"] > 0.05
     assert run.updates("generator") == run.updates("discriminator") == run.steps
     assert all(run.moved("generator").values())
