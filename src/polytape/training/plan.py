@@ -103,7 +103,9 @@ class Plan:
         self.dropped = Dropped(self.names)
         self.courses = courses
         metrics = [self.dropped, *(self.objectives.means.values() if self.objectives else ())]
-        self.holder.hold(self.own_variables, metrics, self.method, self.names)
+        states = (v for v in self.model.non_trainable_variables if str(v.dtype) == "uint32")
+        seeds = [v for v in states if "seed" in v.path]
+        self.holder.hold(self.own_variables, metrics, seeds, self.method, self.names)
 
     @property
     def own_variables(self) -> list[Any]:

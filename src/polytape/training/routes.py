@@ -35,16 +35,18 @@ class Places:
         """Indices of the trainable variables of a network."""
         return self._indices(self.networks[network].trainable_variables)
 
-    def select(self, item: Any, asked_by: str) -> list[int]:
+    def select(self, item: Any, asked_by: str, frozen: bool = False) -> list[int]:
         """Indices of the variables that a name, pattern, layer or variable means.
 
-        asked_by  who asks, for errors. Raises ValueError if there are none.
+        asked_by  who asks, for errors;  frozen  whether there may be none that trains
+
+        Raises ValueError if there are none, or no such name.
         """
         found = self._found(item)
         if found is None:
             raise ValueError(self._unknown(item, asked_by))
         indices = self._indices(found)
-        if not indices:
+        if not indices and not frozen:
             raise ValueError(
                 f"{asked_by} names {_shown(item)}, which has no trainable variable of this "
                 "model: it is frozen, or was never built. Set `trainable = True` before compile(), "
