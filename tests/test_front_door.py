@@ -82,8 +82,10 @@ def examples() -> list[doctest.DocTest]:
 def mark(test: doctest.DocTest) -> object:
     source = "".join(example.source for example in test.examples)
     words = ("pt.gradients", "pt.derivative", "pt.Model", ".fit(", "compare(")
-    needs = any(word in source for word in words)
-    return pytest.param(test, id=test.name, marks=[pytest.mark.engine] * needs)
+    marks = [pytest.mark.engine] * any(word in source for word in words)
+    if "GradientTape" in source and BACKEND != "tensorflow":
+        marks = [pytest.mark.skip(reason="for TensorFlow")]
+    return pytest.param(test, id=test.name, marks=marks)
 
 
 @pytest.mark.parametrize("test", map(mark, examples()))

@@ -78,6 +78,10 @@ def record(
     return _Recording(forward, variables, measure)
 
 
+def tape() -> None:
+    return None  # the record is kept by the tensors themselves
+
+
 def derivative(
     function: Callable[[list[Tensor]], Tensor], at: Sequence[Tensor]
 ) -> list[Tensor | None]:
