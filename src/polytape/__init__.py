@@ -15,6 +15,7 @@ _HOMES = {
     "Combiner": "polytape.combiner",
     "Evidence": "polytape.contract",
     "Features": "polytape.features",
+    "GradientTape": "polytape.tape",
     "Gradients": "polytape.jacobian",
     "Method": "polytape.contract",
     "Model": "polytape.training.model",

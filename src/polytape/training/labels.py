@@ -84,7 +84,7 @@ def known(y_true: Any, y_pred: Any) -> Tensor | None:
     The shape is that of most Keras losses before their reduction: (N, ...).
 
     >>> import numpy as np
-    >>> known(np.array([[1.0, np.nan], [0.0, 1.0]]), np.zeros((2, 2))).shape
+    >>> tuple(known(np.array([[1.0, np.nan], [0.0, 1.0]]), np.zeros((2, 2))).shape)
     (2,)
     >>> known(np.array([1, 0]), np.zeros((2, 2)))
     """

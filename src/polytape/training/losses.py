@@ -242,7 +242,7 @@ def _weights(loss: Any, weights: Any) -> dict[Path, Any]:
 
 
 def _name_outputs(outputs: Any, output_names: Sequence[str]) -> tuple[str, ...]:
-    found = list(_leaves(outputs))
+    found = keras.tree.flatten_with_path(outputs)  # as Keras does: the keys of a dict sorted
     if len(found) == 1:
         return ("loss",)
     if len(output_names) == len(found) and not isinstance(outputs, dict):

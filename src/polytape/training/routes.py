@@ -11,6 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from polytape.jacobian import path_of
+
 
 @dataclass(frozen=True)
 class Places:
@@ -183,11 +185,17 @@ def check_trained(reach: np.ndarray, places: Places) -> None:
                 "them: it is not called in the forward pass, no loss reads what it makes, or the "
                 "routes leave it out. Mend that, or set its `trainable = False` before compile()."
             )
-    left = [places.variables[int(v)].path for v in np.flatnonzero(~trained)]
-    if left:
+    warn_untrained([v for v, known in zip(places.variables, trained, strict=True) if not known])
+
+
+def warn_untrained(variables: Sequence[Any]) -> None:
+    """Warn of variables that nothing trains, if there are any."""
+    if variables:
+        paths = [path_of(variable) for variable in variables]
+        more = ", ..." if len(paths) > 4 else ""
         warnings.warn(
-            f"No objective trains {len(left)} variables: {', '.join(left[:4])}. Their optimizer "
-            "leaves them as they are.",
+            f"No objective trains {len(paths)} variables: {', '.join(paths[:4])}{more}. The "
+            "optimizer leaves them as they are.",
             UserWarning,
             stacklevel=2,
         )
