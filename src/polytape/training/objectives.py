@@ -47,10 +47,17 @@ class Objectives:
 
     def evaluate(self, step: Step, names: Sequence[str]) -> None:
         """Compute the losses of some objectives, in the mode of the step."""
-        self._values = _Mode()(
-            function=lambda: {name: self._value(self.given[name], step) for name in names},
-            training=step.training,
-        )
+        failed: list[Exception] = []
+
+        def run() -> None:
+            try:
+                self._values = {name: self._value(self.given[name], step) for name in names}
+            except Exception as error:  # raised outside, or Keras adds the layer to its message
+                failed.append(error)
+
+        _Mode()(function=run, training=step.training)
+        if failed:
+            raise failed[0]
 
     def _value(self, objective: Objective, step: Step) -> Value:
         if objective.of_step:
@@ -164,7 +171,7 @@ def _missing(nest: Any, key: Any, name: str, what: str) -> str:
             f"Objective {name!r} asks for the {what} {key!r}, but the {what}s are a list of "
             f"{len(nest)}: give the place, as in pt.Objective({name!r}, ..., {what}=0)."
         )
-    near = difflib.get_close_matches(str(key), [str(k) for k in nest], n=1, cutoff=0.3)
+    near = difflib.get_close_matches(str(key), [str(k) for k in nest], n=1, cutoff=0.6)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return (
         f"Objective {name!r} asks for the {what} {key!r}, which is not there.{hint} "

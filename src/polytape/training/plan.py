@@ -89,6 +89,8 @@ class Plan:
             return
         self.names = names or ("loss",)
         self.places = Places(self.model.columns, self.model.trainable_variables)
+        if self.objectives is not None:
+            self.places.check_built()
         found = self.holder.claim(self.method, self.names)
         saved = None if found is None else iter(found)
         self.clock = Clock(self.model, self.objectives is not None, saved)

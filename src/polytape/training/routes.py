@@ -37,6 +37,16 @@ class Places:
         """Indices of the trainable variables of a network."""
         return self._indices(self.networks[network].trainable_variables)
 
+    def check_built(self) -> None:
+        """Raise if a network has no variables yet although the model has been called."""
+        for name, network in self.networks.items():
+            if not network.built:
+                raise ValueError(
+                    f"Network {name!r} was declared and the forward pass never calls it, so it has "
+                    "no variables yet. Call it there. If only a loss calls it, give it an Input, "
+                    "as in keras.Sequential([keras.Input((3,)), ...])."
+                )
+
     def select(self, item: Any, asked_by: str, frozen: bool = False) -> list[int]:
         """Indices of the variables that a name, pattern, layer or variable means.
 
