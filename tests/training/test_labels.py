@@ -80,7 +80,7 @@ def numbers(pair: Any) -> tuple[np.ndarray, ...]:
     return tuple(ops.convert_to_numpy(value) for value in pair)
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("shape", list(SHAPES.values()), ids=list(SHAPES))
 @pytest.mark.parametrize("name", [*NUMBERS, *ROWS])
 def test_what_is_missing_counts_neither_above_nor_below(name, shape):
     y, p = batch(name, shape, holes=4)
@@ -91,7 +91,7 @@ def test_what_is_missing_counts_neither_above_nor_below(name, shape):
             np.testing.assert_allclose(found, oracle(name, y, p, given, reduction), rtol=1e-5)
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("shape", list(SHAPES.values()), ids=list(SHAPES))
 @pytest.mark.parametrize("name", [*NUMBERS, *ROWS])
 def test_the_bits_are_those_of_keras_where_nothing_is_missing(name, shape):
     y, p = batch(name, shape)
@@ -273,3 +273,18 @@ def test_known():
             np.testing.assert_array_equal(numbers([known(y, p)])[0], [True, False])
     steps = known(np.array([[1.0, nan, 0.0]]), np.zeros((1, 3, 5)))
     np.testing.assert_array_equal(numbers([steps])[0], [[True, False, True]])
+
+
+def test_a_function_without_a_good_name_is_compiled():
+    def _own(y_true, y_pred):
+        return ops.mean((y_true - y_pred) ** 2, axis=-1)
+
+    y, p = (ops.convert_to_tensor(values) for values in batch("mse", (4, 2)))
+    for function in (_own, lambda y_true, y_pred: _own(y_true, y_pred)):
+        loss = resolve_loss(function)
+        value = compiled(lambda y, p, loss=loss: masked(loss, y, p)[0], xla=False)(y, p)
+        np.testing.assert_allclose(
+            ops.convert_to_numpy(value),
+            ops.convert_to_numpy(keras.losses.MeanSquaredError()(y, p)),
+            rtol=1e-6,
+        )

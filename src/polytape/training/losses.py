@@ -154,7 +154,8 @@ class _FunctionLoss(keras.losses.Loss):
     """A loss function as a loss object, with the rank matching and the mean that Keras gives it."""
 
     def __init__(self, function: Any) -> None:
-        super().__init__(name=getattr(function, "__name__", "loss"))
+        name = getattr(function, "__name__", "loss")
+        super().__init__(name=name.strip("_<>") or "loss")  # TensorFlow names a scope after it
         self.fn = function  # as Keras calls it
 
     def call(self, y_true: Any, y_pred: Any) -> Tensor:
