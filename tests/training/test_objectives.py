@@ -211,3 +211,19 @@ def test_networks_without_a_forward_function() -> None:
     assert told["a_loss"][-1] < told["a_loss"][0]
     assert told["b_loss"][-1] < told["b_loss"][0]
     assert set(model.predict(x, verbose=0)) == {"a", "b"}
+
+
+def test_metrics_of_what_is_labelled() -> None:
+    holes = {"image": Y["image"], "label": Y["label"].copy()}
+    holes["label"][::2] = np.nan
+    model = joined(objectives()[:2], metrics={"label": ["mae", keras.metrics.BinaryAccuracy()]})
+    told = model.evaluate(X, holes, batch_size=8, verbose=0, return_dict=True)
+    labelled = {name: target[1::2] for name, target in Y.items()}
+    expected = model.evaluate(X[1::2], labelled, verbose=0, return_dict=True)
+    for name in ("label_mae", "label_binary_accuracy", "label_loss"):
+        np.testing.assert_allclose(told[name], expected[name], rtol=1e-5)
+
+
+def test_a_route_needs_the_parameters() -> None:
+    with pytest.raises(ValueError, match="none can have a route of its own"):
+        joined(objectives(image={"trains": "decoder"}), combine="mgda", measure="outputs")

@@ -107,6 +107,17 @@ class Objectives:
         """(T,) bool: which objectives are active."""
         return ops.stack([self._values[name].present for name in names])
 
+    def measured(self, targets: Any, outputs: Any) -> tuple[Any, Any]:
+        """Targets and outputs for metrics: the outputs that have a target, under the same keys."""
+        if not isinstance(targets, Mapping) or not isinstance(outputs, Mapping):
+            return targets, outputs
+        bound = {o.output: o.target for o in self.given.values() if not o.of_step}
+        named = {key: bound.get(key, key) for key in outputs}
+        found = {key: target for key, target in named.items() if target in targets}
+        return {key: targets[target] for key, target in found.items()}, {
+            key: outputs[key] for key in found
+        }
+
     def note(self, batch: Tensor) -> None:
         """Add the values to the running means.
 
