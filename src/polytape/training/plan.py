@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from polytape.contract import Method, Tensor
+from polytape.engines import Recording
 from polytape.features import marked
 from polytape.jacobian import path_of
 from polytape.measured import check_measure
@@ -22,6 +23,7 @@ from polytape.training.losses import Ledger
 from polytape.training.objectives import Objectives
 from polytape.training.phase import Phase
 from polytape.training.routes import Places, check_trained
+from polytape.training.table import described, routing_table
 
 ON_NONFINITE = ("drop", "isolate", "skip", "raise")
 
@@ -44,6 +46,7 @@ class Plan:
         seed: int | None,
         measure: str = "parameters",
         phases: Sequence[Phase] = (),
+        verbose: int = 0,
     ) -> None:
         if on_nonfinite not in ON_NONFINITE:
             raise ValueError(
@@ -59,10 +62,14 @@ class Plan:
         # A method that weighs losses alone measures nothing.
         self.measure = "parameters" if method.needs == "losses" else measure
         self.phases = list(phases) or [Phase("loss")]
+        # Read now: within a traced step a rate is no number.
+        self.optimizers = described(model.optimizer)
+        self._untold = bool(verbose) and isinstance(source, Objectives)
         self.kept: Any = None  # what the engine needs to undo a failing first step
         self.names: tuple[str, ...] = ()
         self.courses: list[Course] = []
-        self._verified: dict[tuple[str, ...], np.ndarray] = {}
+        self.routes: dict[str, np.ndarray] = {}  # (V,) bool by objective: what it may train
+        self.reaches: dict[str, np.ndarray] = {}  # and what it reaches, once that is known
         parameters = inspect.signature(model.call).parameters
         self._training = {"training": True} if "training" in parameters else {}
 
@@ -85,10 +92,16 @@ class Plan:
         found = self.holder.claim(self.method, self.names)
         saved = None if found is None else iter(found)
         self.clock = Clock(self.model, self.objectives is not None, saved)
-        self.courses = chart(self, saved)
         if (optimizers := several(self.model.optimizer)) is not None:
             divide(optimizers, self.places)
+        courses = chart(self, saved)
+        self.routes = {
+            name: allowed
+            for course in courses
+            for name, allowed in zip(course.names, course.routes.allowed, strict=True)
+        }
         self.dropped = Dropped(self.names)
+        self.courses = courses
         metrics = [self.dropped, *(self.objectives.means.values() if self.objectives else ())]
         self.holder.hold(self.own_variables, metrics, self.method, self.names)
 
@@ -164,16 +177,23 @@ class Plan:
             return ops.all(active | ~present) & ops.any(active)
         return ops.any(active)
 
-    def verify(self, course: Course) -> None:
+    def verify(self, course: Course, recording: Recording) -> None:
         """Hold the routes of a phase against what its objectives reach, at its first step."""
-        if self.objectives is None or course.names in self._verified:
+        if self.objectives is None or course.names[0] in self.reaches:
             return
         given = [self.objectives.given[name] for name in course.names]
-        reach: Any = course.settlement.reach
+        reach = recording.reach(range(len(given)))
         course.routes.check(reach, given, self.places)
-        self._verified[course.names] = reach
-        if len(self._verified) == len(self.courses):
-            check_trained(np.concatenate([*self._verified.values()]), self.places)
+        self.reaches.update(zip(course.names, reach, strict=True))
+        if len(self.reaches) == len(self.names):
+            trained = [self.reaches[name] & self.routes[name] for name in self.names]
+            check_trained(np.array(trained), self.places)
+
+    def tell(self) -> None:
+        """Show the routing table, once, as soon as there is one."""
+        if self._untold and self.courses:
+            self._untold = False
+            print(routing_table(self))
 
     # ------------------------------------------------------------------ between steps
 

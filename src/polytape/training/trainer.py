@@ -19,6 +19,7 @@ from polytape.training.phase import ordered
 from polytape.training.plan import Plan
 from polytape.training.saving import MethodState
 from polytape.training.step import train_step
+from polytape.training.table import routing_table
 from polytape.training.values import loss_of_objectives
 from polytape.training.watch import callbacks_of, insert
 
@@ -41,6 +42,7 @@ class Trainer:
         measure: str = "parameters",
         on_nonfinite: str = "drop",
         seed: int | None = None,
+        verbose: int = 1,
         **kwargs: Any,
     ) -> None:
         """Keras's `compile`, and how the gradients of the losses are combined.
@@ -74,7 +76,7 @@ class Trainer:
         engine().prepare(self)
         options = {"private": private, "measure": measure, "on_nonfinite": on_nonfinite}
         order = ordered(phases, [*source.given]) if isinstance(source, Objectives) else ()
-        settings: dict[str, Any] = {**options, "seed": seed, "phases": order}
+        settings: dict[str, Any] = {**options, "seed": seed, "phases": order, "verbose": verbose}
         self.plan = Plan(self, self.method_state, source, method, **settings)
         given = {"loss": loss, "objectives": objectives, "phases": phases}
         self._combining = {**given, "combine": method, "seed": self.plan.seed, **options}
@@ -83,6 +85,7 @@ class Trainer:
         if known is not None:
             self.plan.check_outputs(known)
         self.plan.complete(known)
+        self.plan.tell()
 
     def compute_loss(
         self,
@@ -126,7 +129,21 @@ class Trainer:
         """The networks of the routing table: the model's layers by name."""
         return {layer.name: layer for layer in self.layers if layer is not self.method_state}  # type: ignore[attr-defined]
 
+    def routing_table(self) -> str:
+        """Objectives in rows, networks in columns: who trains what, by which optimizer.
+
+        Before the first step it shows what is declared, then also what is reached. Raises
+        `ValueError` unless compiled with objectives and built.
+        """
+        if self.plan.objectives is None or not self.plan.courses:
+            raise ValueError(
+                "The routing table is of objectives and of variables that exist: compile with "
+                "objectives=[...] and call the model once, or give its networks an Input."
+            )
+        return routing_table(self.plan)
+
     def make_train_function(self, force: bool = False) -> Any:
+        self.plan.tell()
         self.plan.kept = engine().keep(self)
         return super().make_train_function(force)  # type: ignore[misc]
 
