@@ -175,12 +175,12 @@ class _FunctionLoss(keras.losses.Loss):
 
     def __init__(self, function: Any) -> None:
         super().__init__(name=getattr(function, "__name__", "loss"))
-        self._function = function
+        self.fn = function
 
     def call(self, y_true: Any, y_pred: Any) -> Tensor:
         if ops.is_tensor(y_true) and ops.is_tensor(y_pred):
             y_true, y_pred = _same_rank(y_true, y_pred)
-        return self._function(y_true, y_pred)
+        return self.fn(y_true, y_pred)
 
 
 def resolve_loss(loss: Any) -> keras.losses.Loss:
