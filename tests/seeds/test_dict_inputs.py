@@ -10,6 +10,7 @@ from keras import layers, ops
 import polytape as pt
 from by_hand import (
     BATCH,
+    QUICK,
     RATE,
     STEPS,
     Networks,
@@ -58,7 +59,7 @@ def test_two_networks_and_a_head_are_all_trained(make: Any, lengths: Any) -> Non
     before = [np.array(w) for network in mine.values() for w in network.get_weights()]
     model = pt.Model(networks=mine, forward=joined)
     objectives = [pt.Objective("label", "binary_crossentropy")]
-    model.compile(objectives=objectives, optimizer=keras.optimizers.Adam(RATE))
+    model.compile(objectives=objectives, optimizer=keras.optimizers.Adam(RATE), **QUICK)
     optimizer, variables = keras.optimizers.Adam(RATE), variables_of(theirs)
 
     def step(x: Any, y: Any) -> None:
@@ -95,6 +96,7 @@ def test_difference_of_two_outputs_and_error_of_their_sum() -> None:
             pt.Objective("sum", lambda s: mse(s.targets, s.outputs["left"] + s.outputs["right"])),
         ],
         optimizer=keras.optimizers.Adam(RATE),
+        **QUICK,
     )
     train(model, x, y)
 
@@ -126,6 +128,7 @@ def test_functional_model_of_sequential_networks_with_known_inputs() -> None:
             pt.Objective("sum", "mse"),
         ],
         optimizer="adam",
+        **QUICK,
     )
     history = model.fit(x, {"sum": normal(4)}, batch_size=BATCH, epochs=3, verbose=0).history
     assert int(model.optimizer.iterations) == 3 * STEPS

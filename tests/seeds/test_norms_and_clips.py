@@ -9,6 +9,7 @@ from keras import layers, ops
 
 import polytape as pt
 from by_hand import (
+    QUICK,
     RATE,
     Networks,
     added,
@@ -123,6 +124,7 @@ def test_gradients_of_two_losses(case: str) -> None:
         optimizer=keras.optimizers.Adam(RATE, **clipping),
         private="joint",
         **combination,
+        **QUICK,
     )
     train(model, X, {"near": Y, "far": Z})
 

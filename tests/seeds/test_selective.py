@@ -7,6 +7,7 @@ from keras import layers, ops
 
 import polytape as pt
 from by_hand import (
+    QUICK,
     RATE,
     STEPS,
     Networks,
@@ -46,6 +47,7 @@ def test_two_losses_two_matrices_two_optimizers() -> None:
             pt.Objective("second", "mse", trains="second"),
         ],
         optimizer=optimizers,
+        **QUICK,
     )
     train(model, PAIR, GOALS)
 
@@ -73,6 +75,7 @@ def test_a_second_pull_on_one_matrix_added_to_the_first() -> None:
             pt.Objective("again", "mse", output="second", trains="second"),
         ],
         optimizer=keras.optimizers.Adam(RATE),
+        **QUICK,
     )
     train(model, PAIR, GOALS)
 
@@ -99,6 +102,7 @@ def test_a_second_update_of_one_matrix_leaves_the_optimizer_of_the_other_alone()
         ],
         optimizer={name: keras.optimizers.Adam(RATE) for name in mine},
         phases=[["first", "second"], "again"],
+        **QUICK,
     )
     train(model, PAIR, GOALS)
 
@@ -147,6 +151,7 @@ def test_encoder_and_decoder_with_a_loss_and_an_optimizer_each() -> None:
             pt.Objective("prior", lambda s: prior(s.outputs["code"]), trains="encoder"),
         ],
         optimizer={name: keras.optimizers.Adam(RATE) for name in mine},
+        **QUICK,
     )
     train(model, X, {"image": X})
 
@@ -175,6 +180,7 @@ def test_reconstruction_trains_both_and_sparsity_the_encoder() -> None:
             pt.Objective("sparsity", lambda s: sparsity(s.outputs["code"]), trains="encoder"),
         ],
         optimizer=keras.optimizers.Adam(RATE),
+        **QUICK,
     )
     train(model, X, {"image": X})
 

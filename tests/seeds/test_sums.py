@@ -10,6 +10,7 @@ from keras import layers, ops
 import polytape as pt
 from by_hand import (
     BATCH,
+    QUICK,
     RATE,
     STEPS,
     Networks,
@@ -49,6 +50,7 @@ def test_sum_of_the_losses_of_two_networks(weights: tuple[float, float]) -> None
             pt.Objective("b", "huber", weight=weights[1]),
         ],
         optimizer=keras.optimizers.SGD(RATE, momentum=0.9),
+        **QUICK,
     )
     train(model, X, Y)
 
@@ -74,7 +76,7 @@ def test_one_loss_of_the_outputs_of_two_networks() -> None:
         return ops.mean(ops.square(step.outputs["a"] + step.outputs["b"] - step.targets))
 
     adam = keras.optimizers.Adam(RATE)
-    model.compile(objectives=[pt.Objective("together", together)], optimizer=adam)
+    model.compile(objectives=[pt.Objective("together", together)], optimizer=adam, **QUICK)
     train(model, X, Y)
 
     optimizer, variables = keras.optimizers.Adam(RATE), variables_of(theirs)
@@ -92,7 +94,7 @@ def test_optimizers_of_networks_that_share_nothing_train_them_as_if_apart() -> N
     model = pt.Model(networks=mine)
     optimizers = {name: keras.optimizers.Adam(RATE) for name in mine}
     objectives = [pt.Objective("a", "mse"), pt.Objective("b", "mse")]
-    model.compile(objectives=objectives, optimizer=optimizers)
+    model.compile(objectives=objectives, optimizer=optimizers, **QUICK)
     train(model, X, Y)
     for name, alone in theirs.items():
         alone.compile(keras.optimizers.Adam(RATE), "mse")
@@ -101,7 +103,7 @@ def test_optimizers_of_networks_that_share_nothing_train_them_as_if_apart() -> N
 
     one, _ = twins(pair)
     model = pt.Model(networks=one)
-    model.compile(objectives=objectives, optimizer=keras.optimizers.Adam(RATE))
+    model.compile(objectives=objectives, optimizer=keras.optimizers.Adam(RATE), **QUICK)
     train(model, X, Y)
     assert_alike(one, theirs)  # one Adam for both is the same, too
 
@@ -120,7 +122,7 @@ def test_one_adam_on_a_sum_is_not_two_where_a_network_is_shared() -> None:
     for networks, phases in ((one, None), (other, ["near", "far"])):
         model = pt.Model(networks=networks)
         adam = {"shared": keras.optimizers.Adam(RATE)}
-        model.compile(objectives=objectives, optimizer=adam, phases=phases)
+        model.compile(objectives=objectives, optimizer=adam, phases=phases, **QUICK)
         train(model, X, Y)
         assert int(model.optimizer["shared"].iterations) == STEPS * len(phases or [0])
     away = np.abs(one["shared"].get_weights()[0] - other["shared"].get_weights()[0])
@@ -155,6 +157,7 @@ def test_weighted_losses_of_two_slices_of_one_output() -> None:
             pt.Objective("digit", crossentropy, weight=0.3),
         ],
         optimizer=keras.optimizers.Adam(RATE),
+        **QUICK,
     )
     train(model, pictures, {"image": images, "digit": digits})
 
@@ -204,6 +207,7 @@ def test_a_prediction_and_a_loss_on_the_hidden_layer(auxiliary: Any, alpha: floa
             pt.Objective("hidden", lambda s: auxiliary(s.outputs["hidden"]), weight=second),
         ],
         optimizer=keras.optimizers.Adam(RATE),
+        **QUICK,
     )
     train(model, X, {"prediction": Y})
 
