@@ -13,6 +13,7 @@ from polytape.differentiation import check_scalar
 from polytape.training.labels import Labelled
 from polytape.training.losses import Parts, loss_parts, resolve_loss
 from polytape.training.objective import Objective, Step
+from polytape.training.probabilities import Improbable, of_probabilities
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class Objectives:
         }
         self._halves, self._samples = halves, samples
         self.means = {name: keras.metrics.Mean(name=f"{name}_loss") for name in self.given}
+        self.improbable = {
+            name: Improbable(name, loss)
+            for name, loss in self._losses.items()
+            if of_probabilities(loss)
+        }
         self._values: dict[str, Value] = {}
 
     def evaluate(self, step: Step, names: Sequence[str]) -> None:
@@ -78,9 +84,16 @@ class Objectives:
             weights = weights.get(objective.target)
         loss = self._losses[objective.name]
         _check_ranks(loss, objective.name, y_true, y_pred)
+        if objective.name in self.improbable:
+            self.improbable[objective.name].update_state(y_pred)
         labelled = Labelled(loss)
         parts = loss_parts(labelled, y_true, y_pred, weights, self._halves, self._samples)
         return parts, labelled.count
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """What runs along with the epoch."""
+        return [*self.means.values(), *self.improbable.values()]
 
     # ------------------------------------------------------------------ as of a Ledger
 

@@ -16,6 +16,7 @@ from polytape.jacobian import path_of
 from polytape.measured import check_measure
 from polytape.settlement import Settlement, check_private
 from polytape.stages.reweight import check_names
+from polytape.training.advice import advise
 from polytape.training.course import Clock, Course, chart
 from polytape.training.division import divide, several
 from polytape.training.dropped import Dropped
@@ -104,7 +105,7 @@ class Plan:
         }
         self.dropped = Dropped(self.names)
         self.courses = courses
-        metrics = [self.dropped, *(self.objectives.means.values() if self.objectives else ())]
+        metrics = [self.dropped, *(self.objectives.metrics if self.objectives else ())]
         others = self.model.non_trainable_variables
         seeds = [variable for variable in others if "seed_generator_state" in variable.path]
         self.holder.hold(self.own_variables, metrics, seeds, self.method, self.names)
@@ -197,8 +198,9 @@ class Plan:
         course.routes.check(reach, given, self.places)
         self.reaches.update(zip(course.names, reach, strict=True))
         if len(self.reaches) == len(self.names):
-            trained = [self.reaches[name] & self.routes[name] for name in self.names]
-            check_trained(np.array(trained), self.places)
+            trained = {name: self.reaches[name] & self.routes[name] for name in self.names}
+            check_trained(np.array([*trained.values()]), self.places)
+            advise(self, trained)
 
     def tell(self) -> None:
         """Show the routing table, once, as soon as there is one."""
