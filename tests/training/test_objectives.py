@@ -227,3 +227,18 @@ def test_metrics_of_what_is_labelled() -> None:
 def test_a_route_needs_the_parameters() -> None:
     with pytest.raises(ValueError, match="none can have a route of its own"):
         joined(objectives(image={"trains": "decoder"}), combine="mgda", measure="outputs")
+
+
+def test_what_is_not_finite_is_left_out() -> None:
+    bad = {"image": Y["image"].copy(), "label": Y["label"]}
+    bad["image"][0] = np.inf
+    model = joined(combine="upgrad")
+    with pytest.warns(RuntimeWarning, match=r"'image' \(1 x\)"):
+        told = fitted_on(model, bad)
+    assert told["dropped"] == [1]
+    assert counts(model) == {"encoder": 4, "decoder": 3, "*": 4}
+    assert all(np.isfinite(array).all() for array in arrays(model.trainable_variables))
+
+
+def fitted_on(model: pt.Model, targets: Any) -> dict[str, list[float]]:
+    return model.fit(X, targets, batch_size=8, shuffle=False, verbose=0).history
