@@ -53,10 +53,17 @@ class Objectives:
 
     def evaluate(self, step: Step, names: Sequence[str]) -> None:
         """Compute the losses of some objectives, in the mode of the step."""
-        self._values = _Mode()(
-            function=lambda: {name: self._value(self.given[name], step) for name in names},
-            training=step.training,
-        )
+        failed: list[Exception] = []
+
+        def run() -> None:
+            try:
+                self._values = {name: self._value(self.given[name], step) for name in names}
+            except Exception as error:  # raised outside, or Keras adds the layer to its message
+                failed.append(error)
+
+        _Mode()(function=run, training=step.training)
+        if failed:
+            raise failed[0]
 
     def _value(self, objective: Objective, step: Step) -> Value:
         if objective.of_step:
@@ -112,6 +119,17 @@ class Objectives:
     def present(self, names: Sequence[str]) -> Tensor:
         """(T,) bool: which objectives are active."""
         return ops.stack([self._values[name].present for name in names])
+
+    def measured(self, targets: Any, outputs: Any) -> tuple[Any, Any]:
+        """Targets and outputs for metrics: the outputs that have a target, under the same keys."""
+        if not isinstance(targets, Mapping) or not isinstance(outputs, Mapping):
+            return targets, outputs
+        bound = {o.output: o.target for o in self.given.values() if not o.of_step}
+        named = {key: bound.get(key, key) for key in outputs}
+        found = {key: target for key, target in named.items() if target in targets}
+        return {key: targets[target] for key, target in found.items()}, {
+            key: outputs[key] for key in found
+        }
 
     def note(self, batch: Tensor) -> None:
         """Add the values to the running means.
@@ -177,7 +195,7 @@ def _missing(nest: Any, key: Any, name: str, what: str) -> str:
             f"Objective {name!r} asks for the {what} {key!r}, but the {what}s are a list of "
             f"{len(nest)}: give the place, as in pt.Objective({name!r}, ..., {what}=0)."
         )
-    near = difflib.get_close_matches(str(key), [str(k) for k in nest], n=1, cutoff=0.3)
+    near = difflib.get_close_matches(str(key), [str(k) for k in nest], n=1, cutoff=0.6)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return (
         f"Objective {name!r} asks for the {what} {key!r}, which is not there.{hint} "

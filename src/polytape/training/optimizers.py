@@ -157,12 +157,13 @@ class Optimizers(keras.optimizers.Optimizer):
     def taking_part(self, mask: Mapping[str, Tensor]) -> Iterator[None]:
         """Within it `apply` changes nothing of an optimizer whose mask is false.
 
-        mask  {name: () bool}; those not named take part
+        mask  {name: () bool}; those not named take part. Within another one, both count
         """
         for name in mask:
             self[name]
         before = self._mask
-        self._set_mask(mask)
+        both = {name: ops.logical_and(before[name], mask[name]) for name in before if name in mask}
+        self._set_mask({**before, **mask, **both})
         try:
             yield
         finally:

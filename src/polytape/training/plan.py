@@ -23,7 +23,7 @@ from polytape.training.dropped import Dropped
 from polytape.training.losses import Ledger
 from polytape.training.objectives import Objectives
 from polytape.training.phase import Phase
-from polytape.training.routes import Places, check_trained
+from polytape.training.routes import Places, check_trained, warn_untrained
 from polytape.training.table import described, routing_table
 
 ON_NONFINITE = ("drop", "isolate", "skip", "raise")
@@ -90,6 +90,8 @@ class Plan:
             return
         self.names = names or ("loss",)
         self.places = Places(self.model.columns, self.model.trainable_variables)
+        if self.objectives is not None:
+            self.places.check_built()
         found = self.holder.claim(self.method, self.names)
         saved = None if found is None else iter(found)
         self.clock = Clock(self.model, self.objectives is not None, saved)
@@ -104,7 +106,9 @@ class Plan:
         self.dropped = Dropped(self.names)
         self.courses = courses
         metrics = [self.dropped, *(self.objectives.metrics if self.objectives else ())]
-        self.holder.hold(self.own_variables, metrics, self.method, self.names)
+        others = self.model.non_trainable_variables
+        seeds = [variable for variable in others if "seed_generator_state" in variable.path]
+        self.holder.hold(self.own_variables, metrics, seeds, self.method, self.names)
 
     @property
     def own_variables(self) -> list[Any]:
@@ -178,9 +182,16 @@ class Plan:
             return ops.all(active | ~present) & ops.any(active)
         return ops.any(active)
 
-    def verify(self, course: Course, recording: Recording) -> None:
+    def verify(
+        self, course: Course, recording: Recording, directions: Sequence[Tensor | None]
+    ) -> None:
         """Hold the routes of a phase against what its objectives reach, at its first step."""
-        if self.objectives is None or course.names[0] in self.reaches:
+        if course.names[0] in self.reaches:
+            return
+        if self.objectives is None:
+            self.reaches[course.names[0]] = np.array([g is not None for g in directions])
+            pairs = zip(self.places.variables, directions, strict=True)
+            warn_untrained([variable for variable, gradient in pairs if gradient is None])
             return
         given = [self.objectives.given[name] for name in course.names]
         reach = recording.reach(range(len(given)))
