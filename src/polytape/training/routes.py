@@ -187,13 +187,8 @@ def check_trained(reach: np.ndarray, places: Places) -> None:
     reach  (T, V) bool: what the objectives reach and may train
     """
     trained: Any = reach.any(axis=0)
-    for name, network in places.networks.items():
+    for name in places.networks:
         own = places.of(name)
-        if not network.built:
-            raise ValueError(
-                f"Network {name!r} is never called: it has no variables yet. Call it in the "
-                "forward pass, or remove it."
-            )
         if own and not trained[own].any():
             raise ValueError(
                 f"Network {name!r} has {len(own)} trainable variables and no objective trains "

@@ -44,7 +44,7 @@ def test_network_that_is_declared_and_never_called(built: bool) -> None:
     )
     expected = "Network 'left' has 2 trainable variables and no objective trains them: it is not"
     if not built:
-        expected = "Network 'left' is never called: it has no variables yet. Call it in"
+        expected = "Network 'left' was declared and the forward pass never calls it"
     with pytest.raises(ValueError, match=expected):
         fitted(model, [pt.Objective("label", "mse")])
 
