@@ -5,7 +5,7 @@ By hand the adversary is often missing (a loss that pulls every code to a fixed 
 adversarial, and the codes collapse), or the fooling loss trains the discriminator as well and each
 undoes the other's work, or the noise is drawn once, when the step is compiled. Here every objective
 has its route. Reconstruction and fooling are in one phase: in two updates of its own each, an Adam
-would level their gradients and the weight of 0.02 would mean little.
+would level their gradients and the weight of 0.05 would mean little.
 
 KERAS_BACKEND=torch python examples/patterns/adversarial_autoencoder.py     (or tensorflow, or jax)
 """
@@ -57,17 +57,17 @@ def network(size: int, out: int) -> keras.Model:
 
 def build() -> tuple[keras.Model, dict[str, Any]]:
     images = (load_digits().data / 16).astype("float32")
-    networks = {"encoder": network(64, 4), "decoder": network(4, 64)}
-    networks |= {"discriminator": network(4, 1), "prior": Prior()}
+    networks = {"encoder": network(64, 2), "decoder": network(2, 64)}
+    networks |= {"discriminator": network(2, 1), "prior": Prior()}
     model = pt.Model(networks=networks, forward=forward)
     model.compile(
         objectives=[
             pt.Objective("reconstruction", "mse", trains=["encoder", "decoder"], output="image"),
             pt.Objective("discrimination", discrimination, trains="discriminator"),
-            pt.Objective("fooling", fooling, trains="encoder", weight=0.02),
+            pt.Objective("fooling", fooling, trains="encoder", weight=0.05),
         ],
         phases=["discrimination", pt.Phase(["reconstruction", "fooling"])],
-        optimizer={"discriminator": keras.optimizers.Adam(5e-3), "*": keras.optimizers.Adam(3e-3)},
+        optimizer={"discriminator": keras.optimizers.Adam(5e-3), "*": keras.optimizers.Adam(2e-3)},
     )
     return model, {"x": images, "y": {"image": images}, "batch_size": 256}
 

@@ -1,10 +1,10 @@
 """A Wasserstein GAN whose critic is held to slopes of one by a gradient penalty (WGAN-GP).
 
 The penalty is a loss made of a derivative, which is differentiated again: by hand a tape in a tape,
-`jax.grad` in `jax.grad` or `create_graph=True`, and in each the interpolated points must be watched
-and the critic called inside. `pt.derivative` does that on every backend. The critic is updated five
-times for each update of the generator, each time with new noise, on the same batch; to train the
-generator in every fifth batch instead, leave out the phases and give its objective `every=5`.
+`jax.grad` in `jax.grad` or `create_graph=True`, with the critic called inside and points watched.
+`pt.derivative` does that on every backend. The critic is updated three times for each update of the
+generator, each time with new noise, on the same batch; to train the generator in every third batch
+instead, leave out the phases and give its objective `every=3`.
 
 KERAS_BACKEND=torch python examples/patterns/wgan_gp.py        (or tensorflow, or jax)
 """
@@ -67,26 +67,24 @@ def build() -> tuple[keras.Model, dict[str, Any]]:
             pt.Objective("penalty", penalty, trains="critic", weight=10.0),
             pt.Objective("generation", generation, trains="generator"),
         ],
-        phases=[pt.Phase(["criticism", "penalty"], steps=5), pt.Phase("generation")],
+        phases=[pt.Phase(["criticism", "penalty"], steps=3), pt.Phase("generation")],
         optimizer={
             "critic": keras.optimizers.Adam(2e-3, beta_1=0.0, beta_2=0.9),
-            "generator": keras.optimizers.Adam(2e-3, beta_1=0.0, beta_2=0.9),
+            "generator": keras.optimizers.Adam(5e-4, beta_1=0.0, beta_2=0.9),
         },
     )
     return model, {"x": moons, "batch_size": 256}
 
 
-def main(epochs: int = 10) -> dict[str, float]:
+def main(epochs: int = 25) -> dict[str, Any]:
     keras.utils.set_random_seed(0)
     model, data = build()
     model.fit(**data, epochs=epochs, verbose=0)
     outputs = model.predict(data["x"], verbose=0)
     slopes = ops.convert_to_numpy(pt.derivative(model.networks["critic"], outputs["between"]))
-    apart = np.linalg.norm(outputs["fake"][:, None] - data["x"][None, :512], axis=-1)
-    found = {"steepness": np.linalg.norm(slopes, axis=1).mean()}
-    found |= {"fake to real": apart.min(axis=1).mean(), "real to fake": apart.min(axis=0).mean()}
-    print({name: round(float(value), 3) for name, value in found.items()})
-    return found
+    steepness = float(np.linalg.norm(slopes, axis=1).mean())
+    print(f"mean slope of the critic: {steepness:.3f}")
+    return {"steepness": steepness, "points": outputs["fake"]}
 
 
 if __name__ == "__main__":

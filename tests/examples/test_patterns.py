@@ -79,6 +79,15 @@ def fill(model: Any) -> None:
             variable.assign(rng.normal(size=variable.shape) / np.sqrt(fan_in))
 
 
+def energy_distance(one: np.ndarray, other: np.ndarray, count: int = 500) -> float:
+    """Of two samples of points, (N, 2): 0 if they have the same distribution."""
+
+    def apart(first: np.ndarray, second: np.ndarray) -> float:
+        return float(np.linalg.norm(first[:count, None] - second[None, :count], axis=-1).mean())
+
+    return 2 * apart(one, other) - apart(one, one) - apart(other, other)
+
+
 @cache
 def trained(name: str, epochs: int | None = None) -> Run:
     """A pattern's own `main`, on filled weights and in the order of its data."""
@@ -135,7 +144,7 @@ def test_sparse_autoencoder() -> None:
 
 def test_adversarial_autoencoder() -> None:
     run = trained("adversarial_autoencoder")
-    assert run.found["error"] < 0.055  # 0.073 is the variance of the images
+    assert run.found["error"] < 0.065  # 0.073 is the variance of the images
     assert np.abs(run.found["code mean"]).max() < 1
     assert run.found["code deviation"].min() > 0.3  # no collapse
     assert run.found["code deviation"].max() < 1.7
@@ -153,7 +162,7 @@ def test_gan() -> None:
 
 def test_noise_is_fresh_in_every_phase() -> None:
     """A seed's counter advances with each draw: one in each of the phases' forward passes."""
-    for name, passes, draws in (("gan", 2, 1), ("wgan_gp", 6, 2)):
+    for name, passes, draws in (("gan", 2, 1), ("wgan_gp", 4, 2)):
         run = trained(name)
         seed = run.model.networks["noise"].seeds.state
         drawn = array(seed)[1] - run.before[seed.path][1]
@@ -163,9 +172,9 @@ def test_noise_is_fresh_in_every_phase() -> None:
 def test_wgan_gp() -> None:
     run = trained("wgan_gp")
     assert 0.8 < run.found["steepness"] < 1.2
-    assert run.found["fake to real"] < 0.4
-    assert run.found["real to fake"] < 0.4
-    assert run.updates("critic") == 5 * run.updates("generator") == 5 * run.steps
+    moons = module("wgan_gp").build()[1]["x"]
+    assert energy_distance(run.found["points"], moons) < 0.2  # about 0.9 before
+    assert run.updates("critic") == 3 * run.updates("generator") == 3 * run.steps
 
 
 def test_smooth_features() -> None:
