@@ -87,6 +87,10 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         fit(mixed(), {"image": Y["image"][:, 0], "label": Y["label"]}),
         r"Objective 'image': its target has shape .* and its output .* broadcasting",
     ),
+    "one column": (
+        fit(mixed(), {"image": Y["image"][:, :1], "label": Y["label"]}),
+        r"Objective 'image': its target has shape .*1\) and its output .*4\).* broadcasting",
+    ),
     "no scalar": (
         fit([pt.Objective("code", lambda step: step.outputs["code"])]),
         r"The loss of objective 'code' is not a scalar",

@@ -10,7 +10,7 @@ from keras import ops
 
 from polytape.contract import Tensor
 from polytape.differentiation import check_scalar
-from polytape.training.labels import Labelled
+from polytape.training.labels import ELEMENTWISE, Labelled
 from polytape.training.losses import Parts, loss_parts, resolve_loss
 from polytape.training.objective import Objective, Step
 from polytape.training.probabilities import Improbable, of_probabilities
@@ -224,11 +224,11 @@ def _check(given: Sequence[Objective]) -> None:
 def _check_ranks(loss: keras.losses.Loss, name: str, y_true: Any, y_pred: Any) -> None:
     """Raise if a target would be spread over an output by broadcasting."""
     true, pred = tuple(y_true.shape), tuple(y_pred.shape)
-    classes = len(true) == len(pred) - 1 and "sparse" in loss.name
-    if len(true) < len(pred) and pred[-1] != 1 and not classes:
+    lower, wide = len(true) < len(pred) and pred[-1] != 1, len(true) == len(pred) > 1
+    if getattr(loss, "fn", None) in ELEMENTWISE and (lower or (wide and true[-1] != pred[-1])):
         raise ValueError(
             f"Objective {name!r}: its target has shape {true} and its output {pred}. They would be "
-            "matched by broadcasting, not sample by sample. Give them the same rank, or use a "
+            "matched by broadcasting, not number by number. Give them the same shape, or use a "
             "sparse loss for class numbers."
         )
 
