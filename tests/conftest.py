@@ -7,7 +7,7 @@ import keras
 import pytest
 
 HERE = Path(__file__).parent
-ENGINE_FOLDERS = ("engines", "training", "examples")
+ENGINE_FOLDERS = ("engines", "training", "examples", "recipes")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -15,6 +15,7 @@ _HOMES = {
     "Combiner": "polytape.combiner",
     "Evidence": "polytape.contract",
     "Features": "polytape.features",
+    "GradientTape": "polytape.tape",
     "Gradients": "polytape.jacobian",
     "Method": "polytape.contract",
     "Model": "polytape.training.model",
@@ -26,11 +27,14 @@ _HOMES = {
     "gradients": "polytape.differentiation",
     "weigh": "polytape.weighing",
 }
+_MODULES = ("data",)
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return import_module(f"polytape.{name}")
     if name.startswith("_"):
         raise AttributeError(f"module 'polytape' has no attribute {name!r}")
     catalogue = import_module("polytape.catalogue").catalogue()
@@ -42,7 +46,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*_HOMES, *import_module("polytape.catalogue").catalogue()])
+    return sorted([*_HOMES, *_MODULES, *import_module("polytape.catalogue").catalogue()])
 
 
 if "keras" in sys.modules:  # then make saved models loadable at once, not at first use

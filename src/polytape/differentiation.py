@@ -1,7 +1,7 @@
 """Gradients for loops of one's own: one forward pass, one gradient per objective."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 from keras import ops
@@ -11,6 +11,8 @@ from polytape.contract import Tensor
 from polytape.engines import Measure, Recording, engine
 from polytape.jacobian import Gradients, mean_rows, path_of
 from polytape.measured import Measured
+
+G = TypeVar("G", bound=Gradients)
 
 
 def gradients(
@@ -41,12 +43,7 @@ def gradients(
     >>> tuple(grads.gramian.shape)
     (2, 2)
     """
-    variables = list(variables)
-    if not variables:
-        raise ValueError(
-            "pt.gradients got no variables. A model that was never called has none yet: call it "
-            "once on a batch, or pass an Input, before asking for gradients."
-        )
+    variables = check_variables("pt.gradients", variables)
     if measure not in ("parameters", "features"):
         raise ValueError(
             '`measure` of pt.gradients is "parameters" or "features". To measure at the outputs, '
@@ -58,13 +55,21 @@ def gradients(
         losses = objective_fn()
         check_objectives(losses)
         names[:] = losses
-        halves = zip(*map(_halves, losses.values()), strict=True)
-        return [loss for half in halves for loss in half], None
+        return scalars_of(losses), None
 
     recording = engine().record(forward, lambda: variables, measure)
-    values = [ops.stop_gradient(loss) for loss in recording.scalars]
     if measure == "features":
-        return _measured(recording, names, variables, values)
+        return _measured(recording, names, variables)
+    found = collected(recording, names, variables, Gradients)
+    found.connectivity.check()
+    return found
+
+
+def collected(
+    recording: Recording, names: Sequence[str], variables: Sequence[Any], kind: type[G]
+) -> G:
+    """The gradients of the recorded losses: one for each name, or one of either half batch."""
+    values = [ops.stop_gradient(loss) for loss in recording.scalars]
     rows = [recording.pull({t: 1.0}, range(len(variables))) for t in range(len(values))]
     count = len(names)
     halves = (rows[:count], rows[count:]) if len(rows) > count else None
@@ -72,18 +77,21 @@ def gradients(
         rows = mean_rows(*halves)
         values = [0.5 * (a + b) for a, b in zip(values[:count], values[count:], strict=True)]
     connectivity = Connectivity.seen(names, [path_of(variable) for variable in variables], rows)
-    connectivity.check()
-    losses = dict(zip(names, values, strict=True))
-    return Gradients(losses, rows, connectivity, halves=halves)
+    return kind(dict(zip(names, values, strict=True)), rows, connectivity, halves=halves)
+
+
+def scalars_of(losses: Mapping[str, Any]) -> list[Tensor]:
+    """All losses, or those of the first halves and then those of the second."""
+    halves = zip(*map(_halves, losses.values()), strict=True)
+    return [loss for half in halves for loss in half]
 
 
 def _halves(loss: Any) -> tuple[Any, ...]:
     return tuple(loss) if isinstance(loss, (tuple, list)) else (loss,)
 
 
-def _measured(
-    recording: Recording, names: list[str], variables: list[Any], values: list[Tensor]
-) -> Measured:
+def _measured(recording: Recording, names: list[str], variables: list[Any]) -> Measured:
+    values = [ops.stop_gradient(loss) for loss in recording.scalars]
     if len(values) != len(names):
         raise ValueError(
             'A pair of losses for the halves of a batch needs measure="parameters". Received: '
@@ -95,6 +103,25 @@ def _measured(
     found = Measured(dict(zip(names, values, strict=True)), recording, connectivity)
     _ = found.gramian  # so that errors come now
     return found
+
+
+def check_variables(caller: str, variables: Any) -> list[Any]:
+    """The variables as a list, or an error if there are none or one is there twice."""
+    variables = list(variables)
+    if not variables:
+        raise ValueError(
+            f"{caller} got no variables. A model that was never called has none yet: call it once "
+            "on a batch, or pass an Input, before asking for gradients."
+        )
+    first: dict[int, int] = {}
+    for index, variable in enumerate(variables):
+        if first.setdefault(id(variable), index) != index:
+            raise ValueError(
+                f"{caller} got the variable {path_of(variable)!r} twice, as number "
+                f"{first[id(variable)]} and {index}: it would be counted and updated twice. Two "
+                "networks that share a layer both list its variables; give each one once."
+            )
+    return variables
 
 
 def check_objectives(losses: Any) -> None:

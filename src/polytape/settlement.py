@@ -37,13 +37,14 @@ class Settlement:
         paths: Sequence[str],
         add_weight: Callable[..., Any],
         private: str = "own",
-        seed: int = 0,
+        seed: int | Seed = 0,
         saved: Iterator[Any] | None = None,
         sizes: Sequence[int] = (),
         networks: Sequence[str] | None = None,
     ) -> None:
-        """saved  leaves of a state to go on from, taken as they are needed; None starts afresh
+        """seed  to be mixed with the step, or that of every step
 
+        saved     leaves of a state to go on from, taken as they are needed; None starts afresh
         sizes     of the variables, for methods with a memory
         networks  the network of each variable; None takes the first part of its path
         """
@@ -99,7 +100,7 @@ class Settlement:
 
     def seed(self, step: Tensor) -> Seed:
         """The seed of a step: the same after a resume, another one in every step."""
-        return draw(self._seed, step)
+        return self._seed if isinstance(self._seed, Seed) else draw(self._seed, step)
 
     def weigh(
         self,

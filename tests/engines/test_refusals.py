@@ -47,6 +47,18 @@ def test_objective_that_reaches_nothing_is_named(w: keras.Variable, cut: str) ->
         pt.gradients(lambda: {"a": ops.sum(w * 2.0), "b": cuts[cut]()}, [w])
 
 
+def test_one_variable_twice(w: keras.Variable) -> None:
+    with pytest.raises(ValueError, match=r"pt.gradients got the variable 'w' twice, .* 0 and 1: "):
+        pt.gradients(lambda: {"a": ops.sum(w * 2.0)}, [w, w])
+
+
+@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="it works there")
+def test_tape_says_how_it_is_written_elsewhere() -> None:
+    text = r"Keras runs on (jax|torch). [^$]* grads = pt.gradients\(losses, variables\)\n"
+    with pytest.raises(RuntimeError, match=text):
+        pt.GradientTape()
+
+
 def test_computed_outside(w: keras.Variable) -> None:
     outside = ops.sum(w * 2.0)
     if keras.backend.backend() == "torch":

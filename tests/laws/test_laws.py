@@ -11,7 +11,12 @@ from polytape.catalogue import all_methods
 from polytape.contract import Evidence, Method, State, Tensor
 from polytape.testing import GUARANTEES, LAWS, Trial, certify, check, laws_of, matrices
 
-CASES = [(name, law) for name, cls in all_methods().items() for law in laws_of(cls)]
+# With `pytest -n 2 --dist loadgroup` all laws of a method share one process and what it compiled.
+CASES = [
+    pytest.param(name, law, marks=pytest.mark.xdist_group(name))
+    for name, cls in all_methods().items()
+    for law in laws_of(cls)
+]
 
 
 @cache

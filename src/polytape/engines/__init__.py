@@ -6,10 +6,10 @@ from typing import cast
 
 import keras
 
-from polytape.engines.contract import Engine, Measure, Recording, Rows
+from polytape.engines.contract import Engine, Measure, Recording, Rows, Tape
 from polytape.engines.marking import mark
 
-__all__ = ["Engine", "Measure", "Recording", "Rows", "engine", "mark"]
+__all__ = ["Engine", "Measure", "Recording", "Rows", "Tape", "engine", "mark"]
 
 
 @cache

@@ -37,6 +37,26 @@ class Recording(Protocol):
         ...
 
 
+class Tape(Protocol):
+    """A record of what the framework does between `open` and `close`."""
+
+    def open(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def watch(self, tensor: Tensor) -> None:
+        """Follow a tensor from here on, as variables are followed without being asked."""
+        ...
+
+    def read(self) -> Sequence[Variable]:
+        """The variables that were read while it was open, in the type of the framework."""
+        ...
+
+    def recording(self, scalars: Sequence[Tensor], sources: Sequence[Any]) -> Recording:
+        """Scalars of that time, to be differentiated by variables and tensors of that time."""
+        ...
+
+
 class Rows(Protocol):
     """k gradients of one variable, as the rows of a (k, n) float32 matrix."""
 
@@ -82,6 +102,10 @@ class Engine(Protocol):
         These are asked for after the forward pass where it may create them (not on JAX).
         Side effects on other variables (BatchNorm statistics, seeds, metrics) happen once.
         """
+        ...
+
+    def tape(self) -> Tape | None:
+        """A closed, empty tape, if the framework records what is done as it is done."""
         ...
 
     def derivative(

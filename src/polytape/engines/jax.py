@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from polytape.engines.absent import unwarned
 from polytape.engines.contract import Forward, Measure, Tensor, Variable
 from polytape.engines.linearized import Linearized
 from polytape.engines.marking import listening
@@ -48,6 +49,10 @@ def record(
 
     values = [*(variable.value for variable in known), *probes]
     return Linearized(function, values, known, measure)
+
+
+def tape() -> None:
+    return None  # what is to be differentiated must be a function
 
 
 def derivative(
@@ -152,7 +157,8 @@ def apply(
     if not optimizer.built:
         optimizer.build(variables)
     before = [v.value for v in variables], [v.value for v in optimizer.variables]
-    after = optimizer.stateless_apply(before[1], list(gradients), before[0])
+    with unwarned():
+        after = optimizer.stateless_apply(before[1], list(gradients), before[0])
     for group, values in zip((variables, optimizer.variables), after, strict=True):
         assign(group, values, accept)
 

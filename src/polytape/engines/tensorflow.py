@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from polytape.engines.absent import present
 from polytape.engines.contract import Forward, Measure, Tensor, Variable
 from polytape.engines.marking import listening
 
@@ -15,21 +16,19 @@ FUSES = False
 
 class _Recording:
     def __init__(
-        self, forward: Forward, variables: Callable[[], Sequence[Variable]], measure: Measure
+        self,
+        tape: tf.GradientTape,
+        scalars: Sequence[Tensor],
+        variables: Sequence[Any],
+        marked: Sequence[Tensor] = (),
+        measure: Measure = "parameters",
+        outputs: Any = None,
     ) -> None:
+        self._tape, self.scalars, self.outputs = tape, scalars, outputs
         self.measure: Measure = measure
-        self._marked: list[Tensor] = []
-        with tf.GradientTape(persistent=True) as self._tape, listening(measure, self._mark):
-            self.scalars, self.outputs = forward()
-        self._variables = [_raw(variable) for variable in variables()]
-        count = len(self._variables)
-        self.marks = range(count, count + len(self._marked))
-
-    def _mark(self, tensor: Tensor) -> Tensor:
-        stand_in = tf.identity(tensor)  # so that only what is behind the mark counts
-        self._tape.watch(stand_in)
-        self._marked.append(stand_in)
-        return stand_in
+        self._variables = [_raw(variable) for variable in variables]
+        self._known = [*self._variables, *marked]
+        self.marks = range(len(self._variables), len(self._known))
 
     def pull(
         self, cotangents: Mapping[int, Tensor], variables: Sequence[int]
@@ -39,8 +38,7 @@ class _Recording:
             tf.cast(seed, target.dtype)
             for seed, target in zip(cotangents.values(), targets, strict=True)
         ]
-        known = [*self._variables, *self._marked]
-        sources = [known[index] for index in variables]
+        sources = [self._known[index] for index in variables]
         return self._tape.gradient(targets, sources, output_gradients=seeds)
 
     def reach(self, scalars: Sequence[int]) -> np.ndarray:
@@ -53,7 +51,41 @@ def record(
     variables: Callable[[], Sequence[Variable]],
     measure: Measure = "parameters",
 ) -> _Recording:
-    return _Recording(forward, variables, measure)
+    tape, marked = tf.GradientTape(persistent=True), []
+
+    def mark(tensor: Tensor) -> Tensor:
+        stand_in = tf.identity(tensor)  # so that only what is behind the mark counts
+        tape.watch(stand_in)
+        marked.append(stand_in)
+        return stand_in
+
+    with tape, listening(measure, mark):
+        scalars, outputs = forward()
+    return _Recording(tape, scalars, variables(), marked, measure, outputs)
+
+
+class _Tape:
+    def __init__(self) -> None:
+        self._tape = tf.GradientTape(persistent=True)
+
+    def open(self) -> None:
+        self._tape.__enter__()
+
+    def close(self) -> None:
+        self._tape.__exit__(None, None, None)
+
+    def watch(self, tensor: Tensor) -> None:
+        self._tape.watch(_raw(tensor))
+
+    def read(self) -> Sequence[Variable]:
+        return self._tape.watched_variables()
+
+    def recording(self, scalars: Sequence[Tensor], sources: Sequence[Any]) -> _Recording:
+        return _Recording(self._tape, scalars, sources)
+
+
+def tape() -> _Tape:
+    return _Tape()
 
 
 def derivative(
@@ -182,7 +214,7 @@ def apply(
     accept: Tensor,
 ) -> None:
     def update() -> Tensor:
-        optimizer.apply(gradients, variables)
+        optimizer.apply(*present(gradients, variables))
         return tf.constant(True)
 
     if not optimizer.built:

@@ -9,6 +9,7 @@ import torch
 import torch._functorch.config as functorch
 from torch.autograd.graph import get_gradient_edge
 
+from polytape.engines.absent import present
 from polytape.engines.contract import Forward, Measure, Tensor, Variable
 from polytape.engines.marking import listening
 
@@ -76,6 +77,10 @@ def record(
     measure: Measure = "parameters",
 ) -> _Recording:
     return _Recording(forward, variables, measure)
+
+
+def tape() -> None:
+    return None  # the record is kept by the tensors themselves
 
 
 def derivative(
@@ -167,7 +172,7 @@ def apply(
         optimizer.build(variables)
     if bool(accept):
         with torch.no_grad():
-            optimizer.apply(gradients, variables)
+            optimizer.apply(*present(gradients, variables))
 
 
 def prepare(model: Any) -> None:

@@ -39,9 +39,7 @@ def project_onto_dual_cone(gramian: Tensor, active: Tensor, u: Tensor) -> Tensor
     unit = ops.max(lengths, axis=-1, keepdims=True)
     unit = ops.where(unit > 0, unit, ops.ones_like(unit))
     lengths = lengths / unit
-    cosines = ops.broadcast_to(form.cosines[..., None, :, :], (*u.shape, u.shape[-1]))
     # Not a matmul: accelerators may round its operands to fewer than 24 bits.
-    pull = -ops.sum(cosines * lengths[..., None, :], axis=-1)
-    matrix = ops.broadcast_to(with_ridge(form.cosines)[..., None, :, :], cosines.shape)
-    z = nonneg_qp(matrix, pull) * unit * (longest / norms)
+    pull = -ops.sum(form.cosines[..., None, :, :] * lengths[..., None, :], axis=-1)
+    z = nonneg_qp(with_ridge(form.cosines)[..., None, :, :], pull) * unit * (longest / norms)
     return ops.where(alive, u + z, u)

@@ -9,9 +9,8 @@ from polytape.linalg.solve import solve_spd
 
 # Accepted residual, relative to the size of the solution: some ten roundings of float32.
 TOLERANCE = 1e-6
-_PIVOTINGS = 12
+_SLOP = 0.25 * TOLERANCE  # a breach that is rounding, relative to the largest entry
 _INTERIOR_STEPS = 40
-_PATIENCE = 3  # block exchanges that may fail to shrink the number of violations
 _CENTRING = 0.1
 _TO_BOUNDARY = 0.98
 
@@ -27,10 +26,10 @@ def nonneg_qp(matrix: Tensor, linear: Tensor) -> Tensor:
 
     An entry that is not finite spoils its own problem only.
 
-    Block principal pivoting (Judice & Pires 1994) starts from the positive entries of b and is
-    done after one to three solves as a rule. It may cycle on matrices of low rank: the problems
+    Principal pivoting, one index at a time, the one with the largest breach: about as many cheap
+    steps as the solution has positive entries. It may cycle on matrices of low rank: the problems
     that it leaves go to a primal-dual interior-point method, which takes some fifteen solves
-    whatever the matrix. Each keeps the best point it has seen.
+    whatever the matrix and keeps the best point it has seen.
 
     >>> from keras import ops
     >>> y = nonneg_qp(ops.array([[1.0, 0.5], [0.5, 1.0]]), ops.array([1.0, 0.8]))
@@ -68,49 +67,45 @@ def _unsettled(limit: int) -> Callable[..., Tensor]:
     return going
 
 
-def _restricted(matrix: Tensor, linear: Tensor, free: Tensor) -> Tensor:
-    """Solution of `A y = b` in the free entries, the others zero."""
-    mask = ops.cast(free, linear.dtype)
-    inner = matrix * mask[..., :, None] * mask[..., None, :]
-    rest = ops.eye(linear.shape[-1], dtype=linear.dtype) * (1 - mask)[..., None, :]
-    return solve_spd(inner + rest, linear * mask) * mask
-
-
-def _violated(matrix: Tensor, linear: Tensor, free: Tensor, y: Tensor) -> Tensor:
-    slack = _times(matrix, y) - linear
-    slop = TOLERANCE * (ops.sum(ops.maximum(y, 0.0), axis=-1, keepdims=True) + 1.0)
-    return ops.where(free, y < 0, slack < -slop)
-
-
 def _pivot(matrix: Tensor, linear: Tensor) -> tuple[Tensor, Tensor]:
-    """Best y and its residual, by exchanging blocks between the zero and the positive part."""
-    count = linear.shape[-1]
-    order = ops.arange(1, count + 1, dtype="int32")
+    """A y >= 0 and its residual, from moving one index at a time in or out of the positive part.
 
-    def exchange(
-        free: Tensor, fewest: Tensor, patience: Tensor, top: Tensor, residual: Tensor, step: Tensor
+    Every problem keeps a matrix S and a vector t, swept on its positive part: there t is -y,
+    elsewhere the slack `A y - b`. To sweep j is to subtract u u' / d from S, u being its column j
+    less the j-th unit vector. `side` is -1 in the positive part, 1 elsewhere; side - 1 is what the
+    diagonal of S lacks, of which d, the pivot, is an entry.
+    """
+    size = linear.shape[-1]
+    index = ops.arange(size, dtype="int32")
+
+    def worst(t: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:
+        """The index with the largest breach, and the breach; (..., 1) each."""
+        breach = -side * t - _SLOP * ops.max(ops.abs(t), axis=-1, keepdims=True)
+        return ops.argmax(breach, axis=-1, keepdims=True), ops.max(breach, axis=-1, keepdims=True)
+
+    def sweep(
+        S: Tensor, t: Tensor, side: Tensor, j: Tensor, breach: Tensor, step: Tensor
     ) -> tuple[Tensor, ...]:
-        y = _restricted(matrix, linear, free)
-        wrong = _violated(matrix, linear, free, y)
-        clipped = ops.maximum(y, 0.0)
-        top, residual = _better((top, residual), clipped, _residual(matrix, linear, clipped))
-        number = ops.sum(ops.cast(wrong, "int32"), axis=-1, keepdims=True)
-        patience = ops.where(number < fewest, _PATIENCE, patience - 1)
-        last = ops.max(ops.where(wrong, order, 0), axis=-1, keepdims=True)
-        flips = ops.logical_and(wrong, ops.logical_or(patience >= 0, ops.equal(order, last)))
-        free = ops.not_equal(free, flips)
-        return free, ops.minimum(number, fewest), patience, top, residual, step + 1
+        live = ops.cast(breach > 0, t.dtype)
+        here = live * ops.cast(ops.equal(index, j), t.dtype)
+        column = ops.take_along_axis(S, j[..., None], axis=-2)[..., 0, :]
+        pivot = ops.sum((column + side) * here, axis=-1, keepdims=True) - 1
+        u = column - here
+        w = u * (live / pivot)
+        t = t - w * ops.sum(t * here, axis=-1, keepdims=True)
+        side = side * (1 - 2 * here)
+        return S - u[..., :, None] * w[..., None, :], t, side, *worst(t, side), step + 1
 
-    column = linear[..., :1]
-    start = (
-        linear > 0,
-        ops.full_like(column, count + 1, dtype="int32"),
-        ops.full_like(column, _PATIENCE, dtype="int32"),
-        ops.zeros_like(linear),
-        ops.full_like(column, 1e30),
-        ops.zeros((), dtype="int32"),
-    )
-    return ops.while_loop(_unsettled(_PIVOTINGS), exchange, start)[3:5]
+    def going(*loop: Tensor) -> Tensor:
+        return ops.logical_and(ops.any(loop[-2] > 0), loop[-1] < 2 * size)
+
+    t, side = -linear, ops.ones_like(linear)
+    S = ops.broadcast_to(matrix, (*linear.shape, size))
+    start = (S, t, side, *worst(t, side), ops.zeros((), dtype="int32"))
+    _, t, side = ops.while_loop(going, sweep, start)[:3]
+    y = ops.where(side < 0, ops.maximum(-t, 0.0), 0.0)
+    nothing = ops.zeros_like(t), ops.full_like(t[..., :1], 1e30)
+    return _better(nothing, y, _residual(matrix, linear, y))
 
 
 def _interior(matrix: Tensor, linear: Tensor, best: tuple[Tensor, Tensor]) -> Tensor:

@@ -27,10 +27,7 @@ def with_ridge(matrix: Tensor) -> Tensor:
     then it is the first of 32, 32^2, 32^3, 32^4 times as much for which all pivots are positive.
     """
     size = matrix.shape[-1]
-    identity = ops.eye(size, dtype=matrix.dtype)
-    index = ops.arange(size)
-    steps = ops.convert_to_tensor([ridge(size) * 32.0**k for k in range(5)], dtype=matrix.dtype)
-    trials = matrix[..., None, :, :] + steps[:, None, None] * identity
+    identity, index = ops.eye(size, dtype=matrix.dtype), ops.arange(size)
 
     def eliminate(k: Tensor, loop: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         rest, least = loop
@@ -39,11 +36,19 @@ def with_ridge(matrix: Tensor) -> Tensor:
         factor = row * ops.cast(index > k, matrix.dtype) / pivot
         return rest - factor[..., :, None] * row[..., None, :], ops.minimum(least, raw)
 
-    # As many ones as there are trials.
-    least = ops.ones_like(trials[..., 0, 0])
-    _, least = ops.fori_loop(0, size, eliminate, (trials, least))
-    enough = ops.min(ops.where(least > 0.25 * steps, steps, steps[-1]), axis=-1)
-    return matrix + enough[..., None, None] * identity
+    def attempt(added: Tensor, low: Tensor, trial: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        added = ops.where(low, 32.0 * added, added)
+        start = matrix + added[..., None, None] * identity, ops.ones_like(added)
+        _, least = ops.fori_loop(0, size, eliminate, start)
+        return added, ops.logical_not(least > 0.25 * added), trial + 1
+
+    def going(_added: Tensor, low: Tensor, trial: Tensor) -> Tensor:
+        return ops.logical_and(ops.any(low), trial < 5)
+
+    added = ops.full_like(matrix[..., 0, 0], ridge(size) / 32.0)
+    start = added, ops.ones_like(added, dtype="bool"), ops.zeros((), dtype="int32")
+    added = ops.while_loop(going, attempt, start)[0]
+    return matrix + added[..., None, None] * identity
 
 
 def solve_spd(matrix: Tensor, rhs: Tensor) -> Tensor:

@@ -87,6 +87,12 @@ def chart(plan: Any, saved: Iterator[Any] | None) -> list[Course]:
         routes = Routes.anywhere(names, len(variables))
         if given:
             routes = Routes.declared(given, plan.places)
+        if plan.measure != "parameters" and not routes.open:
+            raise ValueError(
+                f'measure="{plan.measure}" sends one backward pass through the network for all '
+                "objectives, so none can have a route of its own. Leave out `trains`, or use "
+                'measure="parameters".'
+            )
         networks = plan.places.owners if given else None
         settings = plan.private, plan.seed, saved, sizes, networks
         settlement = Settlement(method, names, paths, keras.Variable, *settings)

@@ -41,7 +41,7 @@ def divide(optimizers: Optimizers, places: Places) -> None:
     for name in optimizers:
         if name == REST:
             continue
-        for index in places.select(name, "compile(optimizer=...)"):
+        for index in places.select(name, "compile(optimizer=...)", frozen=True):
             if owners[index] is not None:
                 raise ValueError(
                     f"Two optimizers, {owners[index]!r} and {name!r}, for the variable "

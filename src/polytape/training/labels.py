@@ -84,11 +84,11 @@ def known(y_true: Any, y_pred: Any) -> Tensor | None:
     The shape is that of most Keras losses before their reduction: (N, ...).
 
     >>> import numpy as np
-    >>> known(np.array([[1.0, np.nan], [0.0, 1.0]]), np.zeros((2, 2))).shape
-    (2,)
+    >>> [bool(row) for row in known(np.array([[1.0, np.nan], [0.0, 1.0]]), np.zeros((2, 2)))]
+    [False, True]
     >>> known(np.array([1, 0]), np.zeros((2, 2)))
     """
-    if not _may_miss(y_true):
+    if keras.tree.is_nested(y_pred) or not _may_miss(y_true):
         return None
     missing = ops.isnan(_tensor(y_true))
     return ops.logical_not(_of_rank(missing, max(len(y_pred.shape) - 1, 1)))
@@ -101,7 +101,7 @@ def hide(y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[Any, Any]
     metrics of samples, (N, ...), and with those of single numbers, (N, ..., K). Targets and outputs
     of shape (N,) are samples to Keras's metrics if one of them is (N, 1): the targets become that.
     """
-    whole = None if keras.tree.is_nested(y_pred) else known(y_true, y_pred)
+    whole = known(y_true, y_pred)
     if whole is None:
         return y_true, sample_weight
     weight = ops.cast(ops.expand_dims(whole, -1), "float32")

@@ -9,6 +9,7 @@ from keras import ops
 
 from polytape.contract import Tensor
 from polytape.differentiation import check_scalar
+from polytape.training.labels import same_rank
 from polytape.training.samples import sample_losses
 
 Path = tuple[Any, ...]
@@ -174,31 +175,20 @@ class _FunctionLoss(keras.losses.Loss):
     """A loss function as a loss object, with the rank matching and the mean that Keras gives it."""
 
     def __init__(self, function: Any) -> None:
-        super().__init__(name=getattr(function, "__name__", "loss"))
-        self._function = function
+        name = getattr(function, "__name__", "loss")
+        super().__init__(name=name.strip("_<>") or "loss")  # TensorFlow names a scope after it
+        self.fn = function  # as Keras calls it
 
     def call(self, y_true: Any, y_pred: Any) -> Tensor:
         if ops.is_tensor(y_true) and ops.is_tensor(y_pred):
-            y_true, y_pred = _same_rank(y_true, y_pred)
-        return self._function(y_true, y_pred)
+            y_true, y_pred = same_rank(y_true, y_pred)
+        return self.fn(y_true, y_pred)
 
 
 def resolve_loss(loss: Any) -> keras.losses.Loss:
     """A loss object from a name, a function or a loss object."""
     found = keras.losses.get(loss)
     return found if isinstance(found, keras.losses.Loss) else _FunctionLoss(found)
-
-
-def _same_rank(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """A trailing axis of one added or dropped where the ranks differ by one."""
-    swap = len(first.shape) < len(second.shape)
-    longer, shorter = (second, first) if swap else (first, second)
-    if len(longer.shape) == len(shorter.shape) + 1 and longer.shape[-1] == 1:
-        if len(shorter.shape) == 1:
-            shorter = ops.expand_dims(shorter, axis=-1)
-        else:
-            longer = ops.squeeze(longer, axis=-1)
-    return (shorter, longer) if swap else (longer, shorter)
 
 
 def _leaves(nest: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
@@ -242,7 +232,7 @@ def _weights(loss: Any, weights: Any) -> dict[Path, Any]:
 
 
 def _name_outputs(outputs: Any, output_names: Sequence[str]) -> tuple[str, ...]:
-    found = list(_leaves(outputs))
+    found = keras.tree.flatten_with_path(outputs)  # as Keras does: the keys of a dict sorted
     if len(found) == 1:
         return ("loss",)
     if len(output_names) == len(found) and not isinstance(outputs, dict):

@@ -10,9 +10,10 @@ from keras import ops
 
 from polytape.contract import Tensor
 from polytape.differentiation import check_scalar
-from polytape.training.labels import Labelled
+from polytape.training.labels import ELEMENTWISE, Labelled
 from polytape.training.losses import Parts, loss_parts, resolve_loss
 from polytape.training.objective import Objective, Step
+from polytape.training.probabilities import Improbable, of_probabilities
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,26 @@ class Objectives:
         }
         self._halves, self._samples = halves, samples
         self.means = {name: keras.metrics.Mean(name=f"{name}_loss") for name in self.given}
+        self.improbable = {
+            name: Improbable(name, loss)
+            for name, loss in self._losses.items()
+            if of_probabilities(loss)
+        }
         self._values: dict[str, Value] = {}
 
     def evaluate(self, step: Step, names: Sequence[str]) -> None:
         """Compute the losses of some objectives, in the mode of the step."""
-        self._values = _Mode()(
-            function=lambda: {name: self._value(self.given[name], step) for name in names},
-            training=step.training,
-        )
+        failed: list[Exception] = []
+
+        def run() -> None:
+            try:
+                self._values = {name: self._value(self.given[name], step) for name in names}
+            except Exception as error:  # raised outside, or Keras adds the layer to its message
+                failed.append(error)
+
+        _Mode()(function=run, training=step.training)
+        if failed:
+            raise failed[0]
 
     def _value(self, objective: Objective, step: Step) -> Value:
         if objective.of_step:
@@ -71,9 +84,16 @@ class Objectives:
             weights = weights.get(objective.target)
         loss = self._losses[objective.name]
         _check_ranks(loss, objective.name, y_true, y_pred)
+        if objective.name in self.improbable:
+            self.improbable[objective.name].update_state(y_pred)
         labelled = Labelled(loss)
         parts = loss_parts(labelled, y_true, y_pred, weights, self._halves, self._samples)
         return parts, labelled.count
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """What runs along with the epoch."""
+        return [*self.means.values(), *self.improbable.values()]
 
     # ------------------------------------------------------------------ as of a Ledger
 
@@ -99,6 +119,17 @@ class Objectives:
     def present(self, names: Sequence[str]) -> Tensor:
         """(T,) bool: which objectives are active."""
         return ops.stack([self._values[name].present for name in names])
+
+    def measured(self, targets: Any, outputs: Any) -> tuple[Any, Any]:
+        """Targets and outputs for metrics: the outputs that have a target, under the same keys."""
+        if not isinstance(targets, Mapping) or not isinstance(outputs, Mapping):
+            return targets, outputs
+        bound = {o.output: o.target for o in self.given.values() if not o.of_step}
+        named = {key: bound.get(key, key) for key in outputs}
+        found = {key: target for key, target in named.items() if target in targets}
+        return {key: targets[target] for key, target in found.items()}, {
+            key: outputs[key] for key in found
+        }
 
     def note(self, batch: Tensor) -> None:
         """Add the values to the running means.
@@ -164,7 +195,7 @@ def _missing(nest: Any, key: Any, name: str, what: str) -> str:
             f"Objective {name!r} asks for the {what} {key!r}, but the {what}s are a list of "
             f"{len(nest)}: give the place, as in pt.Objective({name!r}, ..., {what}=0)."
         )
-    near = difflib.get_close_matches(str(key), [str(k) for k in nest], n=1, cutoff=0.3)
+    near = difflib.get_close_matches(str(key), [str(k) for k in nest], n=1, cutoff=0.6)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return (
         f"Objective {name!r} asks for the {what} {key!r}, which is not there.{hint} "
@@ -193,11 +224,11 @@ def _check(given: Sequence[Objective]) -> None:
 def _check_ranks(loss: keras.losses.Loss, name: str, y_true: Any, y_pred: Any) -> None:
     """Raise if a target would be spread over an output by broadcasting."""
     true, pred = tuple(y_true.shape), tuple(y_pred.shape)
-    classes = len(true) == len(pred) - 1 and "sparse" in loss.name
-    if len(true) < len(pred) and pred[-1] != 1 and not classes:
+    lower, wide = len(true) < len(pred) and pred[-1] != 1, len(true) == len(pred) > 1
+    if getattr(loss, "fn", None) in ELEMENTWISE and (lower or (wide and true[-1] != pred[-1])):
         raise ValueError(
             f"Objective {name!r}: its target has shape {true} and its output {pred}. They would be "
-            "matched by broadcasting, not sample by sample. Give them the same rank, or use a "
+            "matched by broadcasting, not number by number. Give them the same shape, or use a "
             "sparse loss for class numbers."
         )
 

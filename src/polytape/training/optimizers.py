@@ -100,8 +100,11 @@ class Optimizers(keras.optimizers.Optimizer):
             )
         self._owners = tuple(owners)
 
-    def _places(self, name: str) -> list[int]:
-        return [place for place, owner in enumerate(self._owners or ()) if owner == name]
+    def _own(self, name: str, items: Sequence[Any]) -> list[Any]:
+        """Those of the items, one for each variable, that belong to the optimizer of a name."""
+        return [
+            item for item, owner in zip(items, self._owners or (), strict=True) if owner == name
+        ]
 
     def build(self, variables: Sequence[Any]) -> None:
         """Make all slots of all optimizers. `divide` comes before."""
@@ -119,7 +122,7 @@ class Optimizers(keras.optimizers.Optimizer):
                 f"{len(variables)} trainable ones. Was `trainable` changed after compile()?"
             )
         for name, inner in self._inner.items():
-            inner.build([variables[place] for place in self._places(name)])
+            inner.build(self._own(name, variables))
         super().build(list(variables))
 
     @property
@@ -137,12 +140,11 @@ class Optimizers(keras.optimizers.Optimizer):
         given = known if trainable_variables is None else list(trainable_variables)
         self._check_variables_are_known(given)
         found = {self._get_variable_index(v): g for v, g in zip(given, grads, strict=True)}
+        every = [found.get(place) for place in range(len(known))]
         for name, inner in self._inner.items():
-            places = self._places(name)
-            gradients = [found.get(place) for place in places]
+            gradients, variables = self._own(name, every), self._own(name, known)
             if all(gradient is None for gradient in gradients):
                 continue
-            variables = [known[place] for place in places]
             inner.loss_scale_factor = self.loss_scale_factor  # a LossScaleOptimizer takes it away
             if name in self._mask:
                 accept = ops.convert_to_tensor(self._mask[name], "bool")
@@ -155,12 +157,13 @@ class Optimizers(keras.optimizers.Optimizer):
     def taking_part(self, mask: Mapping[str, Tensor]) -> Iterator[None]:
         """Within it `apply` changes nothing of an optimizer whose mask is false.
 
-        mask  {name: () bool}; those not named take part
+        mask  {name: () bool}; those not named take part. Within another one, both count
         """
         for name in mask:
             self[name]
         before = self._mask
-        self._set_mask(mask)
+        both = {name: ops.logical_and(before[name], mask[name]) for name in before if name in mask}
+        self._set_mask({**before, **mask, **both})
         try:
             yield
         finally:
@@ -172,10 +175,9 @@ class Optimizers(keras.optimizers.Optimizer):
 
     def finalize_variable_values(self, var_list: Any) -> None:
         del var_list  # the same variables, perhaps in another order
-        for name, inner in self._inner.items() if self.built else ():
-            inner.finalize_variable_values(
-                [self._trainable_variables[p] for p in self._places(name)]
-            )
+        if self.built:
+            for name, inner in self._inner.items():
+                inner.finalize_variable_values(self._own(name, self._trainable_variables))
 
     # ------------------------------------------------------------------ settings of all
 

@@ -10,18 +10,21 @@ import numpy as np
 from keras import ops
 
 from polytape.contract import Method, Tensor
+from polytape.engines import Recording
 from polytape.features import marked
 from polytape.jacobian import path_of
 from polytape.measured import check_measure
 from polytape.settlement import Settlement, check_private
 from polytape.stages.reweight import check_names
+from polytape.training.advice import advise
 from polytape.training.course import Clock, Course, chart
 from polytape.training.division import divide, several
 from polytape.training.dropped import Dropped
 from polytape.training.losses import Ledger
 from polytape.training.objectives import Objectives
 from polytape.training.phase import Phase
-from polytape.training.routes import Places, check_trained
+from polytape.training.routes import Places, check_trained, warn_untrained
+from polytape.training.table import described, routing_table
 
 ON_NONFINITE = ("drop", "isolate", "skip", "raise")
 
@@ -44,6 +47,7 @@ class Plan:
         seed: int | None,
         measure: str = "parameters",
         phases: Sequence[Phase] = (),
+        verbose: int = 0,
     ) -> None:
         if on_nonfinite not in ON_NONFINITE:
             raise ValueError(
@@ -59,10 +63,14 @@ class Plan:
         # A method that weighs losses alone measures nothing.
         self.measure = "parameters" if method.needs == "losses" else measure
         self.phases = list(phases) or [Phase("loss")]
+        # Read now: within a traced step a rate is no number.
+        self.optimizers = described(model.optimizer)
+        self._untold = bool(verbose) and isinstance(source, Objectives)
         self.kept: Any = None  # what the engine needs to undo a failing first step
         self.names: tuple[str, ...] = ()
         self.courses: list[Course] = []
-        self._verified: dict[tuple[str, ...], np.ndarray] = {}
+        self.routes: dict[str, np.ndarray] = {}  # (V,) bool by objective: what it may train
+        self.reaches: dict[str, np.ndarray] = {}  # and what it reaches, once that is known
         parameters = inspect.signature(model.call).parameters
         self._training = {"training": True} if "training" in parameters else {}
 
@@ -82,15 +90,25 @@ class Plan:
             return
         self.names = names or ("loss",)
         self.places = Places(self.model.columns, self.model.trainable_variables)
+        if self.objectives is not None:
+            self.places.check_built()
         found = self.holder.claim(self.method, self.names)
         saved = None if found is None else iter(found)
         self.clock = Clock(self.model, self.objectives is not None, saved)
-        self.courses = chart(self, saved)
         if (optimizers := several(self.model.optimizer)) is not None:
             divide(optimizers, self.places)
+        courses = chart(self, saved)
+        self.routes = {
+            name: allowed
+            for course in courses
+            for name, allowed in zip(course.names, course.routes.allowed, strict=True)
+        }
         self.dropped = Dropped(self.names)
-        metrics = [self.dropped, *(self.objectives.means.values() if self.objectives else ())]
-        self.holder.hold(self.own_variables, metrics, self.method, self.names)
+        self.courses = courses
+        metrics = [self.dropped, *(self.objectives.metrics if self.objectives else ())]
+        others = self.model.non_trainable_variables
+        seeds = [variable for variable in others if "seed_generator_state" in variable.path]
+        self.holder.hold(self.own_variables, metrics, seeds, self.method, self.names)
 
     @property
     def own_variables(self) -> list[Any]:
@@ -164,16 +182,31 @@ class Plan:
             return ops.all(active | ~present) & ops.any(active)
         return ops.any(active)
 
-    def verify(self, course: Course) -> None:
+    def verify(
+        self, course: Course, recording: Recording, directions: Sequence[Tensor | None]
+    ) -> None:
         """Hold the routes of a phase against what its objectives reach, at its first step."""
-        if self.objectives is None or course.names in self._verified:
+        if course.names[0] in self.reaches:
+            return
+        if self.objectives is None:
+            self.reaches[course.names[0]] = np.array([g is not None for g in directions])
+            pairs = zip(self.places.variables, directions, strict=True)
+            warn_untrained([variable for variable, gradient in pairs if gradient is None])
             return
         given = [self.objectives.given[name] for name in course.names]
-        reach: Any = course.settlement.reach
+        reach = recording.reach(range(len(given)))
         course.routes.check(reach, given, self.places)
-        self._verified[course.names] = reach
-        if len(self._verified) == len(self.courses):
-            check_trained(np.concatenate([*self._verified.values()]), self.places)
+        self.reaches.update(zip(course.names, reach, strict=True))
+        if len(self.reaches) == len(self.names):
+            trained = {name: self.reaches[name] & self.routes[name] for name in self.names}
+            check_trained(np.array([*trained.values()]), self.places)
+            advise(self, trained)
+
+    def tell(self) -> None:
+        """Show the routing table, once, as soon as there is one."""
+        if self._untold and self.courses:
+            self._untold = False
+            print(routing_table(self))
 
     # ------------------------------------------------------------------ between steps
 

@@ -11,6 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from polytape.jacobian import path_of
+
 
 @dataclass(frozen=True)
 class Places:
@@ -35,16 +37,28 @@ class Places:
         """Indices of the trainable variables of a network."""
         return self._indices(self.networks[network].trainable_variables)
 
-    def select(self, item: Any, asked_by: str) -> list[int]:
+    def check_built(self) -> None:
+        """Raise if a network has no variables yet although the model has been called."""
+        for name, network in self.networks.items():
+            if not network.built:
+                raise ValueError(
+                    f"Network {name!r} was declared and the forward pass never calls it, so it has "
+                    "no variables yet. Call it there. If only a loss calls it, give it an Input, "
+                    "as in keras.Sequential([keras.Input((3,)), ...])."
+                )
+
+    def select(self, item: Any, asked_by: str, frozen: bool = False) -> list[int]:
         """Indices of the variables that a name, pattern, layer or variable means.
 
-        asked_by  who asks, for errors. Raises ValueError if there are none.
+        asked_by  who asks, for errors;  frozen  whether there may be none that trains
+
+        Raises ValueError if there are none, or no such name.
         """
         found = self._found(item)
         if found is None:
             raise ValueError(self._unknown(item, asked_by))
         indices = self._indices(found)
-        if not indices:
+        if not indices and not frozen:
             raise ValueError(
                 f"{asked_by} names {_shown(item)}, which has no trainable variable of this "
                 "model: it is frozen, or was never built. Set `trainable = True` before compile(), "
@@ -181,11 +195,17 @@ def check_trained(reach: np.ndarray, places: Places) -> None:
                 "them: it is not called in the forward pass, no loss reads what it makes, or the "
                 "routes leave it out. Mend that, or set its `trainable = False` before compile()."
             )
-    left = [places.variables[int(v)].path for v in np.flatnonzero(~trained)]
-    if left:
+    warn_untrained([v for v, known in zip(places.variables, trained, strict=True) if not known])
+
+
+def warn_untrained(variables: Sequence[Any]) -> None:
+    """Warn of variables that nothing trains, if there are any."""
+    if variables:
+        paths = [path_of(variable) for variable in variables]
+        more = ", ..." if len(paths) > 4 else ""
         warnings.warn(
-            f"No objective trains {len(left)} variables: {', '.join(left[:4])}. Their optimizer "
-            "leaves them as they are.",
+            f"No objective trains {len(paths)} variables: {', '.join(paths[:4])}{more}. The "
+            "optimizer leaves them as they are.",
             UserWarning,
             stacklevel=2,
         )

@@ -12,8 +12,11 @@ from polytape.contract import Method
 class Held:
     """What one `compile` gives the model to carry: plain, so that Keras does not track it twice."""
 
-    def __init__(self, variables: list[Any], metrics: list[Any], signature: str) -> None:
-        self.variables, self.metrics, self.signature = variables, metrics, signature
+    def __init__(
+        self, variables: list[Any], metrics: list[Any], seeds: list[Any], signature: str
+    ) -> None:
+        self.variables, self.metrics = variables, metrics
+        self.seeds, self.signature = seeds, signature
 
 
 @keras.saving.register_keras_serializable(package="polytape")
@@ -29,6 +32,7 @@ class MethodState(keras.layers.Layer):
         self.built = True
         self._held: Held | None = None
         self._pending: dict[str, np.ndarray] = {}
+        self._seeds: list[np.ndarray] = []
 
     def claim(self, method: Method, names: tuple[str, ...]) -> list[np.ndarray] | None:
         """The state loaded before it was known whose it is, if there is one."""
@@ -36,10 +40,27 @@ class MethodState(keras.layers.Layer):
         return _leaves(pending, _signature(method, names)) if pending else None
 
     def hold(
-        self, variables: list[Any], metrics: list[Any], method: Method, names: tuple[str, ...]
+        self,
+        variables: list[Any],
+        metrics: list[Any],
+        seeds: list[Any],
+        method: Method,
+        names: tuple[str, ...],
     ) -> None:
-        """Carry the state of a method, and metrics of objectives."""
-        self._held = Held(variables, metrics, _signature(method, names))
+        """Carry the state of a method, and metrics of objectives; save the seeds of layers, too.
+
+        seeds  states of seed generators, which Keras advances with the model and does not save
+        """
+        self._held = Held(variables, metrics, seeds, _signature(method, names))
+        self._sow()
+
+    def _sow(self) -> None:
+        """Hand loaded seeds to the generators that they came from."""
+        held, found = self._held, self._seeds
+        if held is not None and len(found) == len(held.seeds):
+            for variable, value in zip(held.seeds, found, strict=True):
+                variable.assign(value)
+            self._seeds = []
 
     def release(self) -> None:
         """Carry nothing, until the next `hold`."""
@@ -62,9 +83,14 @@ class MethodState(keras.layers.Layer):
             store["signature"] = np.frombuffer(self._held.signature.encode(), "uint8")
             for index, variable in enumerate(self._held.variables):
                 store[str(index)] = variable
+        for index, variable in enumerate(self._held.seeds if self._held else ()):
+            store[f"seed_{index}"] = variable
 
     def load_own_variables(self, store: Any) -> None:
         found = {key: np.asarray(store[key]) for key in store.keys()}  # noqa: SIM118
+        keys = [key for key in found if key.startswith("seed_")]
+        self._seeds = [found.pop(key) for key in sorted(keys, key=lambda key: int(key[5:]))]
+        self._sow()
         if self._held is None:
             self._pending = found
             return

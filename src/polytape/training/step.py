@@ -50,7 +50,8 @@ def _advance(model: Any, given: Given, phase: int, repeat: int) -> tuple[Recordi
     settings = course.routes, present, plan.rescales, plan.on_nonfinite == "isolate"
     step = Pass(recording, settlement, variables, count, scale, *settings)
     directions, active, state = step.run()
-    plan.verify(course)
+    plan.verify(course, recording, directions)
+    plan.tell()
     accept, left_out = plan.accepts(active, present) & step.fine, present & ~active
     if plan.rescales:
         # A gradient that overflows where its loss does not is the loss scale's doing: hand the

@@ -13,12 +13,14 @@ from polytape.stages.scopes import PerNetwork
 from polytape.training.division import gathered
 from polytape.training.functional import plain_functional
 from polytape.training.losses import Ledger
+from polytape.training.metrics import of_labels
 from polytape.training.objective import Objective
 from polytape.training.objectives import Objectives
 from polytape.training.phase import ordered
 from polytape.training.plan import Plan
 from polytape.training.saving import MethodState
 from polytape.training.step import train_step
+from polytape.training.table import routing_table
 from polytape.training.values import loss_of_objectives
 from polytape.training.watch import callbacks_of, insert
 
@@ -33,6 +35,8 @@ class Trainer:
         optimizer: Any = "rmsprop",
         loss: Any = None,
         loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
         *args: Any,
         objectives: Sequence[Objective] | None = None,
         combine: Any = "sum",
@@ -41,6 +45,7 @@ class Trainer:
         measure: str = "parameters",
         on_nonfinite: str = "drop",
         seed: int | None = None,
+        verbose: int = 1,
         **kwargs: Any,
     ) -> None:
         """Keras's `compile`, and how the gradients of the losses are combined.
@@ -48,9 +53,14 @@ class Trainer:
         optimizer, loss, loss_weights, metrics, weighted_metrics, run_eagerly,
         steps_per_execution, jit_compile, auto_scale_loss   as in `keras.Model.compile`
 
-        combine       a method or its name: "sum" (plain Keras), "upgrad", pt.PCGrad(), a chain.
-                      Every loss is an objective, named by its output; its value is weighted by
-                      `loss_weights` before the method sees it
+        optimizer     also {network, layer or path pattern: optimizer}, "*" for all others: each
+                      variable is updated by one, once in a step: see `pt.Optimizers`
+        objectives    instead of `loss`: a list of `pt.Objective`, the rows of the routing table
+        phases        objectives one after the other in a step, each phase with a forward pass and
+                      an update of its own: names, or `pt.Phase`. None: all at the same point
+        combine       a method or its name: "sum" (plain Keras), "upgrad", pt.PCGrad(), a chain; or
+                      {network: method}. Every loss is an objective, named by its output; its value
+                      is weighted by `loss_weights` before the method sees it
         private       what variables reached by one objective take: "own" (that objective's
                       gradient), "weighted" (times its weight) or "joint" (as if shared)
         measure       where conflict is measured: the gradients of the losses by the shared
@@ -65,24 +75,30 @@ class Trainer:
                       `FloatingPointError` after the batch
         seed          for methods that draw random numbers; None follows
                       `keras.utils.set_random_seed` without drawing from it
+        verbose       1 prints the routing table of objectives as soon as there are variables
 
         `add_loss` terms and weight regularisers are added to the combined gradient as they are.
         """
         method = combination(combine)
         source = losses_of(loss, loss_weights, objectives, phases, method)
-        super().compile(gathered(optimizer), source.wrapped, loss_weights, *args, **kwargs)  # type: ignore[misc]
+        given = {"loss": loss, "objectives": objectives, "phases": phases}
+        if objectives is not None:
+            given.update(metrics=metrics, weighted_metrics=weighted_metrics)
+            metrics, weighted_metrics = of_labels(metrics), of_labels(weighted_metrics)
+        told = gathered(optimizer), source.wrapped, loss_weights, metrics, weighted_metrics
+        super().compile(*told, *args, **kwargs)  # type: ignore[misc]
         engine().prepare(self)
         options = {"private": private, "measure": measure, "on_nonfinite": on_nonfinite}
         order = ordered(phases, [*source.given]) if isinstance(source, Objectives) else ()
-        settings: dict[str, Any] = {**options, "seed": seed, "phases": order}
+        settings: dict[str, Any] = {**options, "seed": seed, "phases": order, "verbose": verbose}
         self.plan = Plan(self, self.method_state, source, method, **settings)
-        given = {"loss": loss, "objectives": objectives, "phases": phases}
         self._combining = {**given, "combine": method, "seed": self.plan.seed, **options}
         functional = isinstance(self, plain_functional()) and objectives is None
         known = getattr(self, "output", None) if functional else None
         if known is not None:
             self.plan.check_outputs(known)
         self.plan.complete(known)
+        self.plan.tell()
 
     def compute_loss(
         self,
@@ -100,6 +116,11 @@ class Trainer:
         total = super().compute_loss(x, y, y_pred, sample_weight, training)  # type: ignore[misc]
         plan.complete(y_pred)
         return plan.whole(total, y_pred)
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        if self.plan.objectives is not None:
+            y, y_pred = self.plan.objectives.measured(y, y_pred)
+        return super().compute_metrics(x, y, y_pred, sample_weight)  # type: ignore[misc]
 
     def train_step(self, *args: Any) -> Any:
         return engine().train_step(self, functools.partial(train_step, self), *args)
@@ -126,7 +147,21 @@ class Trainer:
         """The networks of the routing table: the model's layers by name."""
         return {layer.name: layer for layer in self.layers if layer is not self.method_state}  # type: ignore[attr-defined]
 
+    def routing_table(self) -> str:
+        """Objectives in rows, networks in columns: who trains what, by which optimizer.
+
+        Before the first step it shows what is declared, then also what is reached. Raises
+        `ValueError` unless compiled with objectives and built.
+        """
+        if self.plan.objectives is None or not self.plan.courses:
+            raise ValueError(
+                "The routing table is of objectives and of variables that exist: compile with "
+                "objectives=[...] and call the model once, or give its networks an Input."
+            )
+        return routing_table(self.plan)
+
     def make_train_function(self, force: bool = False) -> Any:
+        self.plan.tell()
         self.plan.kept = engine().keep(self)
         return super().make_train_function(force)  # type: ignore[misc]
 
@@ -153,7 +188,7 @@ class Trainer:
         return {**config, **given}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.compile(**{**keras.saving.deserialize_keras_object(config), "verbose": 0})
         if self.built and self.optimizer is not None:  # type: ignore[attr-defined]
             self.optimizer.build(self.trainable_variables)  # type: ignore[attr-defined]
 

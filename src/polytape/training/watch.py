@@ -1,42 +1,69 @@
 """Callbacks of our own: metrics for methods that read some, and what was left out of steps."""
 
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 
 
+@dataclass(frozen=True)
+class Count:
+    """What went wrong in the training steps of an epoch: how often, and in words."""
+
+    dropped: int
+    described: str
+    idle: int
+    improbable: dict[str, str]
+
+
 class Watch(keras.callbacks.Callback):
     """At the end of an epoch: hands its metrics to methods that heed some, and adds `dropped` to
-    the logs once an objective was not finite, and says which.
+    the logs once an objective was not finite, and says which; of losses of probabilities that get
+    something else it says so once.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._ever = False
+        self._count: Count | None = None
+        self._told: set[str] = set()
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        del logs
+        self._count = self._counted()  # validation starts the counts afresh
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.model.plan.settlement.heed(logs or {})
-        dropped = self.model.plan.dropped
-        total = dropped.total()
-        self._ever = self._ever or total > 0
+        count, self._count = self._count or self._counted(), None
+        self._ever = self._ever or count.dropped > 0
         if self._ever and logs is not None:
-            logs["dropped"] = total
-        if idle := dropped.idle_steps():
+            logs["dropped"] = count.dropped
+        if count.idle:
             warnings.warn(
-                f"Epoch {epoch + 1}: {idle} times no objective was active: no label in the batch, "
-                "or `when` said no. Nothing was updated there.",
+                f"Epoch {epoch + 1}: {count.idle} times no objective was active: no label in the "
+                "batch, or `when` said no. Nothing was updated there.",
                 UserWarning,
                 stacklevel=2,
             )
-        if total:
+        if count.dropped:
             warnings.warn(
                 f"Epoch {epoch + 1}: a loss or gradient was not finite and its objective was left "
-                f'out of the step: {dropped.describe()}. `on_nonfinite="raise"` stops at the '
+                f'out of the step: {count.described}. `on_nonfinite="raise"` stops at the '
                 "first one.",
                 RuntimeWarning,
                 stacklevel=2,
             )
+        for name in {*count.improbable} - self._told:
+            self._told.add(name)
+            warnings.warn(count.improbable[name], UserWarning, stacklevel=2)
+
+    def _counted(self) -> Count:
+        plan = self.model.plan
+        dropped, found = plan.dropped, plan.objectives
+        improbable = found.improbable.items() if found else ()
+        described = {name: text for name, each in improbable if (text := each.describe())}
+        return Count(dropped.total(), dropped.describe(), dropped.idle_steps(), described)
 
 
 class Stop(keras.callbacks.Callback):

@@ -1,0 +1,125 @@
+"""An encoder and a decoder, each with a loss and an optimizer of its own, beside a loop by hand.
+
+    python -m benchmarks.encoder_decoder [turns]
+
+TensorFlow, compiled without XLA: the training step of `pt.Model` with two objectives, two routes
+and two optimizers, and `tf.function` around one persistent tape, two gradients and two optimizers,
+on the same data. They work by turns; a ratio is the median of the ratios within a turn.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from benchmarks import common
+
+STEPS = 50
+SIZES = {
+    "784-512-256-32, batch 256": ((784, 512, 256, 32), 256),
+    "64-64-64-16, batch 64": ((64, 64, 64, 16), 64),
+}
+
+
+def networks(sizes: tuple[int, ...]) -> Any:
+    import keras
+
+    def stack(sizes: tuple[int, ...]) -> Any:
+        hidden = [keras.layers.Dense(size, activation="relu") for size in sizes[1:-1]]
+        return keras.Sequential([keras.Input((sizes[0],)), *hidden, keras.layers.Dense(sizes[-1])])
+
+    return stack(sizes), stack(sizes[::-1])
+
+
+def polytape(sizes: tuple[int, ...], batch: Any) -> Callable[[], None]:
+    import keras
+    import tensorflow as tf
+    from keras import ops
+
+    import polytape as pt
+
+    encoder, decoder = networks(sizes)
+
+    def forward(parts: Any, x: Any) -> Any:
+        code = parts["encoder"](x)
+        return {"code": code, "image": parts["decoder"](code)}
+
+    model = pt.Model(networks={"encoder": encoder, "decoder": decoder}, forward=forward)
+    model.compile(
+        objectives=[
+            pt.Objective(
+                "image",
+                lambda s: ops.mean(ops.square(s.outputs["image"] - s.inputs)),
+                trains="decoder",
+            ),
+            pt.Objective(
+                "code", lambda s: ops.mean(ops.square(s.outputs["code"] - 0.5)), trains="encoder"
+            ),
+        ],
+        optimizer={"encoder": keras.optimizers.Adam(), "decoder": keras.optimizers.Adam()},
+        verbose=0,
+        jit_compile=False,
+    )
+    model.train_on_batch(batch)
+    step = tf.function(model.train_step, autograph=False)
+    return lambda: step((batch,))
+
+
+def by_hand(sizes: tuple[int, ...], batch: Any) -> Callable[[], None]:
+    import keras
+    import tensorflow as tf
+
+    encoder, decoder = networks(sizes)
+    one, other = keras.optimizers.Adam(), keras.optimizers.Adam()
+    one.build(encoder.trainable_variables)
+    other.build(decoder.trainable_variables)
+    means = [keras.metrics.Mean() for _ in range(3)]
+
+    @tf.function(autograph=False)
+    def step(x: Any) -> Any:
+        with tf.GradientTape(persistent=True) as tape:
+            code = encoder(x, training=True)
+            image = decoder(code, training=True)
+            losses = tf.reduce_mean((image - x) ** 2), tf.reduce_mean((code - 0.5) ** 2)
+        for_decoder = tape.gradient(losses[0], decoder.trainable_variables)
+        for_encoder = tape.gradient(losses[1], encoder.trainable_variables)
+        other.apply(for_decoder, decoder.trainable_variables)
+        one.apply(for_encoder, encoder.trainable_variables)
+        for mean, value in zip(means, (*losses, losses[0] + losses[1]), strict=True):
+            mean.update_state(value)
+        return [mean.result() for mean in means]
+
+    return lambda: step(batch)
+
+
+def main(turns: int = 21) -> None:
+    common.choose("tensorflow")
+    import tensorflow as tf
+
+    print("| net | by hand, ms | polytape, ms | ratio | middle half | of the best |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, (sizes, count) in SIZES.items():
+        batch = tf.constant(np.random.default_rng(0).normal(size=(count, sizes[0])), tf.float32)
+        calls = [by_hand(sizes, batch), polytape(sizes, batch)]
+        times: list[list[float]] = [[], []]
+        for turn in range(turns + 2):
+            for call, found in zip(calls, times, strict=True):
+                start = time.perf_counter()
+                for _ in range(STEPS):
+                    call()
+                if turn > 1:
+                    found.append((time.perf_counter() - start) / STEPS * 1e3)
+        ratios = sorted(b / a for a, b in zip(*times, strict=True))
+        low, _, high = statistics.quantiles(ratios, n=4)
+        medians = [statistics.median(found) for found in times]
+        print(
+            f"| {name} | {medians[0]:.2f} | {medians[1]:.2f} | {statistics.median(ratios):.2f} | "
+            f"{low:.2f}-{high:.2f} | {min(times[1]) / min(times[0]):.2f} |"
+        )
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

@@ -1,0 +1,60 @@
+"""Losses of probabilities, and how often they get something else."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+LOSSES = (
+    keras.losses.binary_crossentropy,
+    keras.losses.binary_focal_crossentropy,
+    keras.losses.categorical_crossentropy,
+    keras.losses.categorical_focal_crossentropy,
+    keras.losses.sparse_categorical_crossentropy,
+)
+_SLACK = 1e-3  # more than rounding takes a softmax outside
+
+
+def of_probabilities(loss: keras.losses.Loss) -> bool:
+    """Whether a loss takes outputs for probabilities, not for logits.
+
+    >>> of_probabilities(keras.losses.CategoricalCrossentropy())
+    True
+    >>> of_probabilities(keras.losses.CategoricalCrossentropy(from_logits=True))
+    False
+    """
+    known = getattr(loss, "fn", None) in LOSSES
+    return known and not loss.get_config().get("from_logits", False)
+
+
+class Improbable(keras.metrics.Metric):
+    """How many outputs that a loss takes for probabilities are none, since the epoch began.
+
+    outside, seen  () float32
+    """
+
+    def __init__(self, objective: str, loss: keras.losses.Loss) -> None:
+        super().__init__(name=f"{objective}_improbable")
+        self._objective, self._loss = objective, loss
+        self.outside = self.add_variable(shape=(), initializer="zeros", name="outside")
+        self.seen = self.add_variable(shape=(), initializer="zeros", name="seen")
+
+    def update_state(self, y_pred: Any) -> None:
+        outside = ops.logical_or(y_pred < -_SLACK, y_pred > 1 + _SLACK)
+        self.outside.assign_add(ops.sum(ops.cast(outside, "float32")))
+        self.seen.assign_add(ops.cast(ops.size(y_pred), "float32"))
+
+    def result(self) -> dict[str, Any]:
+        return {}  # told at the end of an epoch, and only if there is something to tell
+
+    def describe(self) -> str:
+        """What is wrong, as text; empty if every output was between 0 and 1."""
+        outside, seen = (int(ops.convert_to_numpy(v.value)) for v in (self.outside, self.seen))
+        if not outside:
+            return ""
+        return (
+            f"Objective {self._objective!r}: {self._loss.name} takes its output for probabilities, "
+            f"and {outside} of {seen} numbers were below 0 or above 1. Keras clips those, and what "
+            "is clipped has no gradient. If the output is logits, give the loss as an object with "
+            "from_logits=True; else end the network in a softmax or sigmoid."
+        )

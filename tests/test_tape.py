@@ -1,0 +1,221 @@
+"""`pt.GradientTape`: what it records and frees, how it nests, and what it says of wrong use."""
+
+import re
+import weakref
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+import polytape as pt
+
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("for TensorFlow", allow_module_level=True)
+tf = pytest.importorskip("tensorflow")
+
+
+@pytest.fixture
+def w() -> keras.Variable:
+    return keras.Variable([1.0, 2.0], name="w")
+
+
+def losses_of(w: Any) -> dict[str, Any]:
+    return {"a": w[0] ** 2, "b": -w[0] * w[1]}
+
+
+def taken(w: Any, *more: Any) -> Any:
+    with pt.GradientTape() as tape:
+        losses = losses_of(w)
+    return tape.gradients(losses, [w, *more])
+
+
+def test_rows_and_what_is_read_off_them(w: keras.Variable) -> None:
+    grads = taken(w)
+    np.testing.assert_allclose(grads["a"][0], [2.0, 0.0])
+    np.testing.assert_allclose(grads["b"][0], [-2.0, -1.0])
+    np.testing.assert_allclose(grads.gramian, [[4.0, -4.0], [-4.0, 5.0]])
+    assert [float(loss) for loss in grads.losses.values()] == [1.0, -2.0]
+    assert isinstance(grads, pt.Gradients)
+
+
+def test_by_variables_of_both_kinds_and_tensors(w: keras.Variable) -> None:
+    v, x = tf.Variable([3.0, 1.0]), tf.constant([2.0, 5.0])
+    with pt.GradientTape() as tape:
+        tape.watch(x)
+        hidden = w * v
+        losses = [tf.reduce_sum(hidden * x), tf.reduce_sum(x**2)]
+    grads = tape.gradients(losses, [w, v, x, hidden])
+    assert grads.connectivity.names == ("0", "1")
+    for found, expected in zip(grads["0"], ([6, 5], [2, 10], [3, 2], [2, 5]), strict=True):
+        np.testing.assert_allclose(found, expected)
+    assert [row is None for row in grads["1"]] == [True, True, False, True]
+
+
+@pytest.mark.parametrize("xla", [False, True])
+def test_inside_a_compiled_function(w: keras.Variable, xla: bool) -> None:
+    inside = tf.function(lambda: taken(w).combine("normalize"), jit_compile=xla)
+    np.testing.assert_allclose(inside()[0], taken(w).combine(pt.Normalize())[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("outer_kind", [tf.GradientTape, pt.GradientTape])
+def test_gradients_of_gradients(w: keras.Variable, outer_kind: type) -> None:
+    with outer_kind() as outer:
+        with pt.GradientTape() as tape:
+            cube = tf.reduce_sum(w**3)
+        (slope,) = tape.gradients({"cube": cube}, [w])["cube"]
+        length = tf.reduce_sum(slope**2)  # 9 sum w^4
+    if outer_kind is pt.GradientTape:
+        found = outer.gradients({"length": length}, [w])["length"][0]
+    else:
+        found = outer.gradient(length, w)
+    np.testing.assert_allclose(found, [36.0, 36.0 * 8])
+
+
+def test_around_a_derivative(w: keras.Variable) -> None:
+    with pt.GradientTape() as tape:
+        slope = pt.derivative(lambda x: tf.reduce_sum(w * x**2), tf.constant([1.0, 3.0]))
+        loss = tf.reduce_sum(slope**2)  # sum (2 w x)^2
+    np.testing.assert_allclose(tape.gradients([loss], [w])["0"][0], [8.0, 144.0])
+
+
+def test_nothing_is_kept_alive(w: keras.Variable) -> None:
+    with pt.GradientTape() as tape:
+        hidden = tf.exp(w)
+        loss = tf.reduce_sum(tf.sin(hidden))
+    held = weakref.ref(hidden)
+    del hidden
+    assert held() is not None
+    grads = tape.gradients({"a": loss}, [w])
+    assert held() is None
+    assert grads["a"][0] is not None
+
+
+def test_gradients_inside_the_block_end_the_record(w: keras.Variable) -> None:
+    with pt.GradientTape() as tape:
+        grads = tape.gradients(losses_of(w), [w])
+        with pytest.raises(RuntimeError, match="call it inside the `with` block"):
+            tape.watch(w)
+    np.testing.assert_allclose(grads["b"][0], [-2.0, -1.0])
+
+
+@pytest.mark.parametrize("private", ["own", "weighted", "joint"])
+@pytest.mark.parametrize("method", [pt.Mean(), pt.Normalize(), pt.SignAgreement()])
+def test_combined_as_by_a_combiner(w: keras.Variable, method: pt.Method, private: str) -> None:
+    own, idle = keras.Variable(2.0), keras.Variable(3.0)
+    with pt.GradientTape() as tape:
+        losses = {"a": w[0] ** 2 + own**2, "b": -w[0] * w[1]}
+    grads = tape.gradients(losses, [w, own, idle])
+    update = grads.combine(method, private=private)
+    expected = pt.Combiner(method, private=private)(grads)
+    assert update[2] is None
+    for found, wanted in zip(update[:2], expected[:2], strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+def test_a_combiner_keeps_its_state(w: keras.Variable) -> None:
+    combiner = pt.Combiner(pt.PCGrad())
+    for _ in range(2):
+        taken(w).combine(combiner)
+    assert int(combiner.steps.value) == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "why"),
+    [
+        ("dwa", "DWA keeps a state"),
+        ("moco", "MoCo keeps a state"),
+        (pt.Smoothed(pt.MGDA()), "Smoothed keeps a state"),
+        ("randomweights", "RandomWeights draws random numbers"),
+    ],
+)
+def test_methods_that_need_a_combiner(w: keras.Variable, method: Any, why: str) -> None:
+    text = why + r".* Make a pt.Combiner once, .* and write grads.combine\(combiner\)"
+    with pytest.raises(ValueError, match=text):
+        taken(w).combine(method)
+
+
+def test_an_unknown_choice_of_private(w: keras.Variable) -> None:
+    with pytest.raises(ValueError, match="Received: 'shared'"):
+        taken(w).combine("sum", private="shared")
+
+
+def test_used_up(w: keras.Variable) -> None:
+    with pt.GradientTape() as tape:
+        losses = losses_of(w)
+    tape.gradients(losses, [w])
+    for again in (lambda: tape.gradients(losses, [w]), tape.__enter__):
+        with pytest.raises(RuntimeError, match=r"used up: .* all losses in one call"):
+            again()
+
+
+def test_not_entered(w: keras.Variable) -> None:
+    with pytest.raises(RuntimeError, match=r"recorded nothing. .* inside `with pt.GradientTape"):
+        pt.GradientTape().gradients(losses_of(w), [w])
+
+
+def test_options_and_names_of_tensorflow(w: keras.Variable) -> None:
+    with pytest.raises(TypeError, match=r"need not be persistent. Received: persistent"):
+        pt.GradientTape(persistent=True)
+    with pt.GradientTape() as tape:
+        losses = losses_of(w)
+    with pytest.raises(AttributeError, match=r"write tape.gradients\(\{.* in one call"):
+        tape.gradient(losses["a"], [w])
+
+
+@pytest.mark.parametrize("x", [np.ones(2, "float32"), tf.constant([1, 2])])
+def test_what_cannot_be_watched(x: Any) -> None:
+    text = r"takes a floating-point tensor. Received: .*(ndarray|int32).*. Convert it with tf"
+    with pt.GradientTape() as tape, pytest.raises(TypeError, match=text):
+        tape.watch(x)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "text"),
+    [
+        (lambda w: w[0], TypeError, r'Received: one tensor. Write tape.gradients\(\{"loss": loss'),
+        (lambda w: {"a": (w * 1.0).numpy()}, TypeError, r"'a' is not a tensor.* NumPy"),
+        (lambda w: {"a": w * 1.0}, ValueError, r"'a' is not a scalar. Received shape: \(2,\)"),
+        (lambda w: [], TypeError, r"at least one entry. Received: \{\}"),
+    ],
+)
+def test_losses_that_are_none(w: keras.Variable, make: Any, error: type, text: str) -> None:
+    with pt.GradientTape() as tape:
+        losses = make(w)
+    with pytest.raises(error, match=text):
+        tape.gradients(losses, [w])
+
+
+def test_variables_that_are_none_or_twice(w: keras.Variable) -> None:
+    never_called = keras.layers.Dense(2)
+    with pt.GradientTape() as tape:
+        losses = losses_of(w)
+    with pytest.raises(
+        ValueError, match=r"tape.gradients got no variables. A model that was never"
+    ):
+        tape.gradients(losses, never_called.trainable_variables)
+    with pytest.raises(ValueError, match=r"'w' twice, as number 0 and 1: .* share a layer"):
+        tape.gradients(losses, [w, w])
+    assert tape.gradients(losses, [w])["a"]  # a mistake does not use it up
+
+
+def test_losses_without_a_path(w: keras.Variable) -> None:
+    v, x = keras.Variable([1.0], name="v"), tf.constant([1.0])
+    outside = tf.reduce_sum(w * 2.0)
+    cases = [
+        (lambda: {"a": outside * 3.0}, [w], "No variable was read inside .* outside the tape"),
+        (
+            lambda: {"good": tf.reduce_sum(w), "a": outside * 3.0},
+            [w],
+            "no recorded path to any variable, though some .* outside the tape, or .* argmax",
+        ),
+        (lambda: {"a": tf.reduce_sum(w + v)}, [keras.Variable(1.0)], "It reaches others: w.*, v.*"),
+        (lambda: {"a": x[0] ** 2 + 0.0 * v[0]}, [x], "It reaches others: v"),
+        (lambda: {"b": v[0], "a": x[0] ** 2}, [v, x], "must be watched before it is used"),
+    ]
+    for losses, sources, cause in cases:
+        with pt.GradientTape() as tape:
+            found = losses()
+        whole = rf"Objective 'a' reaches none of the {len(sources)} sources. .*{cause}"
+        with pytest.raises(ValueError, match=re.compile(whole, re.DOTALL)):
+            tape.gradients(found, sources)
