@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 import polytape as pt
 from joined import X, Y, counts, dense, forward, joined, networks, objectives, rates, sparsity
@@ -242,3 +243,18 @@ def test_what_is_not_finite_is_left_out() -> None:
 
 def fitted_on(model: pt.Model, targets: Any) -> dict[str, list[float]]:
     return model.fit(X, targets, batch_size=8, shuffle=False, verbose=0).history
+
+
+def test_an_objective_may_wait_for_what_the_network_does() -> None:
+    """`when` may read an output, and everything compiles, several steps at a time."""
+
+    def far(step: pt.Step) -> Any:
+        return ops.mean(ops.abs(step.outputs["image"] - step.inputs)) > 1e6
+
+    several = {} if keras.backend.backend() == "torch" else {"steps_per_execution": 2}
+    given = objectives(sparsity={"when": far, "trains": "encoder"}, label={"trains": "head"})
+    model = joined(given, phases=[["image", "sparsity"], "label"], **several)
+    without = joined(given[:2], phases=["image", "label"])
+    fitted(model), fitted(without)
+    same(model, without)
+    assert counts(model) == counts(without) == {"encoder": 8, "decoder": 8, "*": 8}

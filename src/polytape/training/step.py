@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from polytape.contract import Tensor
-from polytape.engines import Recording, engine
+from polytape.engines import engine
 from polytape.training.backward import Pass
 from polytape.training.course import Course
 from polytape.training.division import several
@@ -21,21 +21,22 @@ def train_step(model: Any, data: Any) -> dict[str, Tensor]:
     totals = []
     for phase, declared in enumerate(plan.phases):
         for repeat in range(declared.steps):
-            recording, total = _advance(model, given, phase, repeat)
+            outputs, total = _advance(model, given, phase, repeat)
         totals.append(total)
     plan.loss_tracker().update_state(sum(totals[1:], start=totals[0]), batch_size(x))
     plan.clock.tick()
-    return model.compute_metrics(x, y, recording.outputs, sample_weight)
+    return model.compute_metrics(x, y, outputs, sample_weight)
 
 
-def _advance(model: Any, given: Given, phase: int, repeat: int) -> tuple[Recording, Tensor]:
-    """One forward pass, its backward passes and its update; the recording and the total loss."""
+def _advance(model: Any, given: Given, phase: int, repeat: int) -> tuple[Any, Tensor]:
+    """One forward pass, its backward passes and its update; the outputs and the total loss."""
     plan, optimizer = model.plan, model.optimizer
 
     def forward() -> tuple[list[Tensor], Any]:
         y_pred = plan.forward(given[0])
         total = training_loss(plan, phase, given, y_pred)
-        return scalars(plan, plan.course(phase), total), y_pred
+        course = plan.course(phase)
+        return scalars(plan, course, total), (y_pred, plan.present(course))
 
     kept = kept_statistics(model, plan.own_variables)
     recording = engine().record(forward, lambda: model.trainable_variables, plan.measure)
@@ -44,7 +45,7 @@ def _advance(model: Any, given: Given, phase: int, repeat: int) -> tuple[Recordi
     if not optimizer.built:
         optimizer.build(variables)
     course = plan.course(phase)
-    settlement, present = course.settlement, plan.present(course)
+    settlement, (outputs, present) = course.settlement, recording.outputs
     scale = ops.cast(optimizer.scale_loss(ops.ones(())), "float32")
     count = plan.clock.read() * plan.phases[phase].steps + repeat
     settings = course.routes, present, plan.rescales, plan.on_nonfinite == "isolate"
@@ -69,7 +70,7 @@ def _advance(model: Any, given: Given, phase: int, repeat: int) -> tuple[Recordi
         changing = [*model.non_trainable_variables, *model.metrics_variables]
         after = engine().aside(lambda: forward()[0][: len(settlement.names)], changing)
         settlement.look_again(step.losses, after, active, accept)
-    return recording, recording.scalars[step.total]
+    return outputs, recording.scalars[step.total]
 
 
 def _apply(
