@@ -166,6 +166,10 @@ def test_weights_follow_schedules_variables_and_reweight() -> None:
     model.reweight({"sparsity": 3.0})
     for _ in range(3):  # until the schedule has ended
         model.train_on_batch(X, Y)
+    live.assign(1.5)
+    told = model.train_on_batch(X, Y, return_dict=True)["loss"]
+    np.testing.assert_allclose(told, 1.5 * values["label"] + 3.0 * values["sparsity"], rtol=1e-5)
+    live.assign(2.0)
     again = model.fit(X, Y, batch_size=32, epochs=1, verbose=0).history["loss"][0]
     np.testing.assert_allclose(again, 2.0 * values["label"] + 3.0 * values["sparsity"], rtol=1e-5)
 

@@ -22,7 +22,7 @@ from polytape.training.saving import MethodState
 from polytape.training.step import train_step
 from polytape.training.table import routing_table
 from polytape.training.values import loss_of_objectives
-from polytape.training.watch import callbacks_of, insert
+from polytape.training.watch import callbacks_of, insert, live_weights
 
 
 class Trainer:
@@ -166,6 +166,8 @@ class Trainer:
         return super().make_train_function(force)  # type: ignore[misc]
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        if self.plan.courses and (weights := live_weights(self.plan)):
+            self.reweight(weights)
         logs = super().train_on_batch(*args, **kwargs)  # type: ignore[misc]
         self.plan.raise_if_dropped()
         return logs

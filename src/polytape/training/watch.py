@@ -80,17 +80,27 @@ class Stop(keras.callbacks.Callback):
 class Follow(keras.callbacks.Callback):
     """Before each batch hands the values of variables that are weights to the method's state."""
 
-    def __init__(self, weights: dict[str, keras.Variable]) -> None:
+    def __init__(self, plan: Any) -> None:
         super().__init__()
-        self._weights = weights
+        self._plan = plan
         self._known: dict[str, float] = {}
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         del batch, logs
-        now = {name: float(keras.ops.convert_to_numpy(v)) for name, v in self._weights.items()}
-        if now != self._known:
+        now = live_weights(self._plan)
+        if now != self._known and self._plan.courses:  # else they start from these values
             self.model.reweight(now)
             self._known = now
+
+
+def live_weights(plan: Any) -> dict[str, float]:
+    """The weights of objectives that are variables, as they are now."""
+    given = plan.objectives.given.values() if plan.objectives is not None else ()
+    return {
+        objective.name: float(keras.ops.convert_to_numpy(objective.weight))
+        for objective in given
+        if isinstance(objective.weight, keras.Variable)
+    }
 
 
 def callbacks_of(plan: Any) -> list[keras.callbacks.Callback]:
@@ -98,9 +108,7 @@ def callbacks_of(plan: Any) -> list[keras.callbacks.Callback]:
     found: list[keras.callbacks.Callback] = [Watch()]
     if plan.on_nonfinite == "raise":
         found.append(Stop())
-    given = plan.objectives.given.values() if plan.objectives is not None else ()
-    weights = {o.name: o.weight for o in given if isinstance(o.weight, keras.Variable)}
-    return [*found, Follow(weights)] if weights else found
+    return [*found, Follow(plan)] if live_weights(plan) else found
 
 
 def insert(callbacks: Any, *own: keras.callbacks.Callback) -> Any:
