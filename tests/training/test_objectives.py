@@ -197,7 +197,7 @@ def test_networks_built_late_and_one_layer() -> None:
     }
     model = pt.Model(networks=late, forward=forward)
     model.compile(
-        objectives=objectives(image={"trains": "decoder"}),
+        objectives=objectives(image={"trains": "decoder", "weight": keras.Variable(0.5)}),
         optimizer=rates(),
         combine="upgrad",
         verbose=0,
