@@ -1,7 +1,7 @@
 """One phase of the training step, decided: its objectives, their routes, the method at work."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +83,7 @@ def chart(plan: Any, saved: Iterator[Any] | None) -> list[Course]:
     for phase in plan.phases:
         names = tuple(phase.objectives) if objectives else plan.names
         given = [objectives.given[name] for name in names] if objectives else []
-        method = weighted(plan.method, given) if given else plan.method
+        method = weighted(plan.method, given, objectives.starts) if given else plan.method
         routes = Routes.anywhere(names, len(variables))
         if given:
             routes = Routes.declared(given, plan.places)
@@ -101,8 +101,11 @@ def chart(plan: Any, saved: Iterator[Any] | None) -> list[Course]:
     return found
 
 
-def weighted(method: Method, given: Sequence[Objective]) -> Method:
-    """The method behind a stage that holds the weights of the objectives."""
+def weighted(method: Method, given: Sequence[Objective], starts: Mapping[str, Any]) -> Method:
+    """The method behind a stage that holds the weights of the objectives.
+
+    starts  {objective: number or schedule}
+    """
     if any(isinstance(part, Reweight) for part in parts(method)):
         named = [objective.name for objective in given if objective.weight != 1.0]
         if named:
@@ -111,8 +114,7 @@ def weighted(method: Method, given: Sequence[Objective]) -> Method:
                 "the weights in one place."
             )
         return method
-    numbers = {objective.name: objective.start for objective in given}
-    return Chain(Reweight(numbers), method)
+    return Chain(Reweight({objective.name: starts[objective.name] for objective in given}), method)
 
 
 def leading_reweight(method: Method) -> Reweight | None:

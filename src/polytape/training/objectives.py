@@ -42,6 +42,8 @@ class Objectives:
             for name, objective in self.given.items()
             if not objective.of_step
         }
+        # Read now: within a traced step the value of a variable is no number.
+        self.starts = {name: objective.start for name, objective in self.given.items()}
         self._halves, self._samples = halves, samples
         self.means = {name: keras.metrics.Mean(name=f"{name}_loss") for name in self.given}
         self.improbable = {

@@ -88,9 +88,13 @@ class Follow(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         del batch, logs
         now = live_weights(self._plan)
-        if now != self._known and self._plan.courses:  # else they start from these values
+        if now == self._known:
+            return
+        if self._plan.courses:
             self.model.reweight(now)
             self._known = now
+        else:  # a model that this step is about to build
+            self._plan.objectives.starts.update(now)
 
 
 def live_weights(plan: Any) -> dict[str, float]:
