@@ -17,8 +17,8 @@ STATIC = (
     ("mypy",),
     ("lint-imports",),
 )
-# Compiling takes most of the time, and one process at a time uses one core for it. On PyTorch
-# nothing compiles, and processes would fight over its threads.
+# Compiling takes most of the time, and one process at a time uses one core for it. PyTorch's
+# processes get one thread each, or they would fight over the cores.
 SPREAD = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadgroup")
 
 
@@ -44,9 +44,9 @@ def main(backends: list[str]) -> int:
         return 2
     results = {" ".join(command): run("static", command) for command in STATIC}
     for backend in backends or BACKENDS:
-        command = (sys.executable, "-m", "pytest", "--durations=8")
-        command += () if backend == "torch" else SPREAD
-        results[backend] = run(f"suite on {backend}", command, KERAS_BACKEND=backend)
+        command = (sys.executable, "-m", "pytest", "--durations=8", *SPREAD)
+        threads = {"OMP_NUM_THREADS": "1"} if backend == "torch" else {}
+        results[backend] = run(f"suite on {backend}", command, KERAS_BACKEND=backend, **threads)
     lines = [f"{'ok    ' if ok else 'FAILED'}  {name}" for name, ok in results.items()]
     print("\n" + "\n".join(lines))
     return 0 if all(results.values()) else 1

@@ -64,8 +64,7 @@ def _advance(model: Any, given: Given, phase: int, repeat: int) -> tuple[Any, Te
         directions = _poisoned_unless(accept, directions)
     settlement.state.write(state, accept)
     plan.dropped.update_state(course.spread(left_out, len(plan.names)), present)
-    always = ops.ones((), dtype="bool")
-    _apply(model, course, directions, active, always if plan.rescales else accept)
+    _apply(model, course, directions, active, ops.logical_or(accept, plan.rescales))
     if settlement.second_look:
         changing = [*model.non_trainable_variables, *model.metrics_variables]
         after = engine().aside(lambda: forward()[0][: len(settlement.names)], changing)
