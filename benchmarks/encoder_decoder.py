@@ -7,7 +7,6 @@ and two optimizers, and `tf.function` around one persistent tape, two gradients 
 on the same data. They work by turns; a ratio is the median of the ratios within a turn.
 """
 
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -95,30 +94,31 @@ def by_hand(sizes: tuple[int, ...], batch: Any) -> Callable[[], None]:
     return lambda: step(batch)
 
 
+def seconds(call: Callable[[], None]) -> Callable[[], float]:
+    """A run of STEPS steps, in seconds per step."""
+
+    def run() -> float:
+        start = time.perf_counter()
+        for _ in range(STEPS):
+            call()
+        return (time.perf_counter() - start) / STEPS
+
+    return run
+
+
 def main(turns: int = 21) -> None:
     common.choose("tensorflow")
     import tensorflow as tf
 
-    print("| net | by hand, ms | polytape, ms | ratio | middle half | of the best |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    rows = []
     for name, (sizes, count) in SIZES.items():
         batch = tf.constant(np.random.default_rng(0).normal(size=(count, sizes[0])), tf.float32)
-        calls = [by_hand(sizes, batch), polytape(sizes, batch)]
-        times: list[list[float]] = [[], []]
-        for turn in range(turns + 2):
-            for call, found in zip(calls, times, strict=True):
-                start = time.perf_counter()
-                for _ in range(STEPS):
-                    call()
-                if turn > 1:
-                    found.append((time.perf_counter() - start) / STEPS * 1e3)
-        ratios = sorted(b / a for a, b in zip(*times, strict=True))
-        low, _, high = statistics.quantiles(ratios, n=4)
-        medians = [statistics.median(found) for found in times]
-        print(
-            f"| {name} | {medians[0]:.2f} | {medians[1]:.2f} | {statistics.median(ratios):.2f} | "
-            f"{low:.2f}-{high:.2f} | {min(times[1]) / min(times[0]):.2f} |"
-        )
+        runs = {made.__name__: seconds(made(sizes, batch)) for made in (by_hand, polytape)}
+        times = common.by_turns(runs, turns)
+        for made, found in times.items():
+            compared = common.ratios(found, times["by_hand"])
+            rows.append([name, made, *common.milliseconds(found), *compared])
+    print(common.table(["net", "", "ms", "best ms", "ratio", "middle half", "of the best"], rows))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ over `(..., T)` and `(..., T, T)`, and serves every scope.
 """
 
 from polytape.contract.evidence import Evidence, Look, Seed, Tensor
+from polytape.contract.hints import did_you_mean
 from polytape.contract.method import (
     NEEDS,
     OF_LOSSES,
@@ -46,6 +47,7 @@ __all__ = [
     "State",
     "Tensor",
     "ask",
+    "did_you_mean",
     "find",
     "inadmissible_values",
     "parts",

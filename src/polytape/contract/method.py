@@ -160,13 +160,9 @@ def parts(method: Method) -> Iterator[Method]:
     for field in dataclasses.fields(method):
         value = getattr(method, field.name)
         held = value.values() if isinstance(value, dict) else value
-        for inner in (value,) if isinstance(value, Method) else _several(held):
+        for inner in held if isinstance(value, (dict, tuple)) else (value,):
             if isinstance(inner, Method):
                 yield from parts(inner)
-
-
-def _several(held: Any) -> tuple[Any, ...]:
-    return tuple(held) if isinstance(held, (tuple, type({}.values()))) else ()
 
 
 def ask(method: Method, evidence: Evidence, state: State) -> tuple[Tensor, State]:

@@ -1,6 +1,5 @@
 """Several data sets, each with its own batch size and length, as one."""
 
-import difflib
 from collections.abc import Iterator
 from numbers import Integral
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from polytape.contract import did_you_mean
 from polytape.data.sources import Arrays, Batch, Stream, is_array
 
 
@@ -164,8 +164,7 @@ def _sizes(batch_size: int | dict[str, int], names: list[str]) -> dict[str, int]
     sizes = batch_size if isinstance(batch_size, dict) else dict.fromkeys(names, batch_size)
     for name, size in sizes.items():
         if name not in names:
-            nearest = difflib.get_close_matches(str(name), names, n=1, cutoff=0.3)
-            hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+            hint = did_you_mean(name, names)
             raise ValueError(
                 f"batch_size has a size for {name!r}, which is not a data set.{hint} "
                 f"Data sets: {', '.join(map(repr, names))}."

@@ -1,6 +1,5 @@
 """Named weights: constant, scheduled, or changed while training runs."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -9,7 +8,7 @@ import numpy as np
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
-from polytape.contract import Evidence, Method, Need, State, Tensor
+from polytape.contract import Evidence, Method, Need, State, Tensor, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -68,8 +67,7 @@ def check_names(named: Mapping[str, Any], names: tuple[str, ...]) -> None:
     """Raise if a weight is given for an objective that does not exist."""
     for name in named:
         if name not in names:
-            nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.3)
-            hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+            hint = did_you_mean(name, names)
             raise ValueError(
                 f"A weight is given for {name!r}, which is not an objective.{hint} "
                 f"Objectives: {', '.join(map(repr, names))}."

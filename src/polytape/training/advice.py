@@ -11,7 +11,7 @@ import numpy as np
 
 from polytape.methods.mean import Mean
 from polytape.methods.sum import Sum
-from polytape.training.division import several
+from polytape.training.division import several, unscaled
 
 SCALE_FREE = (  # divide a gradient by its own size
     keras.optimizers.Adam,
@@ -74,9 +74,7 @@ def _optimizers(plan: Any) -> list[tuple[Any, np.ndarray]]:
     if (parts := several(optimizer)) is not None:
         owners = np.array(parts.owners)
         return [(parts[name], owners == name) for name in parts]
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        optimizer = optimizer.inner_optimizer
-    return [(optimizer, np.ones(len(plan.places.variables), bool))]
+    return [(unscaled(optimizer), np.ones(len(plan.places.variables), bool))]
 
 
 def _scale_free(optimizer: Any) -> bool:

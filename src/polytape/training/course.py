@@ -84,7 +84,7 @@ def chart(plan: Any, saved: Iterator[Any] | None) -> list[Course]:
         names = tuple(phase.objectives) if objectives else plan.names
         given = [objectives.given[name] for name in names] if objectives else []
         method = weighted(plan.method, given, objectives.starts) if given else plan.method
-        routes = Routes.anywhere(names, len(variables))
+        routes = Routes.anywhere(len(names), len(variables))
         if given:
             routes = Routes.declared(given, plan.places)
         if plan.measure != "parameters" and not routes.open:

@@ -23,11 +23,16 @@ def gathered(optimizer: Any) -> Any:
     return Optimizers(optimizer)
 
 
+def unscaled(optimizer: Any) -> Any:
+    """The optimizer itself, without the loss scaling that may be around it."""
+    scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    return optimizer.inner_optimizer if scaled else optimizer
+
+
 def several(optimizer: Any) -> Optimizers | None:
     """The optimizers behind one, whether or not loss scaling is around them."""
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        optimizer = optimizer.inner_optimizer
-    return optimizer if isinstance(optimizer, Optimizers) else None
+    found = unscaled(optimizer)
+    return found if isinstance(found, Optimizers) else None
 
 
 def divide(optimizers: Optimizers, places: Places) -> None:

@@ -152,7 +152,7 @@ def _entries(
     elementwise = getattr(loss, "fn", None) in ELEMENTWISE and getattr(loss, "axis", -1) == -1
     if elementwise:
         y_true, y_pred = (ops.expand_dims(y, -1) for y in same_rank(y_true, y_pred))
-    losses = _unreduced(loss, _replace(y_true, 0), y_pred)
+    losses = unreduced(loss, _replace(y_true, 0), y_pred)
     rank = len(losses.shape)
     if rank == 0 or getattr(loss, "fn", None) is keras.losses.circle:
         return None
@@ -166,10 +166,11 @@ def _entries(
     return ops.mean(losses, axis=-1), ops.sum(labels, axis=-1), ops.sum(places, axis=-1)
 
 
-def _unreduced(loss: keras.losses.Loss, y_true: Tensor, y_pred: Tensor) -> Tensor:
+def unreduced(loss: Any, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
+    """The loss before its reduction."""
     reduction, loss.reduction = loss.reduction, "none"  # Keras has no other way to ask once
     try:
-        return loss(y_true, y_pred)
+        return loss(y_true, y_pred, sample_weight)
     finally:
         loss.reduction = reduction
 

@@ -1,13 +1,12 @@
 """Keras's own loss evaluation, listened to: the value of every loss given to `compile`."""
 
-import difflib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
-from polytape.contract import Tensor
+from polytape.contract import Tensor, did_you_mean
 from polytape.differentiation import check_scalar
 from polytape.training.labels import same_rank
 from polytape.training.samples import sample_losses
@@ -108,8 +107,7 @@ class Ledger:
         known = list(outputs) if isinstance(outputs, dict) else list(output_names)
         for path in self._leaves:
             if path and isinstance(path[0], str) and known and path[0] not in known:
-                nearest = difflib.get_close_matches(path[0], known, n=1, cutoff=0.3)
-                hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+                hint = did_you_mean(path[0], known)
                 raise ValueError(
                     f"compile(loss=...) has a loss for {path[0]!r}, but the model has no output of "
                     f"that name.{hint} Outputs: {', '.join(map(repr, known))}."
@@ -212,14 +210,12 @@ def _weights(loss: Any, weights: Any) -> dict[Path, Any]:
         return dict.fromkeys(paths, weights)
     named = dict(_leaves(weights))
     if isinstance(loss, dict) and isinstance(weights, dict):
-        known = [str(key) for key in loss]
         for key in weights:
             if key not in loss:
-                nearest = difflib.get_close_matches(str(key), known, n=1, cutoff=0.3)
-                hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+                hint = did_you_mean(key, loss)
                 raise ValueError(
                     f"compile(loss_weights=...) has a weight for {key!r}, which is not an "
-                    f"objective.{hint} Losses: {', '.join(map(repr, known))}."
+                    f"objective.{hint} Losses: {', '.join(map(repr, map(str, loss)))}."
                 )
         return named
     flat = list(named.values())

@@ -100,11 +100,6 @@ class Objective:
             )
 
     @property
-    def conditional(self) -> bool:
-        """Whether it may be inactive by declaration."""
-        return self.every > 1 or self.when is not None
-
-    @property
     def start(self) -> float | LearningRateSchedule:
         """The weight, that of a variable as a number."""
         return float(self.weight.value) if isinstance(self.weight, keras.Variable) else self.weight

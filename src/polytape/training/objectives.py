@@ -1,6 +1,5 @@
 """The objectives of one `compile(objectives=...)`, evaluated: values, activity, running means."""
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from polytape.contract import Tensor
+from polytape.contract import Tensor, did_you_mean
 from polytape.differentiation import check_scalar
 from polytape.training.labels import ELEMENTWISE, Labelled
 from polytape.training.losses import Parts, loss_parts, resolve_loss
@@ -107,13 +106,6 @@ class Objectives:
         del outputs, output_names
         return tuple(self.given)
 
-    def check_outputs(self, outputs: Any, output_names: Sequence[str]) -> None:
-        """Nothing: every objective asks for its own entries."""
-
-    def clear(self) -> None:
-        """Forget the values of the last evaluation."""
-        self._values = {}
-
     def values(self, names: Sequence[str], part: int = 0) -> list[Tensor]:
         """Values of the evaluation just made: see `Ledger.values`. Weights come later."""
         return [self._values[name].parts[part] for name in names]
@@ -197,8 +189,7 @@ def _missing(nest: Any, key: Any, name: str, what: str) -> str:
             f"Objective {name!r} asks for the {what} {key!r}, but the {what}s are a list of "
             f"{len(nest)}: give the place, as in pt.Objective({name!r}, ..., {what}=0)."
         )
-    near = difflib.get_close_matches(str(key), [str(k) for k in nest], n=1, cutoff=0.6)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(key, nest, cutoff=0.6)
     return (
         f"Objective {name!r} asks for the {what} {key!r}, which is not there.{hint} "
         f"{what.capitalize()}s: {', '.join(map(repr, nest)) or 'none'}. Name it with "

@@ -120,9 +120,10 @@ class Plan:
 
     def check_outputs(self, outputs: Any) -> None:
         """Raise if the outputs do not fit the losses, or no longer those of `compile`."""
-        self.source.clear()
-        self.source.check_outputs(outputs, self.output_names())
-        names = self.source.names(outputs, self.output_names()) or ("loss",)
+        ledger: Any = self.source  # objectives ask for their own entries
+        ledger.clear()
+        ledger.check_outputs(outputs, self.output_names())
+        names = ledger.names(outputs, self.output_names()) or ("loss",)
         if self.names and names != self.names:
             raise ValueError(
                 f"Compiled for the objectives {', '.join(self.names)}; the outputs now give "

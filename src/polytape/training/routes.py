@@ -1,6 +1,5 @@
 """Routes: which objective trains which variable, by declaration and in fact."""
 
-import difflib
 import fnmatch
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from polytape.contract import did_you_mean
 from polytape.jacobian import path_of
 
 
@@ -76,8 +76,8 @@ class Places:
         layers = [layer for layer in self._layers() if layer.name == item]
         if layers:
             return [variable for layer in layers for variable in layer.trainable_variables]
-        matched = [v for v in self.variables if fnmatch.fnmatchcase(self._path(v), item)]
-        return matched or None
+        placed = zip(self.variables, self.owners, strict=True)
+        return [v for v, owner in placed if fnmatch.fnmatchcase(self._path(v, owner), item)] or None
 
     def _layers(self) -> Iterator[Any]:
         waiting = list(self.networks.values())
@@ -86,9 +86,8 @@ class Places:
             yield layer
             waiting += getattr(layer, "layers", [])
 
-    def _path(self, variable: Any) -> str:
+    def _path(self, variable: Any, owner: str) -> str:
         """The variable's path, below the name that its network has here."""
-        owner = self.owners[self._indices([variable])[0]]
         head, _, rest = variable.path.partition("/")
         same = owner and head == self.networks[owner].name
         return f"{owner}/{rest}" if same else f"{owner}/{variable.path}" if owner else variable.path
@@ -99,8 +98,7 @@ class Places:
 
     def _unknown(self, item: str, asked_by: str) -> str:
         known = [*self.networks, *(layer.name for layer in self._layers())]
-        near = difflib.get_close_matches(item, known, n=1, cutoff=0.4)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(item, known, cutoff=0.4)
         return (
             f"{asked_by} names {item!r}, which is no network, no layer, and as a pattern matches "
             f"no variable path.{hint} Networks: {', '.join(map(repr, self.networks))}."
@@ -111,17 +109,15 @@ class Places:
 class Routes:
     """Which variables each objective may train.
 
-    names    T objectives
     allowed  (T, V) bool
     """
 
-    names: tuple[str, ...]
     allowed: np.ndarray
 
     @classmethod
-    def anywhere(cls, names: tuple[str, ...], count: int) -> "Routes":
+    def anywhere(cls, objectives: int, variables: int) -> "Routes":
         """Every objective trains all that it reaches."""
-        return cls(names, np.ones((len(names), count), bool))
+        return cls(np.ones((objectives, variables), bool))
 
     @classmethod
     def declared(cls, objectives: Sequence[Any], places: Places) -> "Routes":
@@ -132,7 +128,7 @@ class Routes:
                 row[:] = False
                 for item in objective.trains:
                     row[places.select(item, f"Objective {objective.name!r}")] = True
-        return cls(tuple(objective.name for objective in objectives), allowed)
+        return cls(allowed)
 
     @property
     def open(self) -> bool:
@@ -154,10 +150,6 @@ class Routes:
     def within(self, reach: np.ndarray) -> np.ndarray:
         """(T, V) bool: what is both reached and allowed."""
         return reach & self.allowed
-
-    def of(self, among: Sequence[int]) -> "Routes":
-        """Those of some objectives."""
-        return Routes(tuple(self.names[t] for t in among), self.allowed[list(among)])
 
     def check(self, reach: np.ndarray, objectives: Sequence[Any], places: Places) -> None:
         """Raise if a named part of the model is not reached by the objective that shall train it.

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from polytape.contract import Tensor
+from polytape.training.labels import unreduced
 
 
 def sample_losses(
@@ -22,11 +23,7 @@ def sample_losses(
 
     ValueError if the loss is reduced before it is known by sample.
     """
-    reduction, loss.reduction = loss.reduction, "none"  # Keras has no other way to ask once
-    try:
-        found = loss(y_true, y_pred, sample_weight)
-    finally:
-        loss.reduction = reduction
+    found = unreduced(loss, y_true, y_pred, sample_weight)
     if len(found.shape) == 0:
         raise ValueError(
             "This method compares the gradients of single samples, and a loss called "

@@ -1,16 +1,15 @@
 """The routing table as text: objectives in rows, networks in columns, their optimizers below."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from polytape.training.division import several
+from polytape.training.division import several, unscaled
 from polytape.training.objective import Objective
 from polytape.training.routes import Places
 
@@ -21,7 +20,6 @@ LEGEND = {
     APART: "not trained",
     UNKNOWN: "trained if reached: known at the first step",
 }
-Reaches = Mapping[str, np.ndarray]  # {objective: (V,) bool}: differentiable paths, once known
 
 
 def routing_table(plan: Any, width: int = 100) -> str:
@@ -89,9 +87,7 @@ def described(optimizer: Any) -> dict[str, str]:
     """Optimizers and their rates in words, by name: "" if there is but one."""
     if (parts := several(optimizer)) is not None:
         return {name: _described(parts[name]) for name in parts}
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        optimizer = optimizer.inner_optimizer
-    return {"": _described(optimizer)}
+    return {"": _described(unscaled(optimizer))}
 
 
 def _described(optimizer: Any) -> str:

@@ -35,6 +35,7 @@ def loss_of_objectives(
     weights = {
         name: weight
         for course in plan.courses
+        if set(course.names) & set(names)
         for name, weight in zip(course.names, ops.unstack(course.weights(count)), strict=True)
     }
     values, present = plan.objectives.values(names), plan.objectives.present(names)
