@@ -6,7 +6,8 @@ import numpy as np
 
 from compiled import compiled
 from polytape.contract import Method
-from polytape.trials import Array, Trial
+from polytape.testing.matrices import Array
+from polytape.testing.trials import Trial
 
 
 def run(method: Method, losses: Array, active: Array | None = None, norms: Array = 0.0) -> Array:

@@ -114,7 +114,7 @@ def list_methods(
     """List the methods: what each costs, promises and keeps; or print one in full."""
     choose_backend(training=False)
     from polytape.catalogue import find
-    from polytape.listing import entry, listing
+    from polytape.catalogue.listing import entry, listing
     from polytape.reports import methods
 
     if name:

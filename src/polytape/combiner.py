@@ -9,8 +9,8 @@ from keras import ops
 
 from polytape.catalogue import resolve
 from polytape.contract import Method, Tensor, parts
-from polytape.jacobian import Gradients, path_of
-from polytape.measured import check_measure
+from polytape.differentiation.jacobian import Gradients, path_of
+from polytape.differentiation.measured import check_measure
 from polytape.settlement import Settlement, check_private
 
 

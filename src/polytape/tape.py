@@ -10,11 +10,16 @@ from keras import ops
 
 from polytape.catalogue import resolve
 from polytape.combiner import Combiner
-from polytape.connectivity import Connectivity
 from polytape.contract import Method, Seed, Tensor
-from polytape.differentiation import check_objectives, check_variables, collected, scalars_of
+from polytape.differentiation.connectivity import Connectivity
+from polytape.differentiation.gradients import (
+    check_objectives,
+    check_variables,
+    collected,
+    scalars_of,
+)
+from polytape.differentiation.jacobian import Gradients, path_of
 from polytape.engines import Tape, engine
-from polytape.jacobian import Gradients, path_of
 from polytape.settlement import Settlement, check_private
 
 

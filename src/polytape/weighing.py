@@ -10,7 +10,7 @@ from keras import ops
 
 from polytape.catalogue import resolve
 from polytape.contract import OF_LOSSES, Evidence, Look, Method, State, Tensor, ask
-from polytape.seeds import draw
+from polytape.settlement.seeds import draw
 from polytape.stages.chain import split
 
 

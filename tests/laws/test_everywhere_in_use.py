@@ -17,7 +17,8 @@ from compiled import compiled
 from linear import objective, random_rows, variables_of
 from polytape.catalogue import all_methods
 from polytape.contract import Evidence, Method, Seed, State, Tensor, ask
-from polytape.trials import Array, Trial
+from polytape.testing.matrices import Array
+from polytape.testing.trials import Trial
 
 METHODS = all_methods()
 NAMES = ("a", "b", "c")

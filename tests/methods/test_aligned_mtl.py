@@ -5,7 +5,8 @@ import pytest
 
 from compiled import compiled
 from polytape.methods.aligned_mtl import AlignedMTL
-from polytape.trials import Array, Trial
+from polytape.testing.matrices import Array
+from polytape.testing.trials import Trial
 
 GOALS = {"min": np.min, "median": np.median, "mean": np.mean}
 

@@ -9,7 +9,8 @@ from scipy.optimize import minimize_scalar
 
 from compiled import compiled
 from polytape.methods.cagrad import CAGrad
-from polytape.trials import Array, Trial
+from polytape.testing.matrices import Array
+from polytape.testing.trials import Trial
 
 
 @cache

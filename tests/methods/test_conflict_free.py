@@ -5,7 +5,8 @@ import pytest
 
 from compiled import compiled
 from polytape.methods.conflict_free import ConFIG
-from polytape.trials import Array, Trial
+from polytape.testing.matrices import Array
+from polytape.testing.trials import Trial
 
 
 def by_pseudo_inverse(rows: Array, preference: Array) -> Array:

@@ -6,7 +6,8 @@ from scipy.optimize import nnls
 
 from compiled import compiled
 from polytape.methods.dual_proj import DualProj
-from polytape.trials import Array, Trial
+from polytape.testing.matrices import Array
+from polytape.testing.trials import Trial
 
 
 def by_moreau(rows: Array, wanted: Array) -> Array:

@@ -4,7 +4,8 @@ import numpy as np
 
 from compiled import compiled
 from polytape.methods.dwa import DWA
-from polytape.trials import Array, Trial
+from polytape.testing.matrices import Array
+from polytape.testing.trials import Trial
 
 
 def by_loop(losses: Array, active: Array, steps: int, temperature: float) -> Array:

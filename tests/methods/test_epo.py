@@ -6,7 +6,8 @@ from scipy.optimize import linprog
 
 from compiled import compiled
 from polytape.methods.epo import EPO
-from polytape.trials import Array, Trial
+from polytape.testing.matrices import Array
+from polytape.testing.trials import Trial
 
 PREFERENCE = (1.0, 2.0, 0.5, 1.5)
 PLAIN, WANTED = (Trial(EPO(p, scale="paper"), compiled) for p in (None, PREFERENCE))

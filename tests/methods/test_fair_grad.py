@@ -8,7 +8,8 @@ from scipy.optimize import minimize
 from compiled import compiled
 from polytape.methods.fair_grad import FairGrad
 from polytape.methods.nash_mtl import NashMTL
-from polytape.trials import Array, Trial
+from polytape.testing.matrices import Array
+from polytape.testing.trials import Trial
 
 
 def weights(method: FairGrad | NashMTL, rows: Array) -> Array:

@@ -5,7 +5,8 @@ from keras import ops
 
 from compiled import compiled
 from polytape.methods.famo import FAMO
-from polytape.trials import Array, Trial
+from polytape.testing.matrices import Array
+from polytape.testing.trials import Trial
 from stepping import Adam, each
 
 IDEAL = np.array([-1.0, 0.0, 0.5])

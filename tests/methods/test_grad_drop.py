@@ -7,7 +7,7 @@ from keras import ops
 
 from polytape.contract import Seed
 from polytape.methods.rowwise.grad_drop import GradDrop
-from polytape.trials import Array
+from polytape.testing.matrices import Array
 
 WIDTH = 20_000
 

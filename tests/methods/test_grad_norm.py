@@ -6,7 +6,7 @@ import pytest
 
 import polytape as pt
 from polytape.methods.grad_norm import GradNorm
-from polytape.trials import Array
+from polytape.testing.matrices import Array
 from stepping import Adam, run
 
 

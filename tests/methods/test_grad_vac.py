@@ -9,7 +9,8 @@ from compiled import compiled
 from polytape.linalg.cosine import cosine_form
 from polytape.methods.grad_vac import GradVac, vaccinate
 from polytape.methods.pcgrad import PCGrad
-from polytape.trials import Array, Trial
+from polytape.testing.matrices import Array
+from polytape.testing.trials import Trial
 
 
 def by_loops(rows: Array, targets: Array, order: Array, beta: float) -> Array:

@@ -4,7 +4,8 @@ import numpy as np
 
 from compiled import compiled
 from polytape.methods.imtl_g import IMTLG
-from polytape.trials import Array, Trial
+from polytape.testing.matrices import Array
+from polytape.testing.trials import Trial
 
 
 def closed_form(rows: Array) -> Array:

@@ -5,7 +5,8 @@ import pytest
 
 from compiled import compiled
 from polytape.methods.krum import Krum
-from polytape.trials import Array, Trial
+from polytape.testing.matrices import Array
+from polytape.testing.trials import Trial
 
 
 def by_loops(rows: Array, faulty: int, selected: int) -> Array:

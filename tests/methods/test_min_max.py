@@ -4,7 +4,7 @@ import numpy as np
 
 from compiled import compiled
 from polytape.methods.min_max import MinMax
-from polytape.trials import Trial
+from polytape.testing.trials import Trial
 from stepping import Adam, run
 
 

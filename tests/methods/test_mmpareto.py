@@ -9,7 +9,7 @@ import polytape as pt
 from compiled import compiled
 from polytape.contract import Evidence, Seed, ask
 from polytape.methods.mmpareto import MMPareto
-from polytape.trials import Array
+from polytape.testing.matrices import Array
 
 # Six tensors: two encoders and a trunk under all. Objectives: both, sound, sight.
 REACH = np.array([[1, 1, 0], [1, 0, 1], [1, 1, 0], [1, 0, 1], [1, 1, 0], [1, 1, 1]], bool)

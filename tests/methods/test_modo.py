@@ -8,7 +8,7 @@ from linear_halves import evidence, halves
 from polytape.contract import ask
 from polytape.linalg.simplex import project
 from polytape.methods.modo import MoDo
-from polytape.trials import Array
+from polytape.testing.matrices import Array
 
 
 def nearest(vector: Array) -> Array:

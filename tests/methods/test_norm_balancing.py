@@ -5,7 +5,8 @@ from compiled import compiled
 from histories import history
 from polytape.methods.norm_balancing import NormBalancing
 from polytape.stages.smoothed import Smoothed
-from polytape.trials import Trial, matrices
+from polytape.testing.matrices import matrices
+from polytape.testing.trials import Trial
 
 
 @pytest.mark.parametrize("target", ["mean", "sum"])

@@ -8,7 +8,7 @@ from keras import ops
 import polytape as pt
 from compiled import compiled
 from polytape.contract import Evidence, Method, Seed, ask
-from polytape.trials import Array
+from polytape.testing.matrices import Array
 
 NAMES = ("a", "b", "c")
 

@@ -6,7 +6,8 @@ from scipy.optimize import nnls
 
 from compiled import compiled
 from polytape.methods.pareto_mtl import ParetoMTL
-from polytape.trials import Array, Trial
+from polytape.testing.matrices import Array
+from polytape.testing.trials import Trial
 
 ANGLES = np.linspace(0, np.pi / 2, 5)
 VECTORS = tuple((float(np.cos(a)), float(np.sin(a))) for a in ANGLES)

@@ -6,7 +6,8 @@ import quadprog
 
 from compiled import compiled
 from polytape.methods.pcd import PCD
-from polytape.trials import Array, Trial
+from polytape.testing.matrices import Array
+from polytape.testing.trials import Trial
 
 TRIAL = Trial(PCD(tau=0.3, beta=0.9), compiled)
 

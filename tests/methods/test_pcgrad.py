@@ -9,7 +9,8 @@ from compiled import compiled
 from polytape.contract import Seed
 from polytape.linalg.cosine import cosine_form
 from polytape.methods.pcgrad import PCGrad, project, random_order
-from polytape.trials import Array, Trial
+from polytape.testing.matrices import Array
+from polytape.testing.trials import Trial
 
 TRIAL = Trial(PCGrad(), compiled)
 

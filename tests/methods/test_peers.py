@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import polytape as pt
-from polytape.trials import Array, Trial
+from polytape.testing.matrices import Array
+from polytape.testing.trials import Trial
 
 if keras.backend.backend() != "torch":
     pytest.skip("TorchJD and conflictfree are for PyTorch", allow_module_level=True)

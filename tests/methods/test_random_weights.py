@@ -6,7 +6,8 @@ import pytest
 from compiled import compiled
 from polytape.methods.mean import Mean
 from polytape.methods.random_weights import RandomWeights
-from polytape.trials import Array, Trial
+from polytape.testing.matrices import Array
+from polytape.testing.trials import Trial
 
 DRAWS = 20_000
 

@@ -6,7 +6,7 @@ from keras import ops
 
 from polytape.contract import Seed
 from polytape.methods.rowwise.sign_agreement import SignAgreement
-from polytape.trials import Array
+from polytape.testing.matrices import Array
 
 # Agreement of the columns: 5, 3, 1, 1, 4 and 0 of 5.
 ROWS = np.array(

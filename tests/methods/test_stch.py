@@ -6,7 +6,8 @@ import pytest
 from compiled import compiled
 from polytape.methods.stch import STCH
 from polytape.testing import check
-from polytape.trials import Array, Trial
+from polytape.testing.matrices import Array
+from polytape.testing.trials import Trial
 from stepping import each, run, slopes
 
 LIKING, IDEAL = np.array([2.0, 0.5, 0.5]), np.array([-1.0, 0.25, 0.0])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import polytape as pt
-from polytape.trials import Trial
+from polytape.testing.trials import Trial
 from stepping import each
 
 if keras.backend.backend() != "torch":

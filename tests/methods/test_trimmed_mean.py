@@ -6,7 +6,8 @@ from keras import ops
 
 from polytape.contract import Seed
 from polytape.methods.rowwise.trimmed_mean import TrimmedMean
-from polytape.trials import Array, Trial
+from polytape.testing.matrices import Array
+from polytape.testing.trials import Trial
 
 
 def combine(rows: Array, trim: int) -> Array:

@@ -13,9 +13,9 @@ from keras.optimizers.schedules import ExponentialDecay
 import polytape as pt
 from by_hand import BATCH, QUICK, STEPS, mse, network
 from pair import Objectives, X, Y, both, fitted, pair
-from polytape.training.advice import advise
-from polytape.training.labels import masked
-from polytape.training.losses import resolve_loss
+from polytape.training.objectives.labels import masked
+from polytape.training.objectives.losses import resolve_loss
+from polytape.training.routing.advice import advise
 
 
 def routed(**options: Any) -> Objectives:

@@ -9,8 +9,8 @@ import pytest
 
 import polytape as pt
 from polytape.catalogue import all_methods, catalogue
+from polytape.catalogue.listing import Entry, entry, listing, size
 from polytape.contract import Evidence, Method, Need, State, Tensor
-from polytape.listing import Entry, entry, listing, size
 from polytape.reports.methods import SECTIONS, page, sections, specification
 
 ROOT = Path(__file__).resolve().parent.parent.parent

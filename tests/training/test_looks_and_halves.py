@@ -139,7 +139,7 @@ def test_halves_are_those_of_the_batch() -> None:
 
 
 def combiner_blocks(combiner: pt.Combiner, grads: pt.Gradients) -> Any:
-    from polytape.connectivity import Blocks
+    from polytape.differentiation.connectivity import Blocks
 
     return Blocks.by(combiner.method.scope, grads.connectivity.paths)
 

@@ -366,7 +366,7 @@ def test_an_objective_that_goes_around_the_mark() -> None:
 def test_one_backward_pass_through_the_trunk(monkeypatch: pytest.MonkeyPatch) -> None:
     import jax
 
-    from polytape import measured
+    from polytape.differentiation import measured
 
     # XLA counts the dearer branch, which is the one for gradients that are not finite.
     monkeypatch.setattr(measured, "either", lambda _fine, one, _other: one())

@@ -10,7 +10,7 @@ from keras.optimizers import SGD, Adam, AdamW, LossScaleOptimizer
 
 import polytape as pt
 from polytape.engines import engine
-from polytape.training.optimizers import Optimizers
+from polytape.training.optimizers.optimizers import Optimizers
 from polytape.training.step import train_step
 from small import LOSSES, Array, arrays, assert_same, data, everything, model
 

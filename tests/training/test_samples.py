@@ -9,7 +9,7 @@ from keras import ops
 
 import polytape as pt
 from polytape.engines import engine
-from polytape.trials import Array
+from polytape.testing.matrices import Array
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(6, 3)).astype("float32")

@@ -14,7 +14,7 @@ __all__ = ["Engine", "Measure", "Recording", "Rows", "Tape", "engine", "mark"]
 
 @cache
 def engine() -> Engine:
-    """The module `engines/<backend>.py`."""
+    """The module `engines/<backend>`."""
     backend = keras.backend.backend()
     if backend not in ("tensorflow", "jax", "torch"):
         raise RuntimeError(

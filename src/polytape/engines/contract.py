@@ -85,7 +85,7 @@ class Rows(Protocol):
 
 
 class Engine(Protocol):
-    """The functions of `engines/tensorflow.py`, `engines/jax.py` and `engines/torch.py`."""
+    """The functions of `engines/tensorflow`, `engines/jax` and `engines/torch`."""
 
     FUSES: bool  # whether choosing between two values within an elementwise pass costs nothing
 

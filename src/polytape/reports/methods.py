@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from polytape.listing import Entry
+    from polytape.catalogue.listing import Entry
 
 PROMISES = {  # and the letter of each
     "non-conflicting": "n",

@@ -6,17 +6,17 @@ from typing import Any
 
 from keras import ops
 
-from polytape.connectivity import Connectivity
 from polytape.contract import State, Tensor
+from polytape.differentiation.connectivity import Connectivity
+from polytape.differentiation.jacobian import Gradients, Table, mean_rows, path_of
+from polytape.differentiation.measured import Measured
+from polytape.differentiation.passes import at_once, term_by_term
 from polytape.engines import Recording, engine
-from polytape.jacobian import Gradients, Table, mean_rows, path_of
-from polytape.measured import Measured
 from polytape.methods.sum import Sum
-from polytape.passes import at_once, term_by_term
 from polytape.settlement import Settlement
 from polytape.training.branches import Outcome, either
-from polytape.training.routed import Routed
-from polytape.training.routes import Routes
+from polytape.training.routing.routed import Routed
+from polytape.training.routing.routes import Routes
 from polytape.training.traces import traces
 
 _SUM = Sum()

@@ -10,13 +10,13 @@ import numpy as np
 from keras import ops
 
 from polytape.contract import Evidence, Method, Tensor, parts
-from polytape.jacobian import path_of
+from polytape.differentiation.jacobian import path_of
 from polytape.settlement import Settlement
+from polytape.settlement.state import StateVariables
 from polytape.stages.chain import Chain
 from polytape.stages.reweight import Reweight
-from polytape.state import StateVariables
-from polytape.training.objective import Objective
-from polytape.training.routes import Routes
+from polytape.training.objectives.objective import Objective
+from polytape.training.routing.routes import Routes
 
 
 @dataclass(frozen=True)

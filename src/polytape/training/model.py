@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from polytape.training.functional import plain_functional
-from polytape.training.networks import check_networks, refuse_shared
+from polytape.training.routing.networks import check_networks, refuse_shared
 from polytape.training.saving import MethodState
 from polytape.training.trainer import Trainer
 

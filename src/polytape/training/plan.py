@@ -10,21 +10,21 @@ import numpy as np
 from keras import ops
 
 from polytape.contract import Method, Tensor
+from polytape.differentiation.features import marked
+from polytape.differentiation.jacobian import path_of
+from polytape.differentiation.measured import check_measure
 from polytape.engines import Recording
-from polytape.features import marked
-from polytape.jacobian import path_of
-from polytape.measured import check_measure
 from polytape.settlement import Settlement, check_private
 from polytape.stages.reweight import check_names
-from polytape.training.advice import advise
 from polytape.training.course import Clock, Course, chart
-from polytape.training.division import divide, several
 from polytape.training.dropped import Dropped
-from polytape.training.losses import Ledger
-from polytape.training.objectives import Objectives
+from polytape.training.objectives.losses import Ledger
+from polytape.training.objectives.objectives import Objectives
+from polytape.training.optimizers.division import divide, several
 from polytape.training.phase import Phase
-from polytape.training.routes import Places, check_trained, warn_untrained
-from polytape.training.table import described, routing_table
+from polytape.training.routing.advice import advise
+from polytape.training.routing.routes import Places, check_trained, warn_untrained
+from polytape.training.routing.table import described, routing_table
 
 ON_NONFINITE = ("drop", "isolate", "skip", "raise")
 

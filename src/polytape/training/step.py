@@ -9,9 +9,9 @@ from polytape.contract import Tensor
 from polytape.engines import engine
 from polytape.training.backward import Pass
 from polytape.training.course import Course
-from polytape.training.division import several
+from polytape.training.objectives.values import Given, batch_size, scalars, training_loss
+from polytape.training.optimizers.division import several
 from polytape.training.statistics import kept_statistics, restore
-from polytape.training.values import Given, batch_size, scalars, training_loss
 
 
 def train_step(model: Any, data: Any) -> dict[str, Tensor]:

@@ -10,18 +10,18 @@ from polytape.catalogue import resolve
 from polytape.contract import Method, parts
 from polytape.engines import engine
 from polytape.stages.scopes import PerNetwork
-from polytape.training.division import gathered
 from polytape.training.functional import plain_functional
-from polytape.training.losses import Ledger
-from polytape.training.metrics import of_labels
-from polytape.training.objective import Objective
-from polytape.training.objectives import Objectives
+from polytape.training.objectives.losses import Ledger
+from polytape.training.objectives.metrics import of_labels
+from polytape.training.objectives.objective import Objective
+from polytape.training.objectives.objectives import Objectives
+from polytape.training.objectives.values import loss_of_objectives
+from polytape.training.optimizers.division import gathered
 from polytape.training.phase import ordered
 from polytape.training.plan import Plan
+from polytape.training.routing.table import routing_table
 from polytape.training.saving import MethodState
 from polytape.training.step import train_step
-from polytape.training.table import routing_table
-from polytape.training.values import loss_of_objectives
 from polytape.training.watch import callbacks_of, insert, live_weights
 
 

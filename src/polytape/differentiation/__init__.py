@@ -1,0 +1,1 @@
+"""Gradients of several losses: rows, connectivity, Gramians, directions; derivatives by tensors."""

@@ -1,0 +1,250 @@
+"""Gradients of several losses: rows, their Gramian, and the weighted sum of rows."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from polytape.contract import Method, Seed, Tensor
+from polytape.differentiation.connectivity import Blocks, Connectivity
+from polytape.engines import Measure, Rows, engine
+
+Table = Sequence[Sequence[Tensor | None]]  # gradients [t][v]
+
+
+class Gradients:
+    """One gradient per objective, of one forward pass, and what can be read off them.
+
+    losses        {name: () float32}
+    norms         (T,) gradient norms over the shared variables, loss / parameter
+    cosines       (T, T) cosine similarities over the shared variables; 0 beside a zero row
+    gramian       (T, T) float32 inner products over the shared variables, loss^2 / parameter^2
+    connectivity  which objective reaches which variable
+
+    Shared are the variables that two or more objectives reach.
+    """
+
+    def __init__(
+        self,
+        losses: Mapping[str, Tensor],
+        rows: Table,
+        connectivity: Connectivity,
+        scale: Any = 1.0,
+        extra: Sequence[Tensor | None] | None = None,
+        halves: tuple[Table, Table] | None = None,
+    ) -> None:
+        """rows[t][v], None where `connectivity` has no path; every row `scale` times too large.
+
+        extra   the gradient, by variable, of a term that is added to the combination as it is
+        halves  the rows of the first and the second half of the batch, whose mean the rows are
+        """
+        self._halves = halves
+        self.losses = dict(losses)
+        self.connectivity = connectivity
+        self._rows, self._scale, self._extra = rows, scale, extra
+        self._by_variable: dict[int, Rows] = {}
+        for v in range(len(connectivity.paths)):
+            found = [rows[t][v] for t in connectivity.objectives(v)]
+            found += [extra[v]] if extra and extra[v] is not None else []
+            if found:
+                self._by_variable[v] = engine().rows(found)
+
+    def __getitem__(self, name: str) -> list[Tensor | None]:
+        """The gradient of one objective, a list over variables; None where no path exists."""
+        if name not in self.losses:
+            raise KeyError(f"No objective {name!r}. Objectives: {', '.join(self.losses)}.")
+        return list(self._rows[self.connectivity.names.index(name)])
+
+    def joint(self) -> "Gradients":
+        """The same gradients with private variables counted as shared."""
+        connectivity = dataclasses.replace(self.connectivity, joint=True)
+        return Gradients(
+            self.losses, self._rows, connectivity, self._scale, self._extra, self._halves
+        )
+
+    @property
+    def measure(self) -> Measure:
+        """Where the Gramian is measured."""
+        return "parameters"
+
+    @property
+    def sizes(self) -> list[int]:
+        """The number of entries of each variable; zero where nothing reaches it."""
+        columns = zip(*self._rows, strict=True)
+        known = [next((row for row in column if row is not None), None) for column in columns]
+        return [0 if row is None else math.prod(row.shape) for row in known]
+
+    @property
+    def scale(self) -> Any:
+        """How many times too large every row is kept."""
+        return self._scale
+
+    def replaced(self, rows: Sequence[Sequence[Tensor | None]]) -> "Gradients":
+        """The same with other rows, as many times too large."""
+        return Gradients(self.losses, rows, self.connectivity, self._scale, self._extra)
+
+    @cached_property
+    def gramian(self) -> Tensor:
+        return self.gramians(Blocks.by(None, self.connectivity.paths))
+
+    @property
+    def norms(self) -> Tensor:
+        return ops.sqrt(ops.diagonal(self.gramian))
+
+    @property
+    def cosines(self) -> Tensor:
+        norms = self.norms
+        inverse = ops.where(norms > 0, 1.0 / ops.where(norms > 0, norms, 1.0), 0.0)
+        return self.gramian * inverse[:, None] * inverse[None, :]
+
+    def gramians(self, blocks: Blocks) -> Tensor:
+        """(T, T), or (B, T, T) if the blocks are those of a scope."""
+
+        def product(variable: int) -> Tensor:
+            among = len(self.connectivity.objectives(variable))
+            return self._by_variable[variable].gram()[:among, :among]
+
+        return self._assembled(blocks, product)
+
+    def crosses(self, blocks: Blocks) -> Tensor:
+        """Inner products of the gradients on one half of the batch with those on the other.
+
+        (T, T), or (B, T, T) if the blocks are those of a scope; the first half's in the rows.
+        """
+        halves = self._halves
+        if halves is None:
+            raise ValueError(
+                "This method compares the gradients of two half batches, and these gradients are "
+                "of whole ones. In a loop of your own let the objective function return a pair for "
+                'each objective: {"name": (loss of one half, loss of the other)}.'
+            )
+
+        def product(variable: int) -> Tensor:
+            objectives = self.connectivity.objectives(variable)
+            found = [rows[t][variable] for rows in halves for t in objectives]
+            return engine().rows(found).gram()[: len(objectives), len(objectives) :]
+
+        return self._assembled(blocks, product)
+
+    def _assembled(self, blocks: Blocks, product_of: Callable[[int], Tensor]) -> Tensor:
+        count = len(self.connectivity.names)
+        parts: dict[tuple[int, tuple[int, ...]], Tensor] = {}
+        for variable in self.connectivity.shared:
+            key = blocks.of[variable], self.connectivity.objectives(variable)
+            product = product_of(variable)
+            parts[key] = parts[key] + product if key in parts else product
+        stack: list[Any] = [ops.zeros((count, count))] * (blocks.shape[0] if blocks.shape else 1)
+        for (block, objectives), product in parts.items():
+            stack[block] = stack[block] + _embed(product, objectives, count)
+        unscale = 1.0 / (self._scale * self._scale)
+        return (ops.stack(stack) if blocks.shape else stack[0]) * unscale
+
+    def finite(self, gramian: Tensor | None) -> Tensor:
+        """(T,) bool: whether loss and gradient of each objective are finite.
+
+        gramian  (T, T) or (B, T, T): tells it for shared variables; None looks at every row
+        """
+        known = set(self.connectivity.shared) if gramian is not None else set()
+        sums = [ops.cast(loss, "float32") for loss in self.losses.values()]
+        owners = [*range(len(sums))]
+        for variable, rows in self._by_variable.items():
+            if variable not in known:
+                objectives = self.connectivity.objectives(variable)
+                sums += rows.sums()[: len(objectives)]
+                owners += objectives
+        others = np.array(owners) != np.arange(len(self.losses))[:, None]
+        fine = ops.isfinite(ops.stack(sums)) | ops.convert_to_tensor(others)
+        finite = ops.all(fine, axis=-1)
+        if gramian is not None:
+            total = ops.sum(gramian, axis=0) if len(gramian.shape) == 3 else gramian
+            finite = ops.logical_and(finite, ops.isfinite(ops.diagonal(total)))
+        return finite
+
+    def combined(
+        self,
+        shared: Tensor,
+        private: Tensor | None,
+        active: Tensor,
+        blocks: Blocks,
+        method: Method,
+        seed: Seed,
+    ) -> list[Tensor | None]:
+        """The update direction of every variable: J^T w where shared, w_t g_t where private.
+
+        shared (T,) or (B, T) and private (T,) weights, None being ones; active (T,). Rows of
+        inactive objectives are never read, whatever they hold. None for variables that nothing
+        reaches.
+        """
+
+        plain = private is None and self._extra is None
+        private = ops.cast(active, "float32") if private is None else private
+
+        def directions(every_row: bool) -> list[Tensor]:
+            found = []
+            for v, rows in self._by_variable.items():
+                own = v in self.connectivity.private
+                if own and plain and every_row:
+                    found.append(self._rows[self.connectivity.private[v]][v])
+                    continue
+                block = shared[blocks.of[v]] if blocks.shape else shared
+                weights, kept = self._weights(v, private if own else block, active)
+                if method.needs == "rows" and not own:
+                    matrix = ops.where(kept[:, None], rows.matrix(), 0.0) * weights[:, None]
+                    count = len(self.connectivity.objectives(v))
+                    mixed = method.combine(matrix[:count], seed.shifted(v + 1))
+                    found.append(rows.restore(mixed + ops.sum(matrix[count:], axis=0)))
+                else:
+                    found.append(rows.blend(weights, None if every_row else kept))
+            return found
+
+        if engine().FUSES:
+            found = directions(False)
+        else:
+            found = ops.cond(ops.all(active), lambda: directions(True), lambda: directions(False))
+        directions_by_variable = dict(zip(self._by_variable, found, strict=True))
+        return [directions_by_variable.get(v) for v in range(len(self.connectivity.paths))]
+
+    def _weights(self, variable: int, weights: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight (k,) and activity (k,) of the rows of one variable, an extra term included."""
+        objectives = np.array(self.connectivity.objectives(variable), int)
+        extra = int(self._extra is not None and self._extra[variable] is not None)
+        if not extra and len(objectives) == len(self.connectivity.names):
+            return weights, active
+        if not extra and len(objectives) == 1:
+            only = slice(int(objectives[0]), int(objectives[0]) + 1)
+            return weights[only], active[only]
+        return (
+            ops.concatenate([ops.take(weights, objectives), ops.ones((extra,))]),
+            ops.concatenate([ops.take(active, objectives), ops.ones((extra,), dtype="bool")]),
+        )
+
+
+def mean_rows(first: Table, second: Table) -> list[list[Tensor | None]]:
+    """The gradients of a batch from those of its halves, each [t][v]."""
+
+    def mean(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+        if one is None or other is None:
+            return None
+        return engine().rows([one, other]).blend(ops.full((2,), 0.5), None)
+
+    pairs = zip(first, second, strict=True)
+    return [[mean(*both) for both in zip(*pair, strict=True)] for pair in pairs]
+
+
+def path_of(variable: Any) -> str:
+    """A name for a variable that tells which network it belongs to."""
+    if isinstance(variable, keras.Variable):
+        return variable.path
+    return str(getattr(variable, "name", "variable"))
+
+
+def _embed(product: Tensor, objectives: tuple[int, ...], count: int) -> Tensor:
+    if len(objectives) == count:
+        return product
+    place = np.eye(count, dtype="float32")[list(objectives)]
+    return ops.matmul(ops.matmul(place.T, product), place)

@@ -1,0 +1,165 @@
+"""Conflict measured at marked tensors: the gradients of the losses by them, one pass for the rest.
+
+MGDA-UB (Sener & Koltun 2018) and the UB variants of other methods measure at the shared
+representation, EnCodec's balancer (Defossez et al. 2023) at the outputs. For T objectives that
+costs one forward pass, T backward passes down to the marked tensors, and one through the network.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import Any, get_args
+
+from keras import ops
+
+from polytape.contract import Method, Seed, Tensor
+from polytape.differentiation.connectivity import Blocks, Connectivity
+from polytape.differentiation.jacobian import Gradients
+from polytape.differentiation.passes import Directions, at_once, term_by_term
+from polytape.engines import Measure, Recording, engine
+
+MEASURES = get_args(Measure)
+
+
+class Measured(Gradients):
+    """Gradients by the marked tensors, concatenated; those by the variables are combined unseen.
+
+    losses, norms, cosines, gramian  as of `Gradients`, over the marked tensors; loss / feature
+    connectivity                     which objective reaches which variable
+    taken                            (T,) bool, once combined: objectives that are in the update
+    """
+
+    def __init__(
+        self,
+        losses: Mapping[str, Tensor],
+        recording: Recording,
+        connectivity: Connectivity,
+        scale: Any = 1.0,
+        extra: int | None = None,
+    ) -> None:
+        """scale  times which everything is too large;  extra  a scalar to add as it is"""
+        self.losses = dict(losses)
+        self.connectivity = connectivity
+        self._recording, self._scale, self._added = recording, scale, extra
+        self.taken: Tensor = None
+
+    @cached_property
+    def _by_marks(self) -> Gradients:
+        recording, names = self._recording, self.connectivity.names
+        if not recording.marks:
+            raise ValueError(_NOTHING_MARKED[recording.measure])
+        rows = [recording.pull({t: self._scale}, recording.marks) for t in range(len(names))]
+        marks = [f"{recording.measure}/{index}" for index in recording.marks]
+        seen = Connectivity.seen(names, marks, rows, joint=True)
+        shared = list(self.connectivity.shared)
+        for name, marked, reached in zip(names, seen.reach, self.connectivity.reach, strict=True):
+            if reached[shared].any() and not marked.any():
+                raise ValueError(
+                    f"Objective {name!r} reaches shared variables, but by none of the "
+                    f"{recording.measure} at which conflict is measured: its conflict with others "
+                    "would not be seen. Place pt.Features() where all paths meet and use "
+                    'measure="features", or use measure="parameters".'
+                )
+        return Gradients(self.losses, rows, seen, self._scale)
+
+    def __getitem__(self, name: str) -> list[Tensor | None]:
+        if name not in self.losses:
+            raise KeyError(f"No objective {name!r}. Objectives: {', '.join(self.losses)}.")
+        index = self.connectivity.names.index(name)
+        return self._recording.pull({index: self._scale}, range(len(self.connectivity.paths)))
+
+    @property
+    def sizes(self) -> list[int]:
+        return [0] * len(self.connectivity.paths)  # no rows are kept, so none are remembered
+
+    @property
+    def measure(self) -> Measure:
+        return self._recording.measure
+
+    def joint(self) -> "Measured":
+        connectivity = dataclasses.replace(self.connectivity, joint=True)
+        return Measured(self.losses, self._recording, connectivity, self._scale, self._added)
+
+    def gramians(self, blocks: Blocks) -> Tensor:
+        del blocks  # the marked tensors are one
+        return self._by_marks.gramian
+
+    def finite(self, gramian: Tensor | None) -> Tensor:
+        return self._by_marks.finite(gramian)
+
+    def combined(
+        self,
+        shared: Tensor,
+        private: Tensor | None,
+        active: Tensor,
+        blocks: Blocks,
+        method: Method,
+        seed: Seed,
+    ) -> Directions:
+        """The update direction of every variable; terms that make it non-finite are left out."""
+        del blocks, method, seed
+        own = ops.cast(active, "float32") if private is None else private
+        apart = [] if private is shared else list(self.connectivity.private)
+        count = len(self.connectivity.paths)
+        together = [v for v in range(count) if v not in apart]
+        parts = [(self._cotangents(shared), together), (self._cotangents(own), apart)]
+        directions = at_once(self._recording, parts, count)
+        reached = [gradient for gradient in directions if gradient is not None]
+        present = [gradient is not None for gradient in directions]
+
+        def isolated() -> Any:
+            taken = dict(enumerate(ops.unstack(active)))
+            if self._added is not None:
+                taken[self._added] = ops.isfinite(self._recording.scalars[self._added])
+            taken, found = term_by_term(self._recording, parts, taken, directions)
+            fine = ops.stack([taken[t] for t in range(len(self.losses))])
+            return fine, [gradient for gradient in found if gradient is not None]
+
+        fine = engine().finite(reached)
+        self.taken, found = either(fine, lambda: (active, reached), isolated)
+        left = iter(found)
+        return [next(left) if there else None for there in present]
+
+    def _cotangents(self, weights: Tensor) -> dict[int, Tensor]:
+        found = dict(enumerate(ops.unstack(weights * self._scale)))
+        return found if self._added is None else {**found, self._added: self._scale}
+
+
+def either(first: Tensor, one: Callable[[], Any], other: Callable[[], Any]) -> Any:
+    """One of two results of the same structure; only the chosen one is computed."""
+    return ops.cond(first, one, other)
+
+
+def check_measure(measure: str, method: Method) -> Measure:
+    """The option itself, or an error that says what to choose."""
+    if measure not in MEASURES:
+        raise ValueError(
+            f"`measure` says where conflict between objectives is measured: one of {MEASURES}. "
+            f"Received: {measure!r}."
+        )
+    wants = {
+        "variable": "one Gramian per variable",
+        "network": "one Gramian per network",
+        "halves": "the gradients of two half batches",
+        "rows": "the gradients by the parameters, coordinate by coordinate",
+    }
+    wanted = wants.get(method.scope or method.needs)
+    if measure != "parameters" and wanted:
+        raise ValueError(
+            f"measure={measure!r} gives a method one Gramian for the whole model, and "
+            f'{type(method).__name__} needs {wanted}. Use measure="parameters".'
+        )
+    return measure  # type: ignore[return-value]
+
+
+_NOTHING_MARKED = {
+    "features": (
+        'measure="features" found no marked tensor in the forward pass. Mark the shared '
+        "representation where it leaves the trunk: h = pt.Features()(h), in a functional model, in "
+        "`call` of a subclassed one (the layer made in __init__), or in the objective function."
+    ),
+    "outputs": (
+        'measure="outputs" found no floating-point tensor among the outputs of the model. Mark '
+        'another tensor with pt.Features() and use measure="features".'
+    ),
+}

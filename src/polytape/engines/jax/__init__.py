@@ -1,0 +1,36 @@
+"""JAX: inside `jit`, and eager."""
+
+from polytape.engines.jax.gradients import add_where, dense, finite, rows, zeros_like
+from polytape.engines.jax.recording import derivative, record, tape
+from polytape.engines.jax.updates import (
+    apply,
+    aside,
+    assign,
+    island,
+    keep,
+    prepare,
+    recover,
+    train_step,
+)
+
+FUSES = True
+
+__all__ = [
+    "FUSES",
+    "add_where",
+    "apply",
+    "aside",
+    "assign",
+    "dense",
+    "derivative",
+    "finite",
+    "island",
+    "keep",
+    "prepare",
+    "record",
+    "recover",
+    "rows",
+    "tape",
+    "train_step",
+    "zeros_like",
+]

@@ -1,0 +1,78 @@
+"""The gradients of several objectives by one variable."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from polytape.engines.contract import Tensor
+
+
+class _Rows:
+    def __init__(self, gradients: Sequence[Tensor]) -> None:
+        self._shape, self._dtype = gradients[0].shape, gradients[0].dtype
+        self._rows = [gradient.reshape(-1).astype("float32") for gradient in gradients]
+
+    def gram(self) -> Tensor:
+        # In as many pieces as there are rows, one after the other, so that stacking them never
+        # holds more than one row on top of the rows themselves; short pieces also accumulate less
+        # rounding error.
+        count, size = len(self._rows), self._rows[0].size
+        pieces = min(count, 16) if size >= 4096 else 1
+        width = size // pieces
+
+        def product(start: Tensor, width: int) -> Tensor:
+            cut = [jax.lax.dynamic_slice_in_dim(row, start, width) for row in self._rows]
+            piece = jnp.stack(cut)
+            return jnp.matmul(piece, piece.T, precision="highest")
+
+        total = product(pieces * width, size - pieces * width)
+        if pieces == 1:
+            return total + product(0, width)
+        return jax.lax.fori_loop(
+            0, pieces, lambda i, total: total + product(i * width, width), total
+        )
+
+    def sums(self) -> list[Tensor]:
+        return [jnp.sum(row) for row in self._rows]
+
+    def matrix(self) -> Tensor:
+        return jnp.stack(self._rows)
+
+    def blend(self, weights: Tensor, kept: Tensor | None) -> Tensor:
+        # One fused pass over the rows, without a stacked copy; the selection costs nothing in it.
+        total = jnp.zeros_like(self._rows[0])
+        for index, row in enumerate(self._rows):
+            term = weights[index] * row
+            total += term if kept is None else jnp.where(kept[index], term, 0.0)
+        return self.restore(total)
+
+    def restore(self, flat: Tensor) -> Tensor:
+        return flat.reshape(self._shape).astype(self._dtype)
+
+
+def rows(gradients: Sequence[Tensor]) -> _Rows:
+    return _Rows(gradients)
+
+
+def dense(gradient: Tensor) -> Tensor:
+    return gradient.astype("float32")
+
+
+def add_where(total: Tensor, condition: Tensor, gradient: Tensor) -> Tensor:
+    return total + jnp.where(condition, gradient, 0)
+
+
+def zeros_like(gradient: Tensor) -> Tensor:
+    return jnp.zeros_like(gradient)
+
+
+def finite(gradients: Sequence[Tensor]) -> Tensor:
+    # A sum is finite only if every term is. Long gradients are added up along their last axis by a
+    # product with ones, which runs on all cores, and what is left of all of them in one pass.
+    sums = [_as_matrix(g) @ jnp.ones(g.shape[-1:]) if g.size > 4096 else g for g in gradients]
+    return jnp.isfinite(jnp.sum(jnp.concatenate([s.astype("float32").ravel() for s in sums])))
+
+
+def _as_matrix(gradient: Tensor) -> Tensor:
+    return gradient.astype("float32").reshape(-1, *gradient.shape[-1:])

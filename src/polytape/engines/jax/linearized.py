@@ -1,0 +1,68 @@
+"""JAX: a function linearized at one point, whose linear part is transposed as often as asked."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from polytape.engines.contract import Measure, Tensor, Variable
+from polytape.engines.jax.jaxpr import dependencies
+from polytape.engines.jax.scope import Scope
+
+
+class Linearized:
+    """What a function of some values returns, and its gradients by them: a `Recording`.
+
+    function   returns scalars and anything else; called once, and what it assigns to variables is
+               assigned once
+    variables  what the first of the values are inside it; the others are marks
+    """
+
+    def __init__(
+        self,
+        function: Callable[[list[Tensor]], tuple[Sequence[Tensor], Any]],
+        values: Sequence[Tensor],
+        variables: Sequence[Variable] = (),
+        measure: Measure = "parameters",
+    ) -> None:
+        touched: list[Variable] = []
+
+        def pure(values: list[Tensor]) -> tuple[list[Tensor], Any]:
+            with Scope(list(zip(variables, values, strict=False))) as scope:
+                scalars, outputs = function(values)
+            touched[:] = scope.touched.values()
+            return list(scalars), (outputs, [value for _, value in scope.updates()])
+
+        self.measure: Measure = measure
+        self.marks = range(len(variables), len(values))
+        self._values = list(values)
+        self.scalars, self._linear, (self.outputs, updates) = jax.linearize(
+            pure, self._values, has_aux=True
+        )
+        for variable, value in zip(touched, updates, strict=True):
+            variable.assign(value)
+
+    def pull(
+        self, cotangents: Mapping[int, Tensor], variables: Sequence[int]
+    ) -> list[Tensor | None]:
+        # Transposing only the chosen outputs keeps the others' cotangents symbolically zero, so
+        # nothing is differentiated that does not lie between these scalars and the variables.
+        seeds = [jnp.asarray(seed, self.scalars[index].dtype) for index, seed in cotangents.items()]
+
+        def chosen(tangents: list[Tensor]) -> list[Tensor]:
+            outputs = self._linear(tangents)
+            return [outputs[index] for index in cotangents]
+
+        (gradients,) = jax.linear_transpose(chosen, self._values)(seeds)
+        reached: Any = self._all_reach[list(cotangents)].any(axis=0)
+        return [gradients[index] if reached[index] else None for index in variables]
+
+    def reach(self, scalars: Sequence[int]) -> np.ndarray:
+        return self._all_reach[np.array(scalars, int), : self.marks.start]
+
+    @functools.cached_property
+    def _all_reach(self) -> np.ndarray:
+        return dependencies(jax.make_jaxpr(self._linear)(self._values).jaxpr)

@@ -1,0 +1,83 @@
+"""What a training step changes, and how it is run."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from polytape.engines.absent import unwarned
+from polytape.engines.contract import Tensor, Variable
+from polytape.engines.jax.scope import Scope
+
+
+def island(function: Callable[..., Any]) -> Callable[..., Any]:
+    return jax.jit(function)
+
+
+def aside(function: Callable[[], Any], changing: Sequence[Variable]) -> Any:
+    del changing  # what happens in the scope stays there
+    with Scope():
+        return function()
+
+
+def assign(variables: Sequence[Variable], values: Sequence[Tensor], accept: Tensor) -> None:
+    for variable, value in zip(variables, values, strict=True):
+        kept = variable.value
+        variable.assign(jnp.where(accept, value.astype(kept.dtype), kept))
+
+
+def apply(
+    optimizer: Any,
+    gradients: Sequence[Tensor | None],
+    variables: Sequence[Variable],
+    accept: Tensor,
+) -> None:
+    if not optimizer.built:
+        optimizer.build(variables)
+    before = [v.value for v in variables], [v.value for v in optimizer.variables]
+    with unwarned():
+        after = optimizer.stateless_apply(before[1], list(gradients), before[0])
+    for group, values in zip((variables, optimizer.variables), after, strict=True):
+        assign(group, values, accept)
+
+
+def prepare(model: Any) -> None:
+    del model  # nothing to settle
+
+
+def keep(model: Any) -> list[tuple[Variable, Tensor]]:
+    return [(variable, variable.value) for group in _state(model) for variable in group]
+
+
+def recover(kept: list[tuple[Variable, Tensor]] | None) -> None:
+    # Keras empties the variables before the first step of `fit` and refills them from its result;
+    # if that step fails while it is traced, there is none.
+    for variable, value in kept or ():
+        try:
+            _ = variable.value
+        except TypeError:
+            if not value.is_deleted():
+                variable.assign(value)
+
+
+def train_step(model: Any, step: Callable[[Any], Any], state: Any, data: Any) -> Any:
+    groups = _state(model)
+    mapping = [
+        pair
+        for variables, values in zip(groups, state, strict=True)
+        for pair in zip(variables, values, strict=True)
+    ]
+    with Scope(mapping) as scope:
+        logs = step(data)
+    return logs, tuple([scope.get_current_value(v) for v in group] for group in groups)
+
+
+def _state(model: Any) -> tuple[list[Variable], ...]:
+    """The variables of a train step, in Keras's four groups."""
+    return (
+        model.trainable_variables,
+        model.non_trainable_variables,
+        model.optimizer.variables,
+        model.metrics_variables,
+    )

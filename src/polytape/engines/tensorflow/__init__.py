@@ -1,0 +1,36 @@
+"""TensorFlow: eager, in `tf.function`, with and without XLA."""
+
+from polytape.engines.tensorflow.gradients import add_where, dense, finite, rows, zeros_like
+from polytape.engines.tensorflow.recording import derivative, record, tape
+from polytape.engines.tensorflow.updates import (
+    apply,
+    aside,
+    assign,
+    island,
+    keep,
+    prepare,
+    recover,
+    train_step,
+)
+
+FUSES = False
+
+__all__ = [
+    "FUSES",
+    "add_where",
+    "apply",
+    "aside",
+    "assign",
+    "dense",
+    "derivative",
+    "finite",
+    "island",
+    "keep",
+    "prepare",
+    "record",
+    "recover",
+    "rows",
+    "tape",
+    "train_step",
+    "zeros_like",
+]

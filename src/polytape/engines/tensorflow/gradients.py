@@ -1,0 +1,96 @@
+"""The gradients of several objectives by one variable, dense or sparse."""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from polytape.engines.contract import Tensor
+
+
+class _Rows:
+    def __init__(self, gradients: Sequence[Tensor]) -> None:
+        self._like = gradients
+        self._sparse = all(isinstance(gradient, tf.IndexedSlices) for gradient in gradients)
+        dense = _compact(gradients) if self._sparse else [*map(tf.convert_to_tensor, gradients)]
+        # One row, as every private variable has, needs no matrix: a small graph is all overhead.
+        self._row = tf.cast(dense[0], tf.float32) if len(dense) == 1 else None
+        if self._row is None:
+            stacked = tf.cast(tf.stack(dense), tf.float32)
+            self._matrix = tf.reshape(stacked, [len(dense), -1])
+
+    def gram(self) -> Tensor:
+        matrix = self.matrix()
+        return tf.matmul(matrix, matrix, transpose_b=True)
+
+    def sums(self) -> list[Tensor]:
+        if self._row is not None:
+            return [tf.reduce_sum(self._row)]
+        return tf.unstack(tf.reduce_sum(self._matrix, axis=1))
+
+    def matrix(self) -> Tensor:
+        return self._matrix if self._row is None else tf.reshape(self._row, [1, -1])
+
+    def blend(self, weights: Tensor, kept: Tensor | None) -> Tensor:
+        if self._row is not None:
+            flat = weights[0] * self._row
+            return self.restore(flat if kept is None else tf.where(kept[0], flat, 0.0))
+        matrix = self._matrix if kept is None else tf.where(kept[:, None], self._matrix, 0.0)
+        return self.restore(tf.matmul(weights[None, :], matrix)[0])
+
+    def restore(self, flat: Tensor) -> Tensor:
+        like = self._like[0]
+        if not self._sparse:
+            shaped = flat if flat.shape == like.shape else tf.reshape(flat, like.shape)
+            return tf.cast(shaped, like.dtype)
+        values = tf.cast(tf.reshape(flat, [-1, *like.values.shape[1:]]), like.values.dtype)
+        return tf.IndexedSlices(values, _touched(self._like), like.dense_shape)
+
+
+def rows(gradients: Sequence[Tensor]) -> _Rows:
+    return _Rows(gradients)
+
+
+def _touched(gradients: Sequence[tf.IndexedSlices]) -> Tensor:
+    """The table rows that any of the gradients touches, sorted, repeated as often as touched."""
+    return tf.sort(tf.concat([gradient.indices for gradient in gradients], axis=0))
+
+
+def _compact(gradients: Sequence[tf.IndexedSlices]) -> list[Tensor]:
+    """Each gradient's values in the layout of `_touched`, all of a table row in its first slot.
+
+    Shapes are static, so this compiles under XLA, and sizes are those of the batch, never of the
+    table.
+    """
+    touched = _touched(gradients)
+    return [_place(gradient, touched) for gradient in gradients]
+
+
+def _place(gradient: tf.IndexedSlices, touched: Tensor) -> Tensor:
+    slots = tf.searchsorted(touched, gradient.indices)
+    return tf.math.unsorted_segment_sum(gradient.values, slots, tf.shape(touched)[0])
+
+
+def dense(gradient: Tensor) -> Tensor:
+    return tf.cast(tf.convert_to_tensor(gradient), tf.float32)
+
+
+def add_where(total: Tensor, condition: Tensor, gradient: Tensor) -> Tensor:
+    if not isinstance(total, tf.IndexedSlices):
+        dense = tf.convert_to_tensor(gradient)
+        return total + tf.where(condition, dense, tf.zeros_like(dense))
+    values = _place(gradient, total.indices)
+    values = total.values + tf.where(condition, values, tf.zeros_like(values))
+    return tf.IndexedSlices(values, total.indices, total.dense_shape)
+
+
+def zeros_like(gradient: Tensor) -> Tensor:
+    if not isinstance(gradient, tf.IndexedSlices):
+        return tf.zeros_like(gradient)
+    values = tf.zeros_like(gradient.values)
+    return tf.IndexedSlices(values, _touched([gradient]), gradient.dense_shape)
+
+
+def finite(gradients: Sequence[Tensor]) -> Tensor:
+    # A sum is finite only if every term is, and costs no boolean copy of the gradient.
+    sums = [tf.reduce_sum(g.values if isinstance(g, tf.IndexedSlices) else g) for g in gradients]
+    return tf.reduce_all(tf.math.is_finite(tf.stack([tf.cast(s, tf.float32) for s in sums])))

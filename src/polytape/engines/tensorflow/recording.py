@@ -1,0 +1,100 @@
+"""Recordings: a persistent tape inside the train function, with and without XLA."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from polytape.engines.contract import Forward, Measure, Tensor, Variable
+from polytape.engines.marking import listening
+
+
+class _Recording:
+    def __init__(
+        self,
+        tape: tf.GradientTape,
+        scalars: Sequence[Tensor],
+        variables: Sequence[Any],
+        marked: Sequence[Tensor] = (),
+        measure: Measure = "parameters",
+        outputs: Any = None,
+    ) -> None:
+        self._tape, self.scalars, self.outputs = tape, scalars, outputs
+        self.measure: Measure = measure
+        self._variables = [_raw(variable) for variable in variables]
+        self._known = [*self._variables, *marked]
+        self.marks = range(len(self._variables), len(self._known))
+
+    def pull(
+        self, cotangents: Mapping[int, Tensor], variables: Sequence[int]
+    ) -> list[Tensor | None]:
+        targets = [self.scalars[index] for index in cotangents]
+        seeds = [
+            tf.cast(seed, target.dtype)
+            for seed, target in zip(cotangents.values(), targets, strict=True)
+        ]
+        sources = [self._known[index] for index in variables]
+        return self._tape.gradient(targets, sources, output_gradients=seeds)
+
+    def reach(self, scalars: Sequence[int]) -> np.ndarray:
+        found = [self._tape.gradient(self.scalars[index], self._variables) for index in scalars]
+        return np.array([[gradient is not None for gradient in row] for row in found], bool)
+
+
+def record(
+    forward: Forward,
+    variables: Callable[[], Sequence[Variable]],
+    measure: Measure = "parameters",
+) -> _Recording:
+    tape, marked = tf.GradientTape(persistent=True), []
+
+    def mark(tensor: Tensor) -> Tensor:
+        stand_in = tf.identity(tensor)  # so that only what is behind the mark counts
+        tape.watch(stand_in)
+        marked.append(stand_in)
+        return stand_in
+
+    with tape, listening(measure, mark):
+        scalars, outputs = forward()
+    return _Recording(tape, scalars, variables(), marked, measure, outputs)
+
+
+class _Tape:
+    def __init__(self) -> None:
+        self._tape = tf.GradientTape(persistent=True)
+
+    def open(self) -> None:
+        self._tape.__enter__()
+
+    def close(self) -> None:
+        self._tape.__exit__(None, None, None)
+
+    def watch(self, tensor: Tensor) -> None:
+        self._tape.watch(_raw(tensor))
+
+    def read(self) -> Sequence[Variable]:
+        return self._tape.watched_variables()
+
+    def recording(self, scalars: Sequence[Tensor], sources: Sequence[Any]) -> _Recording:
+        return _Recording(self._tape, scalars, sources)
+
+
+def tape() -> _Tape:
+    return _Tape()
+
+
+def derivative(
+    function: Callable[[list[Tensor]], Tensor], at: Sequence[Tensor]
+) -> list[Tensor | None]:
+    stand_ins = [tf.identity(value) for value in at]  # so that only what the function does counts
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(stand_ins)
+        value = function(stand_ins)
+    found = tape.gradient(value, stand_ins)
+    return [None if gradient is None else tf.convert_to_tensor(gradient) for gradient in found]
+
+
+def _raw(variable: Variable) -> Any:
+    return variable.value if isinstance(variable, keras.Variable) else variable

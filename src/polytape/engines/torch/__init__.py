@@ -1,0 +1,36 @@
+"""PyTorch: eager, and under `torch.compile`."""
+
+from polytape.engines.torch.gradients import add_where, dense, finite, rows, zeros_like
+from polytape.engines.torch.recording import derivative, record, tape
+from polytape.engines.torch.updates import (
+    apply,
+    aside,
+    assign,
+    island,
+    keep,
+    prepare,
+    recover,
+    train_step,
+)
+
+FUSES = False
+
+__all__ = [
+    "FUSES",
+    "add_where",
+    "apply",
+    "aside",
+    "assign",
+    "dense",
+    "derivative",
+    "finite",
+    "island",
+    "keep",
+    "prepare",
+    "record",
+    "recover",
+    "rows",
+    "tape",
+    "train_step",
+    "zeros_like",
+]

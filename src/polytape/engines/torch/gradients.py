@@ -1,0 +1,52 @@
+"""The gradients of several objectives by one variable."""
+
+from collections.abc import Sequence
+
+import torch
+
+from polytape.engines.contract import Tensor
+
+
+class _Rows:
+    def __init__(self, gradients: Sequence[Tensor]) -> None:
+        self._shape, self._dtype = gradients[0].shape, gradients[0].dtype
+        self._matrix = torch.stack([g.reshape(-1).to(torch.float32) for g in gradients])
+
+    def gram(self) -> Tensor:
+        return self._matrix @ self._matrix.T
+
+    def sums(self) -> list[Tensor]:
+        return list(self._matrix.sum(dim=1))
+
+    def matrix(self) -> Tensor:
+        return self._matrix
+
+    def blend(self, weights: Tensor, kept: Tensor | None) -> Tensor:
+        matrix = self._matrix
+        if kept is not None:
+            matrix = torch.where(kept[:, None], matrix, torch.zeros_like(matrix))
+        return self.restore(weights @ matrix)
+
+    def restore(self, flat: Tensor) -> Tensor:
+        return flat.reshape(self._shape).to(self._dtype)
+
+
+def rows(gradients: Sequence[Tensor]) -> _Rows:
+    return _Rows(gradients)
+
+
+def dense(gradient: Tensor) -> Tensor:
+    return gradient.to(torch.float32)
+
+
+def add_where(total: Tensor, condition: Tensor, gradient: Tensor) -> Tensor:
+    return total + torch.where(condition, gradient, torch.zeros_like(gradient))
+
+
+def zeros_like(gradient: Tensor) -> Tensor:
+    return torch.zeros_like(gradient)
+
+
+def finite(gradients: Sequence[Tensor]) -> Tensor:
+    sums = [gradient.sum(dtype=torch.float32) for gradient in gradients]
+    return torch.isfinite(torch.stack(sums)).all()

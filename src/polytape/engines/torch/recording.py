@@ -1,0 +1,98 @@
+"""Recordings: autograd over a retained graph."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import torch
+from torch.autograd.graph import get_gradient_edge
+
+from polytape.engines.contract import Forward, Measure, Tensor, Variable
+from polytape.engines.marking import listening
+
+
+class _Recording:
+    def __init__(
+        self, forward: Forward, variables: Callable[[], Sequence[Variable]], measure: Measure
+    ) -> None:
+        self.measure: Measure = measure
+        self._marked: list[Tensor] = []
+        with torch.enable_grad(), listening(measure, self._mark):
+            self.scalars, self.outputs = forward()
+        self._variables = [_raw(variable) for variable in variables()]
+        count = len(self._variables)
+        self.marks = range(count, count + len(self._marked))
+
+    def _mark(self, tensor: Tensor) -> Tensor:
+        stand_in = tensor.view_as(tensor)  # so that only what is behind the mark counts
+        if not stand_in.requires_grad:
+            stand_in = tensor.detach().requires_grad_()
+        self._marked.append(stand_in)
+        return stand_in
+
+    def pull(
+        self, cotangents: Mapping[int, Tensor], variables: Sequence[int]
+    ) -> list[Tensor | None]:
+        used = [index for index in cotangents if self.scalars[index].requires_grad]
+        if not used or not variables:
+            return [None] * len(variables)
+        targets = [self.scalars[index] for index in used]
+        seeds = [
+            torch.as_tensor(cotangents[index], dtype=target.dtype, device=target.device)
+            for index, target in zip(used, targets, strict=True)
+        ]
+        known = [*self._variables, *self._marked]
+        sources = [known[index] for index in variables]
+        return list(
+            torch.autograd.grad(targets, sources, seeds, retain_graph=True, allow_unused=True)
+        )
+
+    def reach(self, scalars: Sequence[int]) -> np.ndarray:
+        # Autograd's graph is at hand: a walk costs nothing, a gradient would cost a backward pass.
+        leaves = [get_gradient_edge(v).node if v.requires_grad else None for v in self._variables]
+        found = [_nodes(self.scalars[index].grad_fn) for index in scalars]
+        return np.array([[leaf in nodes for leaf in leaves] for nodes in found], bool)
+
+
+def _nodes(root: Any) -> set[Any]:
+    """The nodes of autograd's graph that a gradient passes on its way from `root`."""
+    found: set[Any] = set()
+    waiting = [root] if root is not None else []
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting += [source for source, _ in node.next_functions if source is not None]
+    return found
+
+
+def record(
+    forward: Forward,
+    variables: Callable[[], Sequence[Variable]],
+    measure: Measure = "parameters",
+) -> _Recording:
+    return _Recording(forward, variables, measure)
+
+
+def tape() -> None:
+    return None  # the record is kept by the tensors themselves
+
+
+def derivative(
+    function: Callable[[list[Tensor]], Tensor], at: Sequence[Tensor]
+) -> list[Tensor | None]:
+    differentiable = torch.is_grad_enabled()  # not so in `evaluate`, where nothing is kept for it
+    with torch.enable_grad():
+        # A view, so that only what the function does counts.
+        stand_ins = [v.view_as(v) if v.requires_grad else v.detach().requires_grad_() for v in at]
+        value = function(stand_ins)
+        if not value.requires_grad:
+            return [None] * len(stand_ins)
+        return list(
+            torch.autograd.grad(value, stand_ins, create_graph=differentiable, allow_unused=True)
+        )
+
+
+def _raw(variable: Variable) -> Any:
+    return variable.value if isinstance(variable, keras.Variable) else variable

@@ -1,0 +1,61 @@
+"""What a training step changes, and how it is run."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch._functorch.config as functorch
+
+from polytape.engines.absent import present
+from polytape.engines.contract import Tensor, Variable
+
+
+def island(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.no_grad()(function)
+
+
+def aside(function: Callable[[], Any], changing: Sequence[Variable]) -> Any:
+    kept = [variable.value.clone() for variable in changing]
+    with torch.random.fork_rng(), torch.no_grad():  # Dropout draws from the global generator
+        found = function()
+    for variable, value in zip(changing, kept, strict=True):
+        variable.assign(value)
+    return found
+
+
+def assign(variables: Sequence[Variable], values: Sequence[Tensor], accept: Tensor) -> None:
+    if bool(accept):
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+
+
+def apply(
+    optimizer: Any,
+    gradients: Sequence[Tensor | None],
+    variables: Sequence[Variable],
+    accept: Tensor,
+) -> None:
+    if not optimizer.built:
+        optimizer.build(variables)
+    if bool(accept):
+        with torch.no_grad():
+            optimizer.apply(*present(gradients, variables))
+
+
+def prepare(model: Any) -> None:
+    if model.jit_compile:
+        # A graph that is differentiated once per objective must keep its buffers.
+        functorch.donated_buffer = False
+
+
+def keep(model: Any) -> None:
+    del model  # variables are updated in place and never taken away
+
+
+def recover(kept: None) -> None:
+    del kept
+
+
+def train_step(model: Any, step: Callable[[Any], Any], data: Any) -> Any:
+    del model
+    return step(data)

@@ -1,0 +1,249 @@
+"""A method at work on given objectives and variables: its state, its compiled T x T part."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from polytape.contract import Evidence, Look, Method, Seed, State, Tensor, ask, parts
+from polytape.differentiation.connectivity import Blocks
+from polytape.differentiation.jacobian import Gradients
+from polytape.engines import engine
+from polytape.settlement.memory import Observer, empty_memory
+from polytape.settlement.seeds import draw
+from polytape.settlement.state import StateVariables
+from polytape.stages.chain import split
+
+PRIVATE = ("own", "weighted", "joint")
+
+
+class Settlement:
+    """A method made ready for T objectives over V variables, with its state.
+
+    The method is split in two: a scalarization, whose weights multiply the losses and so reach
+    every variable, and a combination, whose weights act on shared variables only.
+
+    add_weight  creates the state variables: the `add_weight` of the layer or model that owns them
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        names: Sequence[str],
+        paths: Sequence[str],
+        add_weight: Callable[..., Any],
+        private: str = "own",
+        seed: int | Seed = 0,
+        saved: Iterator[Any] | None = None,
+        sizes: Sequence[int] = (),
+        networks: Sequence[str] | None = None,
+    ) -> None:
+        """seed  to be mixed with the step, or that of every step
+
+        saved     leaves of a state to go on from, taken as they are needed; None starts afresh
+        sizes     of the variables, for methods with a memory
+        networks  the network of each variable; None takes the first part of its path
+        """
+        self.method, self.names, self.paths = method, tuple(names), tuple(paths)
+        self.scalarization, self.combination = split(method)
+        chosen = self.combination or method
+        self.observer = None if chosen.memory is None else Observer(chosen, self.scalarization)
+        self.alternates = chosen.alternates
+        self.private = "joint" if self.alternates else private
+        self.blocks = Blocks.by(method.scope, paths, networks)
+        lead, rest = self.scalarization, self.combination
+        initial = {
+            "scalarization": lead.init(self.names) if lead else (),
+            "combination": rest.init(self.names, self.blocks.shape) if rest else (),
+        }
+        self.second_look = any(part.second_look for part in parts(method))
+        if self.second_look:
+            initial["look"] = _no_look(len(self.names))
+        if self.observer is not None:
+            initial["memory"] = empty_memory(chosen, len(self.names), sizes)
+        if saved is not None:
+            leaves = [next(saved) for _ in keras.tree.flatten(initial)]
+            initial = keras.tree.pack_sequence_as(initial, leaves)
+        self.state = StateVariables(initial, add_weight)
+        self.reach: np.ndarray | None = None  # what the gradients of an earlier step reached
+        self.checked = False  # whether every objective was seen to reach a variable
+        self._seed = seed
+        self._compiled: dict[Any, Callable[..., Any]] = {}
+
+    @property
+    def linear(self) -> bool:
+        """Whether no weight depends on gradients: one backward pass is enough."""
+        return self.combination is None
+
+    @property
+    def halves(self) -> bool:
+        """Whether the gradients of both halves of the batch are wanted, each on its own."""
+        return any(part.needs == "halves" for part in parts(self.method))
+
+    @property
+    def samples(self) -> int:
+        """How many samples are differentiated one by one, in one step out of `sampling`."""
+        return max(part.samples for part in parts(self.method))
+
+    @property
+    def sampling(self) -> int:
+        return math.gcd(*(part.period for part in parts(self.method) if part.samples))
+
+    @property
+    def period(self) -> int:
+        """One step out of this many needs every objective's gradient."""
+        return 1 if self.combination is None else self.combination.period
+
+    def seed(self, step: Tensor) -> Seed:
+        """The seed of a step: the same after a resume, another one in every step."""
+        return self._seed if isinstance(self._seed, Seed) else draw(self._seed, step)
+
+    def weigh(
+        self,
+        losses: Tensor,
+        gramian: Tensor | None,
+        active: Tensor,
+        step: Tensor,
+        reach: Any = None,
+        **more: Tensor | None,
+    ) -> tuple[Tensor, Tensor, State]:
+        """Shared weights (T,) or (B, T), private weights (T,), and the next state.
+
+        losses, active (T,); gramian (T, T), (B, T, T) or None; reach (B, T) NumPy or None;
+        more  other fields of the evidence: `cross` of the Gramian's shape, `measures` (V, T, k),
+        `traces` (T,)
+        """
+        if more.get("traces") is not None:
+            more["traces"] = ops.where(active, more["traces"], 0.0)
+        given = {"losses": losses, "gramian": gramian, "active": active, "step": step, **more}
+        tensors = {name: value for name, value in given.items() if value is not None}
+        key = (*tensors, None if reach is None else reach.tobytes())
+        if key not in self._compiled:
+            body = self._body(reach)
+            # A scalarization is a handful of operations: not worth a kernel of its own.
+            self._compiled[key] = body if self.linear else engine().island(body)
+        state = self.state.read()
+        memory = {"memory": state.pop("memory")} if self.observer is not None else {}
+        shared, private, leaves = self._compiled[key](tensors, keras.tree.flatten(state))
+        return shared, private, {**keras.tree.pack_sequence_as(state, list(leaves)), **memory}
+
+    def settle(
+        self, gradients: Gradients, active: Tensor, step: Tensor, traces: Tensor | None = None
+    ) -> tuple[list[Tensor | None], Tensor, Tensor, State]:
+        """Update directions, shared weights, which objectives took part (T,), and the next state.
+
+        active  (T,) bool: objectives that have a label this step
+        traces  (T,) mean squared gradient norms of samples, for methods that need them
+        """
+        sight = None
+        if self.observer is not None:
+            state, seed = self.state.read(), self.seed(step)
+            sight = self.observer.look(gradients, active, step, seed, state)
+            gradients, active = sight.gradients, sight.active
+        blocks, connectivity = self.blocks, gradients.connectivity
+        gramian = None if self.linear else gradients.gramians(blocks)
+        cross = gradients.crosses(blocks) if self.halves else None
+        active = ops.logical_and(active, gradients.finite(gramian))
+        both = ops.logical_and(active[:, None], active[None, :])
+        gramian, cross = (
+            None if products is None else ops.where(both, products, 0.0)
+            for products in (gramian, cross)
+        )
+        losses = ops.stack([ops.cast(loss, "float32") for loss in gradients.losses.values()])
+        losses = ops.where(active, losses, 0.0)
+        reach, measures = blocks.reach(connectivity), None if sight is None else sight.measures
+        shared, private, state = self.weigh(
+            losses, gramian, active, step, reach, cross=cross, measures=measures, traces=traces
+        )
+        own: Tensor | None = private
+        if self.private == "weighted" and not blocks.shape:
+            own = shared if sight is None else shared * private
+        elif self.scalarization is None:
+            own = None
+        method = self.combination or self.method
+        directions = gradients.combined(
+            shared, own, active, blocks, method, self.seed(step).shifted(2)
+        )
+        if sight is not None:
+            directions = sight.moved(directions)
+            state["memory"] = sight.kept(active)
+        return directions, shared, active, state
+
+    def look_again(
+        self, before: Sequence[Tensor], after: Sequence[Tensor], active: Tensor, accept: Tensor
+    ) -> None:
+        """Keep the T losses of a batch before and after the update that was made with it."""
+        if self.second_look:
+            first, second = (ops.cast(ops.stack(found), "float32") for found in (before, after))
+            known = active & ops.isfinite(first) & ops.isfinite(second)
+            look = Look(ops.where(known, first, 0.0), ops.where(known, second, 0.0), known)
+            self.state.write({**self.state.read(), "look": look}, accept)
+
+    def heed(self, logs: Mapping[str, float]) -> None:
+        """Let the metrics of an epoch into the state of methods that read some.
+
+        ValueError if a metric that a method names is not among them.
+        """
+        heeding = [part for part in parts(self.method) if part.heeds is not None]
+        for part, variable in zip(heeding, self.state.named("kpi"), strict=True):
+            for objective, metric in getattr(part, str(part.heeds)).items():
+                if metric not in logs:
+                    raise ValueError(
+                        f"{type(part).__name__} reads {metric!r} as the metric of {objective!r}, "
+                        f"which this epoch did not log. Logged: {', '.join(map(repr, logs))}. "
+                        "Compile with that metric and, for a name with val_, give validation data."
+                    )
+            kpi = ops.convert_to_numpy(variable.value)
+            variable.assign(part.heed(kpi, self.names, logs))
+
+    def _body(self, reach: Any) -> Callable[..., Any]:
+        template = self.state.read()
+        template.pop("memory", None)
+
+        def body(tensors: dict[str, Tensor], leaves: list[Tensor]) -> Any:
+            state = keras.tree.pack_sequence_as(template, list(leaves))
+            seed, last = self.seed(tensors["step"]), state.get("look")
+            given = {"gramian": None, **tensors}
+            known = {"names": self.names, "reach": reach, "blocks": self.blocks.names}
+            evidence = Evidence(seed=seed, last=last, **known, **given)
+            shared, private, state = self._ask(evidence, state)
+            return shared, private, keras.tree.flatten(state)
+
+        return body
+
+    def _ask(self, evidence: Evidence, state: State) -> tuple[Tensor, Tensor, State]:
+        private = ops.cast(evidence.active, "float32")
+        lead, rest = state["scalarization"], state["combination"]
+        if self.scalarization is not None:
+            private, lead = ask(self.scalarization, evidence, lead)
+        shared = private
+        if self.combination is not None:
+            scaled = evidence.scaled(private)
+            if self.observer is not None:  # which has seen weighted rows already
+                scaled = dataclasses.replace(scaled, gramian=evidence.gramian)
+            weights, rest = ask(self.combination, scaled.reseeded(1), rest)
+            shared = weights if self.observer is not None else private * weights
+        found = {"scalarization": lead, "combination": rest}
+        if self.second_look:  # taken account of
+            none = _no_look(len(self.names))
+            found["look"] = keras.tree.map_structure(ops.convert_to_tensor, none)
+        return shared, private, found
+
+
+def _no_look(count: int) -> Look:
+    zeros = np.zeros((count,), "float32")
+    return Look(zeros, zeros.copy(), np.zeros((count,), "bool"))
+
+
+def check_private(private: str) -> str:
+    """The option itself, or an error that lists the choices."""
+    if private not in PRIVATE:
+        raise ValueError(
+            f"`private` says what variables reached by one objective take: one of {PRIVATE}. "
+            f"Received: {private!r}."
+        )
+    return private

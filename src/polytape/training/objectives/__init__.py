@@ -1,0 +1,1 @@
+"""What is trained: objectives, the losses behind them, their labels, values and metrics."""

@@ -1,0 +1,236 @@
+"""Keras's own loss evaluation, listened to: the value of every loss given to `compile`."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from polytape.contract import Tensor, did_you_mean
+from polytape.differentiation.gradients import check_scalar
+from polytape.training.objectives.labels import same_rank
+from polytape.training.objectives.samples import sample_losses
+
+Path = tuple[Any, ...]
+Parts = list[Tensor]  # the loss of a batch, of its two halves, of its first samples (a vector)
+
+
+class Ledger:
+    """The losses of one `compile(loss=...)`: names, weights, and values as Keras computes them.
+
+    Keras evaluates the losses itself (targets matched to outputs, masks, sample weights, metrics);
+    each leaf of the `loss` argument is replaced by one that notes the value it returns.
+    """
+
+    def __init__(
+        self, loss: Any, loss_weights: Any, halves: bool = False, samples: int = 0
+    ) -> None:
+        """halves   whether the losses of both halves of the batch are noted, too
+
+        samples  how many samples' own losses are noted, too
+        """
+        self._noted: list[tuple[Path, list[Tensor]]] = []
+        self._parts = 3 if halves else 1
+        self._samples = samples
+        self.wrapped = self._wrap(loss, ())
+        self._leaves = dict(_leaves(self.wrapped))
+        self._weights = _weights(loss, loss_weights)
+
+    def _wrap(self, loss: Any, path: Path) -> Any:
+        if isinstance(loss, dict):
+            return {key: self._wrap(item, (*path, key)) for key, item in loss.items()}
+        if isinstance(loss, (list, tuple)):
+            return type(loss)(self._wrap(item, (*path, i)) for i, item in enumerate(loss))
+        if loss is None:
+            return None
+        return _Noted(resolve_loss(loss), path, self._noted, self._parts == 3, self._samples)
+
+    @property
+    def empty(self) -> bool:
+        """Whether no loss was given."""
+        return not self._leaves
+
+    def clear(self) -> None:
+        """Forget the values of the last evaluation."""
+        self._noted.clear()
+
+    def names(self, outputs: Any, output_names: Sequence[str]) -> tuple[str, ...] | None:
+        """Objective names; None if they cannot be known before the outputs are.
+
+        outputs       the model's outputs, any nest of tensors, or None
+        output_names  their names if the model knows them, else empty
+        """
+        if list(self._leaves) == [()]:  # one loss for every output
+            if outputs is None:
+                return None
+            return _name_outputs(outputs, output_names)
+        names = [self._name(path, output_names) for path in self._leaves]
+        twice = {name for name in names if names.count(name) > 1}
+        if twice:
+            raise ValueError(
+                f"Two objectives are called {sorted(twice)[0]!r}. Give the losses names of their "
+                'own, as in keras.losses.MeanSquaredError(name="...").'
+            )
+        return tuple(names)
+
+    def _name(self, path: Path, output_names: Sequence[str]) -> str:
+        if not isinstance(path[-1], int):
+            return "/".join(map(str, path))
+        if len(path) == 1 and len(output_names) > 1 and path[0] < len(output_names):
+            return output_names[path[0]]
+        return "/".join(map(str, (*path[:-1], self._leaves[path].name)))
+
+    def values(self, names: Sequence[str], part: int = 0) -> list[Tensor]:
+        """Weighted values, () each, of the evaluation just made, in the order of `names`.
+
+        part  0: of the whole batch; 1, 2: of its first and second half, where these are noted;
+              -1: of its first samples, a vector, where these are
+        """
+        order = list(self._leaves)
+        noted = sorted(self._noted, key=lambda entry: order.index(entry[0]))  # stable
+        if len(noted) != len(names):
+            raise ValueError(
+                f"Compiled for {len(names)} objectives ({', '.join(names)}), but this step "
+                f"computed {len(noted)} losses. If outputs, losses or targets changed since "
+                "compile(), call compile() again."
+            )
+        found = []
+        for name, (path, values) in zip(names, noted, strict=True):
+            value = values[part]
+            check_scalar(name, values[0])
+            weight = self._weights.get(path)
+            found.append(value if weight is None else ops.multiply(value, weight))
+        return found
+
+    def check_outputs(self, outputs: Any, output_names: Sequence[str]) -> None:
+        """Raise if a key of the `loss` dict is not an output."""
+        known = list(outputs) if isinstance(outputs, dict) else list(output_names)
+        for path in self._leaves:
+            if path and isinstance(path[0], str) and known and path[0] not in known:
+                hint = did_you_mean(path[0], known)
+                raise ValueError(
+                    f"compile(loss=...) has a loss for {path[0]!r}, but the model has no output of "
+                    f"that name.{hint} Outputs: {', '.join(map(repr, known))}."
+                )
+
+
+class _Noted(keras.losses.Loss):
+    """A loss that notes what it returned."""
+
+    def __init__(
+        self,
+        loss: keras.losses.Loss,
+        path: Path,
+        noted: list[tuple[Path, list[Tensor]]],
+        halves: bool,
+        samples: int,
+    ) -> None:
+        super().__init__(name=loss.name, dtype=loss.dtype)
+        self._loss, self._path, self._list = loss, path, noted
+        self._halves, self._samples = halves, samples
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
+        found = loss_parts(self._loss, y_true, y_pred, sample_weight, self._halves, self._samples)
+        self._list.append((self._path, [ops.cast(v, keras.config.floatx()) for v in found]))
+        return found[0]
+
+
+def loss_parts(
+    loss: keras.losses.Loss,
+    y_true: Any,
+    y_pred: Any,
+    sample_weight: Any,
+    halves: bool,
+    samples: int,
+) -> Parts:
+    """The loss of a batch, then of its halves, then the losses of single samples, where asked for.
+
+    halves   whether the losses of the first and of the second half are wanted
+    samples  how many samples' own losses are wanted, as one vector
+    """
+    value = loss(y_true, y_pred, sample_weight)
+    weights = _of_halves(y_pred, sample_weight) if halves else ()
+    found = [value, *(loss(y_true, y_pred, weight) for weight in weights)]
+    if samples:
+        found.append(sample_losses(loss, y_true, y_pred, sample_weight, value, samples))
+    return found
+
+
+def _of_halves(y_pred: Tensor, sample_weight: Tensor | None) -> list[Tensor]:
+    """Sample weights that make the loss of a batch that of its first and of its second half."""
+    count = ops.shape(y_pred)[0]
+    first = ops.cast(ops.arange(count) < count // 2, "float32")
+    found = []
+    for half in (first, 1.0 - first):
+        share = half * (ops.cast(count, "float32") / ops.maximum(ops.sum(half), 1.0))
+        rank = max(len(y_pred.shape) - 1, 1) if sample_weight is None else len(sample_weight.shape)
+        share = ops.reshape(share, (-1,) + (1,) * (rank - 1))
+        found.append(share if sample_weight is None else share * sample_weight)
+    return found
+
+
+class _FunctionLoss(keras.losses.Loss):
+    """A loss function as a loss object, with the rank matching and the mean that Keras gives it."""
+
+    def __init__(self, function: Any) -> None:
+        name = getattr(function, "__name__", "loss")
+        super().__init__(name=name.strip("_<>") or "loss")  # TensorFlow names a scope after it
+        self.fn = function  # as Keras calls it
+
+    def call(self, y_true: Any, y_pred: Any) -> Tensor:
+        if ops.is_tensor(y_true) and ops.is_tensor(y_pred):
+            y_true, y_pred = same_rank(y_true, y_pred)
+        return self.fn(y_true, y_pred)
+
+
+def resolve_loss(loss: Any) -> keras.losses.Loss:
+    """A loss object from a name, a function or a loss object."""
+    found = keras.losses.get(loss)
+    return found if isinstance(found, keras.losses.Loss) else _FunctionLoss(found)
+
+
+def _leaves(nest: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """(path, leaf) of a nest of dicts and lists, in the order written, without None."""
+    if isinstance(nest, dict):
+        for key, item in nest.items():
+            yield from _leaves(item, (*path, key))
+    elif isinstance(nest, (list, tuple)):
+        for index, item in enumerate(nest):
+            yield from _leaves(item, (*path, index))
+    elif nest is not None:
+        yield path, nest
+
+
+def _weights(loss: Any, weights: Any) -> dict[Path, Any]:
+    """Loss weights by the path of their loss, matched as Keras matches them."""
+    paths = [path for path, _ in _leaves(loss)]
+    if weights is None:
+        return {}
+    if not isinstance(weights, (dict, list, tuple)):
+        return dict.fromkeys(paths, weights)
+    named = dict(_leaves(weights))
+    if isinstance(loss, dict) and isinstance(weights, dict):
+        for key in weights:
+            if key not in loss:
+                hint = did_you_mean(key, loss)
+                raise ValueError(
+                    f"compile(loss_weights=...) has a weight for {key!r}, which is not an "
+                    f"objective.{hint} Losses: {', '.join(map(repr, map(str, loss)))}."
+                )
+        return named
+    flat = list(named.values())
+    if len(flat) != len(paths):
+        raise ValueError(
+            f"compile(loss_weights=...) needs one weight per loss. Received: {len(flat)} weights "
+            f"for {len(paths)} losses."
+        )
+    return dict(zip(paths, flat, strict=True))
+
+
+def _name_outputs(outputs: Any, output_names: Sequence[str]) -> tuple[str, ...]:
+    found = keras.tree.flatten_with_path(outputs)  # as Keras does: the keys of a dict sorted
+    if len(found) == 1:
+        return ("loss",)
+    if len(output_names) == len(found) and not isinstance(outputs, dict):
+        return tuple(output_names)
+    return tuple("/".join(map(str, path)) for path, _ in found)

@@ -1,0 +1,233 @@
+"""The objectives of one `compile(objectives=...)`, evaluated: values, activity, running means."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+from keras import ops
+
+from polytape.contract import Tensor, did_you_mean
+from polytape.differentiation.gradients import check_scalar
+from polytape.training.objectives.labels import ELEMENTWISE, Labelled
+from polytape.training.objectives.losses import Parts, loss_parts, resolve_loss
+from polytape.training.objectives.objective import Objective, Step
+from polytape.training.objectives.probabilities import Improbable, of_probabilities
+
+
+@dataclass(frozen=True)
+class Value:
+    """What an objective came to in one evaluation.
+
+    parts    its loss, and those of halves and samples that a method asked for
+    labels   () float32: how many entries had a label; None if it is no loss with labels
+    present  () bool: whether it is active
+    """
+
+    parts: Parts
+    labels: Tensor | None
+    present: Tensor
+
+
+class Objectives:
+    """Evaluates objectives on a step, and notes what they came to."""
+
+    def __init__(self, given: Sequence[Objective], halves: bool = False, samples: int = 0) -> None:
+        """halves, samples: as for `Ledger`."""
+        _check(given)
+        self.given = {objective.name: objective for objective in given}
+        self._losses = {
+            name: resolve_loss(objective.loss)
+            for name, objective in self.given.items()
+            if not objective.of_step
+        }
+        # Read now: within a traced step the value of a variable is no number.
+        self.starts = {name: objective.start for name, objective in self.given.items()}
+        self._halves, self._samples = halves, samples
+        self.means = {name: keras.metrics.Mean(name=f"{name}_loss") for name in self.given}
+        self.improbable = {
+            name: Improbable(name, loss)
+            for name, loss in self._losses.items()
+            if of_probabilities(loss)
+        }
+        self._values: dict[str, Value] = {}
+
+    def evaluate(self, step: Step, names: Sequence[str]) -> None:
+        """Compute the losses of some objectives, in the mode of the step."""
+        failed: list[Exception] = []
+
+        def run() -> None:
+            try:
+                self._values = {name: self._value(self.given[name], step) for name in names}
+            except Exception as error:  # raised outside, or Keras adds the layer to its message
+                failed.append(error)
+
+        _Mode()(function=run, training=step.training)
+        if failed:
+            raise failed[0]
+
+    def _value(self, objective: Objective, step: Step) -> Value:
+        if objective.of_step:
+            if self._halves or self._samples:
+                raise ValueError(_WHOLE.format(name=objective.name))
+            parts, labels = [objective.loss(step)], None
+        else:
+            parts, labels = self._compared(objective, step)
+        check_scalar(objective.name, parts[0])
+        parts = [ops.cast(part, keras.config.floatx()) for part in parts]
+        return Value(parts, labels, _present(objective, step, labels))
+
+    def _compared(self, objective: Objective, step: Step) -> tuple[Parts, Tensor | None]:
+        y_pred = _entry(step.outputs, objective.output, objective.name, "output")
+        y_true = _entry(step.targets, objective.target, objective.name, "target")
+        weights = step.sample_weight
+        if isinstance(weights, Mapping):
+            weights = weights.get(objective.target)
+        loss = self._losses[objective.name]
+        _check_ranks(loss, objective.name, y_true, y_pred)
+        if objective.name in self.improbable:
+            self.improbable[objective.name].update_state(y_pred)
+        labelled = Labelled(loss)
+        parts = loss_parts(labelled, y_true, y_pred, weights, self._halves, self._samples)
+        return parts, labelled.count
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """What runs along with the epoch."""
+        return [*self.means.values(), *self.improbable.values()]
+
+    # ------------------------------------------------------------------ as of a Ledger
+
+    empty = False  # there is no objective without a loss
+    wrapped = None  # nothing for Keras to evaluate
+
+    def names(self, outputs: Any, output_names: Sequence[str]) -> tuple[str, ...]:
+        """Objective names, known from the start."""
+        del outputs, output_names
+        return tuple(self.given)
+
+    def values(self, names: Sequence[str], part: int = 0) -> list[Tensor]:
+        """Values of the evaluation just made: see `Ledger.values`. Weights come later."""
+        return [self._values[name].parts[part] for name in names]
+
+    def present(self, names: Sequence[str]) -> Tensor:
+        """(T,) bool: which objectives are active."""
+        return ops.stack([self._values[name].present for name in names])
+
+    def measured(self, targets: Any, outputs: Any) -> tuple[Any, Any]:
+        """Targets and outputs for metrics: the outputs that have a target, under the same keys."""
+        if not isinstance(targets, Mapping) or not isinstance(outputs, Mapping):
+            return targets, outputs
+        bound = {o.output: o.target for o in self.given.values() if not o.of_step}
+        named = {key: bound.get(key, key) for key in outputs}
+        found = {key: target for key, target in named.items() if target in targets}
+        return {key: targets[target] for key, target in found.items()}, {
+            key: outputs[key] for key in found
+        }
+
+    def note(self, batch: Tensor) -> None:
+        """Add the values to the running means.
+
+        batch  () int: the number of samples, the weight of a mean without labels
+        """
+        for name, value in self._values.items():
+            count = batch if value.labels is None else value.labels
+            weight = ops.where(value.present, ops.cast(count, "float32"), 0.0)
+            seen = ops.where(value.present, ops.cast(value.parts[0], "float32"), 0.0)
+            self.means[name].update_state(seen, weight)
+
+
+class _Mode(keras.layers.Layer):
+    """Runs a function in training mode or not: layers called in it inherit that."""
+
+    def __init__(self) -> None:
+        super().__init__(autocast=False, dtype="float32", name="mode")
+        self.built = True
+
+    def call(self, function: Callable[[], Any], training: Any = None) -> Any:
+        del training
+        return function()
+
+
+def _present(objective: Objective, step: Step, labels: Tensor | None) -> Tensor:
+    present = ops.ones((), dtype="bool")
+    if objective.every > 1 and step.training:
+        present = ops.equal(ops.mod(step.count, objective.every), 0)
+    if objective.when is not None:
+        asked = ops.cast(objective.when(step), "bool")
+        if len(asked.shape):
+            raise ValueError(
+                f"Objective {objective.name!r}: `when` decides for the whole batch, with one "
+                f"boolean. Received shape: {tuple(asked.shape)}."
+            )
+        present = ops.logical_and(present, asked)
+    return present if labels is None else ops.logical_and(present, labels > 0)
+
+
+def _entry(nest: Any, key: Any, name: str, what: str) -> Any:
+    """The entry of outputs or targets that an objective asks for."""
+    if nest is None:
+        raise ValueError(
+            f"Objective {name!r} compares an output with a target, and fit() got no targets. Give "
+            "`y`, or a loss that is a function of the step."
+        )
+    if not isinstance(nest, (Mapping, list, tuple)):
+        return nest
+    found: Any = nest
+    for part in [key] if not isinstance(key, str) else key.split("/"):
+        place = int(part) if isinstance(found, (list, tuple)) and str(part).isdigit() else part
+        try:
+            found = found[place]
+        except (KeyError, IndexError, TypeError):
+            raise ValueError(_missing(nest, key, name, what)) from None
+    return found
+
+
+def _missing(nest: Any, key: Any, name: str, what: str) -> str:
+    if not isinstance(nest, Mapping):
+        return (
+            f"Objective {name!r} asks for the {what} {key!r}, but the {what}s are a list of "
+            f"{len(nest)}: give the place, as in pt.Objective({name!r}, ..., {what}=0)."
+        )
+    hint = did_you_mean(key, nest, cutoff=0.6)
+    return (
+        f"Objective {name!r} asks for the {what} {key!r}, which is not there.{hint} "
+        f"{what.capitalize()}s: {', '.join(map(repr, nest)) or 'none'}. Name it with "
+        f"pt.Objective({name!r}, ..., {what}=...)."
+    )
+
+
+def _check(given: Sequence[Objective]) -> None:
+    if not isinstance(given, (list, tuple)) or not given:
+        raise TypeError(
+            f"compile(objectives=...) takes a list of pt.Objective. Received: {given!r}."
+        )
+    for objective in given:
+        if not isinstance(objective, Objective):
+            raise TypeError(
+                "compile(objectives=...) takes a list of pt.Objective. "
+                f"Received in it: {objective!r} of type {type(objective).__name__}."
+            )
+    names = [objective.name for objective in given]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise ValueError(f"Two objectives are called {sorted(twice)[0]!r}. Give each its own name.")
+
+
+def _check_ranks(loss: keras.losses.Loss, name: str, y_true: Any, y_pred: Any) -> None:
+    """Raise if a target would be spread over an output by broadcasting."""
+    true, pred = tuple(y_true.shape), tuple(y_pred.shape)
+    lower, wide = len(true) < len(pred) and pred[-1] != 1, len(true) == len(pred) > 1
+    if getattr(loss, "fn", None) in ELEMENTWISE and (lower or (wide and true[-1] != pred[-1])):
+        raise ValueError(
+            f"Objective {name!r}: its target has shape {true} and its output {pred}. They would be "
+            "matched by broadcasting, not number by number. Give them the same shape, or use a "
+            "sparse loss for class numbers."
+        )
+
+
+_WHOLE = (
+    "This method compares gradients of halves or of single samples of the batch, and objective "
+    "{name!r} is a function of the whole step. Bind a Keras loss to an output instead, or choose "
+    "another method."
+)

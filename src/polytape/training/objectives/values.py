@@ -1,0 +1,76 @@
+"""What a forward pass comes to: the total loss, and the scalars that a step differentiates."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from polytape.contract import Tensor
+from polytape.training.course import Course
+from polytape.training.objectives.objective import Step
+from polytape.training.objectives.samples import roots
+
+Given = tuple[Any, Any, Any]  # inputs, targets, sample weights
+
+
+def training_loss(plan: Any, phase: int, given: Given, y_pred: Any) -> Tensor:
+    """The loss of a phase in a training step; its losses are noted."""
+    x, y, sample_weight = given
+    if plan.objectives is None:
+        return plan.model.compute_loss(x, y, y_pred, sample_weight, training=True)
+    return loss_of_objectives(plan, plan.phases[phase].objectives, given, y_pred, True)
+
+
+def loss_of_objectives(
+    plan: Any, names: Sequence[str], given: Given, y_pred: Any, training: bool
+) -> Tensor:
+    """The weighted sum of some objectives that are active, and of added losses."""
+    plan.complete(y_pred)
+    x, y, sample_weight = given
+    count = plan.clock.read()
+    step = Step(x, y, y_pred, plan.places.networks, sample_weight, training, count)
+    plan.objectives.evaluate(step, names)
+    plan.objectives.note(batch_size(x))
+    weights = {
+        name: weight
+        for course in plan.courses
+        if set(course.names) & set(names)
+        for name, weight in zip(course.names, ops.unstack(course.weights(count)), strict=True)
+    }
+    values, present = plan.objectives.values(names), plan.objectives.present(names)
+    terms = [
+        ops.where(there, ops.cast(weights[name], value.dtype) * value, 0.0)
+        for name, value, there in zip(names, values, ops.unstack(present), strict=True)
+    ]
+    return sum([*terms, *added_losses(plan.model)], start=ops.zeros(()))
+
+
+def scalars(plan: Any, course: Course, total: Tensor) -> list[Tensor]:
+    """What a `Pass` differentiates: the losses just noted and what else the method needs.
+
+    ValueError if it needs halves or samples, and the objective is not a loss of its own.
+    """
+    settlement, names = course.settlement, course.names
+    if plan.source.empty:  # nothing but add_loss: that is the objective
+        if settlement.halves or settlement.samples:
+            raise ValueError(
+                "This method compares gradients of halves or of single samples of the batch, which "
+                "add_loss() does not tell apart. Give the objectives to compile(loss=...)."
+            )
+        return [*added_losses(plan.model), total]
+    values = plan.source.values
+    halves = [*values(names, 1), *values(names, 2)] if settlement.halves else []
+    residuals = [roots(found) for found in values(names, -1)] if settlement.samples else []
+    return [*values(names), *added_losses(plan.model), total, *halves, *residuals]
+
+
+def added_losses(model: Any) -> list[Tensor]:
+    """The sum of the model's added losses, if there are any."""
+    found = [ops.sum(ops.cast(loss, keras.config.floatx())) for loss in model.losses]
+    return [ops.sum(ops.stack(found))] if found else []
+
+
+def batch_size(x: Any) -> Tensor:
+    """The number of samples in any nest of inputs, () int."""
+    return ops.shape(next(leaf for leaf in keras.tree.flatten(x) if leaf is not None))[0]

@@ -1,0 +1,1 @@
+"""Several Keras optimizers as one."""

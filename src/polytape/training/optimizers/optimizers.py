@@ -1,0 +1,221 @@
+"""Several Keras optimizers as one: each updates the variables that are its own."""
+
+from collections.abc import Iterator, KeysView, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+from keras import ops
+
+from polytape.contract import Tensor
+from polytape.engines import engine
+from polytape.training.optimizers.inner_optimizers import inner_optimizers, proportions
+
+
+@keras.saving.register_keras_serializable(package="polytape")
+class Optimizers(keras.optimizers.Optimizer):
+    """Several Keras optimizers in one, each for a part of the variables.
+
+    optimizers         {name: Keras optimizer, its name or its config}; `optimizers["encoder"]` is
+                       the one of that name
+    owners             for each variable, in the order of the model's `trainable_variables`, the
+                       name of the optimizer that updates it. `compile(optimizer={...})` of a
+                       `polytape.Model` works it out; saved with the optimizer
+    loss_scale_factor  as in Keras; it belongs to the losses, so there is one for all
+
+    Every optimizer keeps its own step count, schedule, clipping (over its own variables), weight
+    decay, average and accumulation. In a step that brings none of its variables a gradient it does
+    nothing. `iterations` counts the steps of the whole.
+
+    `learning_rate` is that of the first optimizer. Setting it, as `LearningRateScheduler` and
+    `ReduceLROnPlateau` do, multiplies the rates of all by the same factor; a rate of one's own is
+    set by `model.optimizer["encoder"].learning_rate = 1e-4`.
+
+    Under the policy "mixed_float16" Keras puts a `LossScaleOptimizer` around the whole:
+    `model.optimizer.inner_optimizer["encoder"]`. A gradient that overflows skips the step of all.
+
+    Raises `ValueError` for optimizers that cannot be parts of one: loss scaling of their own, the
+    same object twice.
+
+    >>> import keras, numpy as np
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4), keras.layers.Dense(1)])
+    >>> parts = {"body": keras.optimizers.Adam(1e-2), "head": "sgd"}
+    >>> model.compile(Optimizers(parts, owners=["body", "body", "head", "head"]), loss="mse")
+    >>> history = model.fit(np.ones((8, 3)), np.ones((8, 1)), batch_size=4, verbose=0)
+    >>> int(model.optimizer["head"].iterations)
+    2
+    """
+
+    def __init__(
+        self,
+        optimizers: Mapping[str, Any],
+        owners: Sequence[str] | None = None,
+        loss_scale_factor: float | None = None,
+        name: str | None = None,
+    ) -> None:
+        # A callable needs no variable of its own.
+        super().__init__(lambda: self.learning_rate, loss_scale_factor=loss_scale_factor, name=name)
+        # A dict attribute, so that tf.train.Checkpoint finds the slots, too.
+        self._inner = inner_optimizers(optimizers, loss_scale_factor)
+        self._proportions: dict[str, float] | None = None
+        self._owners: tuple[str, ...] | None = None
+        self._set_mask({})
+        if owners is not None:
+            self.divide(owners)
+
+    # ------------------------------------------------------------------ the parts
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._inner:
+            raise KeyError(f"No optimizer {name!r}. There are: {', '.join(self._inner)}.")
+        return self._inner[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._inner)
+
+    def keys(self) -> KeysView[str]:
+        """The names of the optimizers."""
+        return self._inner.keys()
+
+    @property
+    def owners(self) -> tuple[str, ...] | None:
+        """For each variable the name of its optimizer; None before `divide`."""
+        return self._owners
+
+    def divide(self, owners: Sequence[str]) -> None:
+        """Say whose each variable is, before `build`: a name for each of the variables, in order.
+
+        Raises `ValueError` for a name without an optimizer, and if built for another division.
+        """
+        for owner in owners:
+            if owner not in self._inner:
+                raise ValueError(
+                    f"A variable belongs to the optimizer {owner!r}, and there is none of that "
+                    f"name. There are: {', '.join(self._inner)}."
+                )
+        if self.built and tuple(owners) != tuple(self._owners or ()):
+            raise ValueError(
+                "The variables of these optimizers were divided in another way when their slots "
+                "were made. Compile with new optimizers."
+            )
+        self._owners = tuple(owners)
+
+    def _own(self, name: str, items: Sequence[Any]) -> list[Any]:
+        """Those of the items, one for each variable, that belong to the optimizer of a name."""
+        return [
+            item for item, owner in zip(items, self._owners or (), strict=True) if owner == name
+        ]
+
+    def build(self, variables: Sequence[Any]) -> None:
+        """Make all slots of all optimizers. `divide` comes before."""
+        if self.built:
+            return
+        if self._owners is None:
+            raise ValueError(
+                "It is not known which variables belong to which of the optimizers "
+                f"{', '.join(self._inner)}. Compile a polytape.Model with optimizer={{...}}, or "
+                "give Optimizers(..., owners=[...]) a name for each trainable variable."
+            )
+        if len(self._owners) != len(variables):
+            raise ValueError(
+                f"`owners` names the optimizers of {len(self._owners)} variables; the model has "
+                f"{len(variables)} trainable ones. Was `trainable` changed after compile()?"
+            )
+        for name, inner in self._inner.items():
+            inner.build(self._own(name, variables))
+        super().build(list(variables))
+
+    @property
+    def variables(self) -> list[Any]:
+        inner = [variable for part in self._inner.values() for variable in part.variables]
+        return super().variables + inner
+
+    # ------------------------------------------------------------------ a step
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        """One step of every optimizer that has a gradient."""
+        if not self.built:
+            self.build(list(trainable_variables or ()))
+        known = self._trainable_variables
+        given = known if trainable_variables is None else list(trainable_variables)
+        self._check_variables_are_known(given)
+        found = {self._get_variable_index(v): g for v, g in zip(given, grads, strict=True)}
+        every = [found.get(place) for place in range(len(known))]
+        for name, inner in self._inner.items():
+            gradients, variables = self._own(name, every), self._own(name, known)
+            if all(gradient is None for gradient in gradients):
+                continue
+            inner.loss_scale_factor = self.loss_scale_factor  # a LossScaleOptimizer takes it away
+            if name in self._mask:
+                accept = ops.convert_to_tensor(self._mask[name], "bool")
+                engine().apply(inner, gradients, variables, accept)
+            else:
+                inner.apply(gradients, variables)
+        self._iterations.assign_add(1)
+
+    @contextmanager
+    def taking_part(self, mask: Mapping[str, Tensor]) -> Iterator[None]:
+        """Within it `apply` changes nothing of an optimizer whose mask is false.
+
+        mask  {name: () bool}; those not named take part. Within another one, both count
+        """
+        for name in mask:
+            self[name]
+        before = self._mask
+        both = {name: ops.logical_and(before[name], mask[name]) for name in before if name in mask}
+        self._set_mask({**before, **mask, **both})
+        try:
+            yield
+        finally:
+            self._set_mask(before)
+
+    def _set_mask(self, mask: Mapping[str, Tensor]) -> None:
+        # Past Keras's tracking of attributes: these are the tensors of one step.
+        object.__setattr__(self, "_mask", mask)
+
+    def finalize_variable_values(self, var_list: Any) -> None:
+        del var_list  # the same variables, perhaps in another order
+        if self.built:
+            for name, inner in self._inner.items():
+                inner.finalize_variable_values(self._own(name, self._trainable_variables))
+
+    # ------------------------------------------------------------------ settings of all
+
+    @property
+    def learning_rate(self) -> Any:
+        return next(iter(self._inner.values())).learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, rate: Any) -> None:
+        first = next(iter(self._inner))
+        if callable(rate):
+            raise TypeError(
+                f"A schedule belongs to one optimizer: optimizer[{first!r}].learning_rate = ... "
+                f"Received: {rate!r} for all of {', '.join(self._inner)}."
+            )
+        # At zero the proportions of the last time are kept.
+        self._proportions = kept = proportions(self._inner) or self._proportions
+        if kept is None:
+            raise ValueError(
+                f"All rates are set in proportion to that of the first optimizer, {first!r}, which "
+                "is zero. Set them one by one, or start from a rate above zero."
+            )
+        for name, inner in self._inner.items():
+            inner.learning_rate = kept[name] * float(ops.convert_to_numpy(rate))
+
+    def exclude_from_weight_decay(self, var_list: Any = None, var_names: Any = None) -> None:
+        for inner in self._inner.values():
+            inner.exclude_from_weight_decay(var_list, var_names)
+
+    def set_weights(self, weights: Sequence[Any]) -> None:
+        for variable, weight in zip(self.variables, weights, strict=True):
+            variable.assign(weight)
+
+    def get_config(self) -> dict[str, Any]:
+        serialize = keras.saving.serialize_keras_object
+        return {
+            "name": self.name,
+            "optimizers": {name: serialize(inner) for name, inner in self._inner.items()},
+            "owners": None if self._owners is None else list(self._owners),
+            "loss_scale_factor": self.loss_scale_factor,
+        }

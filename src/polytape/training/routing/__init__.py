@@ -1,0 +1,1 @@
+"""Which objective trains which variables: declared, shown, and held against what is reached."""
