@@ -40,6 +40,7 @@ def imitation(step: pt.Step) -> Any:
 
 def pretrained(images: np.ndarray, digits: np.ndarray) -> keras.Model:
     """A network trained elsewhere."""
+    images = images.astype("float64")  # in float32 the outcome hangs on the processor
     found = MLPClassifier(64, early_stopping=True, random_state=0).fit(images, digits)
     hidden = layers.Dense(64, activation="relu")
     teacher = keras.Sequential([keras.Input((64,)), hidden, layers.Dense(10)], name="teacher")

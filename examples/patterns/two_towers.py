@@ -40,6 +40,7 @@ def matching(step: pt.Step) -> Any:
 
 def tower(halves: np.ndarray, digits: np.ndarray, name: str) -> keras.Model:
     """A body that was trained elsewhere to name the digit, and a new head."""
+    halves = halves.astype("float64")  # in float32 the outcome hangs on the processor
     found = MLPClassifier((64, 32), early_stopping=True, random_state=0).fit(halves, digits)
     body = [
         layers.Dense(64, activation="relu", name=f"{name}_first"),
