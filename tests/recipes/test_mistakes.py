@@ -74,6 +74,28 @@ def test_gradient_that_a_route_discards_is_shown() -> None:
     assert "○ reached, but not on its route" in model.routing_table()
 
 
+def test_gradient_that_a_route_discards_is_measured() -> None:
+    """Of a layer y = x A B with squared error, the gradient by A is 2 x' (y - t) B' / size."""
+    networks = {"encoder": network(3, 4), "decoder": network(4, 2)}
+    model = pt.Model(networks=networks, forward=lambda nets, x: nets["decoder"](nets["encoder"](x)))
+    image = pt.Objective("image", "mse", trains="decoder")
+    prior = pt.Objective("prior", lambda s: ops.mean(s.networks["encoder"](s.inputs) ** 2))
+    model.compile(objectives=[image, prior], optimizer="adam", **QUICK)
+    held = [*model.variables, *model.metrics_variables]
+    before = [np.array(ops.convert_to_numpy(variable)) for variable in held]
+    x, target = np.float32(X[:, :3]), np.ones((len(X), 2), "float32")
+    shown = model.routing_table(x, target)
+    A, b, B, c = (np.float64(ops.convert_to_numpy(v)) for v in model.trainable_variables)
+    error = 2 * ((x @ A + b) @ B + c - target) / target.size
+    by_code = error @ B.T
+    parts = [(x.T @ by_code).ravel(), by_code.sum(0)]
+    discarded = np.linalg.norm(np.concatenate(parts))
+    assert f"○ {discarded:.3g}" in shown
+    assert "numbers: norm of the loss's gradient on this batch" in shown
+    for variable, value in zip(held, before, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(variable), value)
+
+
 # ---------------------------------------------------------------------- optimizers
 
 

@@ -86,9 +86,12 @@ def _apply(
     for name in optimizers:
         own = [v for v, owner in enumerate(optimizers.owners or ()) if owner == name]
         reaching = reach[:, own].any(axis=1)
-        concerned[name] = ops.any(active & ops.convert_to_tensor(reaching))
-    with optimizers.taking_part(concerned):
-        engine().apply(model.optimizer, directions, variables, accept)
+        concerned[name] = accept & ops.any(active & ops.convert_to_tensor(reaching))
+    with optimizers.taking_part(concerned):  # each behind a guard of its own: no second one
+        if optimizers is model.optimizer:
+            optimizers.apply(directions, variables)
+        else:
+            engine().apply(model.optimizer, directions, variables, accept)
 
 
 def _poisoned_unless(fine: Tensor, directions: list[Tensor | None]) -> list[Tensor | None]:

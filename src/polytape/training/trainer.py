@@ -19,6 +19,7 @@ from polytape.training.objectives.values import loss_of_objectives
 from polytape.training.optimizers.division import gathered
 from polytape.training.phase import ordered
 from polytape.training.plan import Plan
+from polytape.training.routing.norms import gradient_norms
 from polytape.training.routing.table import routing_table
 from polytape.training.saving import MethodState
 from polytape.training.step import train_step
@@ -147,8 +148,12 @@ class Trainer:
         """The networks of the routing table: the model's layers by name."""
         return {layer.name: layer for layer in self.layers if layer is not self.method_state}  # type: ignore[attr-defined]
 
-    def routing_table(self) -> str:
+    def routing_table(self, x: Any = None, y: Any = None, sample_weight: Any = None) -> str:
         """Objectives in rows, networks in columns: who trains what, by which optimizer.
+
+        x, y, sample_weight  one batch, as for `fit`: then each cell also has the norm of the loss's
+                             gradient by that network, of those that a route discards, too. Nothing
+                             is updated
 
         Before the first step it shows what is declared, then also what is reached. Raises
         `ValueError` unless compiled with objectives and built.
@@ -158,7 +163,8 @@ class Trainer:
                 "The routing table is of objectives and of variables that exist: compile with "
                 "objectives=[...] and call the model once, or give its networks an Input."
             )
-        return routing_table(self.plan)
+        norms = None if x is None else gradient_norms(self, (x, y, sample_weight))
+        return routing_table(self.plan, norms)
 
     def make_train_function(self, force: bool = False) -> Any:
         self.plan.tell()

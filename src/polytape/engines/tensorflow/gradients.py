@@ -6,6 +6,8 @@ import tensorflow as tf
 
 from polytape.engines.contract import Tensor
 
+_SMALL = 4096  # entries of a gradient
+
 
 class _Rows:
     def __init__(self, gradients: Sequence[Tensor]) -> None:
@@ -91,6 +93,14 @@ def zeros_like(gradient: Tensor) -> Tensor:
 
 
 def finite(gradients: Sequence[Tensor]) -> Tensor:
-    # A sum is finite only if every term is, and costs no boolean copy of the gradient.
-    sums = [tf.reduce_sum(g.values if isinstance(g, tf.IndexedSlices) else g) for g in gradients]
-    return tf.reduce_all(tf.math.is_finite(tf.stack([tf.cast(s, tf.float32) for s in sums])))
+    # A sum is finite only if every term is, and costs no boolean copy of the gradient. Small
+    # gradients are summed in one go: their number is what costs.
+    flat = [
+        g.values if isinstance(g, tf.IndexedSlices) else tf.convert_to_tensor(g) for g in gradients
+    ]
+    flat = [tf.reshape(tf.cast(values, tf.float32), [-1]) for values in flat]
+    small = [values for values in flat if values.shape[0] and values.shape[0] <= _SMALL]
+    sums = [tf.reduce_sum(values) for values in flat if not any(values is one for one in small)]
+    if small:
+        sums.append(tf.reduce_sum(tf.concat(small, axis=0)))
+    return tf.math.is_finite(tf.add_n(sums))

@@ -25,7 +25,7 @@ class Optimizers(keras.optimizers.Optimizer):
 
     Every optimizer keeps its own step count, schedule, clipping (over its own variables), weight
     decay, average and accumulation. In a step that brings none of its variables a gradient it does
-    nothing. `iterations` counts the steps of the whole.
+    nothing. `iterations` counts the steps in which any of them takes part.
 
     `learning_rate` is that of the first optimizer. Setting it, as `LearningRateScheduler` and
     `ReduceLROnPlateau` do, multiplies the rates of all by the same factor; a rate of one's own is
@@ -151,7 +151,14 @@ class Optimizers(keras.optimizers.Optimizer):
                 engine().apply(inner, gradients, variables, accept)
             else:
                 inner.apply(gradients, variables)
-        self._iterations.assign_add(1)
+        self._iterations.assign_add(self._counted())
+
+    def _counted(self) -> Any:
+        """1 if any of the optimizers may take part, else 0."""
+        if not set(self._inner) <= set(self._mask):
+            return 1
+        asked = [ops.convert_to_tensor(self._mask[name], "bool") for name in self._inner]
+        return ops.cast(ops.any(ops.stack(asked)), self._iterations.dtype)
 
     @contextmanager
     def taking_part(self, mask: Mapping[str, Tensor]) -> Iterator[None]:

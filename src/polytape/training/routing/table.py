@@ -1,7 +1,7 @@
 """The routing table as text: objectives in rows, networks in columns, their optimizers below."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,19 @@ LEGEND = {
     APART: "not trained",
     UNKNOWN: "trained if reached: known at the first step",
 }
+_OF_NORMS = "numbers: norm of the loss's gradient on this batch"
 
 
-def routing_table(plan: Any, width: int = 100) -> str:
-    """The table of a plan that is complete: what is declared and, after a step, what is reached."""
+Norms = Mapping[str, np.ndarray]  # {objective: (V,)}
+
+
+def routing_table(plan: Any, norms: Norms | None = None, width: int = 100) -> str:
+    """The table of a plan that is complete: what is declared and, after a step, what is reached.
+
+    norms  of the gradients on some batch: shown behind the signs, of what is discarded, too
+    """
     places, given = plan.places, list(plan.objectives.given.values())
-    cells = [_cells(objective, plan.routes[objective.name], plan, places) for objective in given]
+    cells = [_cells(objective, plan, places, norms) for objective in given]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title in ("objective", "weight", "when", *places.networks):
         table.add_column(title)
@@ -36,15 +43,23 @@ def routing_table(plan: Any, width: int = 100) -> str:
     used = [sign for sign in LEGEND if any(sign in cell for row in cells for cell in row)]
     console = Console(width=width, record=True, file=io.StringIO())
     console.print(table)
-    return console.export_text().rstrip() + "\n" + "   ".join(f"{s} {LEGEND[s]}" for s in used)
+    legend = [f"{sign} {LEGEND[sign]}" for sign in used] + [_OF_NORMS] * (norms is not None)
+    return console.export_text().rstrip() + "\n" + "   ".join(legend)
 
 
-def _cells(objective: Objective, allowed: np.ndarray, plan: Any, places: Places) -> list[str]:
-    reach = plan.reaches.get(objective.name)
-    return [
-        _cell(allowed[own], None if reach is None else reach[own], objective)
-        for own in map(places.of, places.networks)
-    ]
+def _cells(objective: Objective, plan: Any, places: Places, norms: Norms | None) -> list[str]:
+    allowed, reach = plan.routes[objective.name], plan.reaches.get(objective.name)
+    length = None if norms is None else norms[objective.name]
+    if reach is None and length is not None:
+        reach = length > 0
+    cells = []
+    for own in map(places.of, places.networks):
+        cell = _cell(allowed[own], None if reach is None else reach[own], objective)
+        if length is not None and cell != APART:
+            counted = allowed[own] if cell.startswith(TRAINS) else True
+            cell += f" {np.linalg.norm(length[own] * counted):.3g}"
+        cells.append(cell)
+    return cells
 
 
 def _cell(allowed: np.ndarray, reach: np.ndarray | None, objective: Objective) -> str:
