@@ -3,7 +3,7 @@
 from keras import ops
 
 from polytape.contract import Tensor
-from polytape.linalg.cosine import cosine_form
+from polytape.linalg.cosine import CosineForm, cosine_form
 from polytape.linalg.nonneg import nonneg_qp
 from polytape.linalg.solve import with_ridge
 
@@ -37,22 +37,63 @@ def max_min_correction(gramian: Tensor, active: Tensor, centre: Tensor, reach: f
     [0.3348, 0.1261]
     """
     form = cosine_form(gramian, active)
-    huge = ops.full_like(form.norms, 3e38)
-    shortest = ops.min(ops.where(form.alive, form.norms, huge), axis=-1, keepdims=True)
-    lean = ops.where(form.alive, shortest / form.norms, ops.zeros_like(form.norms))
-    longest = ops.max(ops.where(form.alive, form.norms, 0.0), axis=-1, keepdims=True)
-    longest = ops.where(longest > 0, longest, ops.ones_like(longest))
+    longest = _longest(form)
     middle = ops.where(form.alive, centre * (form.norms / longest), 0.0)
     # Not a matmul: accelerators may round its operands to fewer than 24 bits.
     gains = ops.sum(form.cosines * middle[..., None, :], axis=-1)
     square = ops.sum(middle * gains, axis=-1, keepdims=True)
-    radius = reach * ops.sqrt(ops.maximum(square, 0.0))
-    beta = _on_the_sphere(with_ridge(form.cosines), lean, ops.where(form.alive, gains, 0.0), radius)
-    return ops.where(form.alive, beta * (longest / form.norms), 0.0)
+    return _best(form, gains, reach * ops.sqrt(ops.maximum(square, 0.0)), 3e38)
 
 
-def _on_the_sphere(matrix: Tensor, lean: Tensor, gains: Tensor, radius: Tensor) -> Tensor:
-    """The beta >= 0 with beta' A beta = radius^2 that is best for some least gain u."""
+def max_min_in_ball(
+    gramian: Tensor, active: Tensor, gains: Tensor, radius: Tensor, ceiling: Tensor
+) -> Tensor:
+    """Weights z >= 0 of the d = J' z with |d| <= radius and the largest least gains_i + (J d)_i.
+
+    gramian  (..., T, T)  float32 inner products of gradients
+    active   (..., T)     bool
+    gains    (..., T)     float32: what each objective gains anyhow
+    radius   (..., 1)     float32 >= 0
+    ceiling  (..., 1)     float32: no d, however long, has a least gain above
+    returns  (..., T)     float32, zero for inactive objectives and zero rows
+
+    The problem of `max_min_correction` with gains of any origin; what is said there holds here.
+    """
+    form = cosine_form(gramian, active)
+    longest = _longest(form)
+    unit = _shortest(form) * longest
+    gains = ops.where(form.alive, gains / form.norms / longest, 0.0)
+    return _best(form, gains, radius / longest, ceiling / unit)
+
+
+def _longest(form: CosineForm) -> Tensor:
+    longest = ops.max(ops.where(form.alive, form.norms, 0.0), axis=-1, keepdims=True)
+    return ops.where(longest > 0, longest, ops.ones_like(longest))
+
+
+def _shortest(form: CosineForm) -> Tensor:
+    huge = ops.full_like(form.norms, 3e38)
+    return ops.min(ops.where(form.alive, form.norms, huge), axis=-1, keepdims=True)
+
+
+def _best(form: CosineForm, gains: Tensor, radius: Tensor, ceiling: Tensor | float) -> Tensor:
+    """gains    in units of the longest gradient, of gradients of length one
+    radius   in units of the longest gradient
+    ceiling  in units of the longest times the shortest
+    """
+    lean = ops.where(form.alive, _shortest(form) / form.norms, ops.zeros_like(form.norms))
+    gains = ops.where(form.alive, gains, 0.0)
+    # No objective gains more than if the whole radius served it alone.
+    alone = ops.where(lean > 0, (gains + radius) / ops.where(lean > 0, lean, 1.0), 3e38)
+    level = ops.minimum(ops.min(alone, axis=-1, keepdims=True), ceiling)
+    beta = _on_the_sphere(with_ridge(form.cosines), lean, gains, radius, level)
+    return ops.where(form.alive, beta * (_longest(form) / form.norms), 0.0)
+
+
+def _on_the_sphere(
+    matrix: Tensor, lean: Tensor, gains: Tensor, radius: Tensor, level: Tensor
+) -> Tensor:
+    """The beta >= 0 with beta' A beta = radius^2 that is best for some least gain below `level`."""
 
     def going(level: Tensor, best: Tensor, gap: Tensor, step: Tensor) -> Tensor:
         del level, best
@@ -75,8 +116,5 @@ def _on_the_sphere(matrix: Tensor, lean: Tensor, gains: Tensor, radius: Tensor) 
         # Newton's method comes closer with every step, until rounding is all that is left.
         return level, best, ops.where(closer, apart, 0.0), step + 1
 
-    # No objective gains more than if the whole radius served it alone.
-    alone = ops.where(lean > 0, (gains + radius) / ops.where(lean > 0, lean, 1.0), 3e38)
-    level = ops.min(alone, axis=-1, keepdims=True)
     start = (level, ops.zeros_like(gains), ops.full_like(level, 1e30), ops.zeros((), dtype="int32"))
     return ops.while_loop(going, advance, start)[1]
