@@ -14,8 +14,8 @@ _NEAR = 1e-3  # a residual below which steps that do not halve it are rounding
 _PATIENCE = 5  # such steps before giving up
 _TO_BOUNDARY = 0.98
 # The Newton equations are softened, which leaves their solutions as they are: by a share of what is
-# usual for a price and for a y, and by one of the terms in an equation of the dual problem. The last
-# keeps y in the middle of several solutions when all that still pushes it is rounding.
+# usual for a price and for a y, and by one of the terms in a dual equation. The last keeps y in the
+# middle of several solutions when all that still pushes it is rounding.
 _SOFT = 1e-6
 _FIRM = 5e-4
 
