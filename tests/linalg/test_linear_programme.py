@@ -10,6 +10,7 @@ from compiled import compiled
 from polytape.linalg.linear_programme import maximise
 
 SOLVE = compiled(maximise)
+EXACT = {"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10}
 SKIPPED = ("all zero", "zero row", "tiny", "huge")
 
 
@@ -32,25 +33,26 @@ def problems(size):
 @pytest.mark.parametrize("size", [1, 2, 8, 32])
 def test_as_good_as_a_solution_in_double_precision(size):
     names, given = problems(size)
-    solved = np.asarray(SOLVE(*(ops.array(part.astype("float32")) for part in given)), "float64")
+    # Compared are solutions of the same programme: rounding its data moves an ill-conditioned one.
+    given = [part.astype("float32") for part in given]
+    solved = np.asarray(SOLVE(*map(ops.array, given)), "float64")
     seen = 0
-    for name, y, p, A, b, e in zip(names, solved, *given, strict=True):
+    exact = map(np.float64, given)
+    for name, y, p, A, b, e in zip(names, solved, *exact, strict=True):
         assert y.min() >= 0, name
-        assert e @ y == pytest.approx(1, abs=1e-5), name
-        assert (A @ y - b).min() >= -1e-5 * (y.sum() + np.abs(b).max()), name
-        right = linprog(-p, A_ub=-A, b_ub=-b, A_eq=e[None], b_eq=[1.0])
+        assert e @ y == pytest.approx(1, abs=1e-6), name
+        assert (A @ y - b).min() >= -1e-6 * (y.sum() + np.abs(b).max()), name
+        right = linprog(-p, A_ub=-A, b_ub=-b, A_eq=e[None], b_eq=[1.0], options=EXACT)
         if right.status == 0:  # else rounding has left it without a solution
             seen += 1
-            gap = (-right.fun - p @ y) / (np.abs(p) @ y)
-            nasty = "condition" in name or "spread" in name
-            assert abs(gap) <= (5e-3 if nasty else 1e-4), name
+            assert abs(-right.fun - p @ y) <= 1e-5 * (np.abs(p) @ y), name
     assert seen > 0.7 * len(names)
 
 
 def test_several_solutions_give_the_middle():
     p, A, b = np.ones(3), -np.eye(3), np.full(3, -1.0)
     found = SOLVE(*(ops.array(part.astype("float32")) for part in (p, A, b, np.ones(3))))
-    np.testing.assert_allclose(np.asarray(found), 1 / 3, rtol=1e-4)
+    np.testing.assert_allclose(np.asarray(found), 1 / 3, rtol=7e-5)
 
 
 def test_a_problem_that_is_not_finite_leaves_the_others_alone():
