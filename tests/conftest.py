@@ -1,10 +1,21 @@
-"""Makes `tests/` importable, keeps together what shares compiled functions, and skips on NumPy
-what needs a framework that differentiates."""
+"""Makes `tests/` importable, compiles quickly, keeps together what shares compiled functions, and
+skips on NumPy what needs a framework that differentiates."""
 
+import gc
+import os
 from pathlib import Path
 
-import keras
-import pytest
+# Most of the time goes into XLA's compiling small functions that run once. Without optimisation, in
+# one piece, and by its older emitters it takes a seventh of the time. XLA reads this when it is
+# loaded. With its own settings, which users have: `XLA_FLAGS= python tests/everywhere.py`.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 "
+    "--xla_cpu_use_fusion_emitters=false",
+)
+
+import keras  # noqa: E402
+import pytest  # noqa: E402
 
 HERE = Path(__file__).parent
 ENGINE_FOLDERS = ("engines", "training", "examples", "recipes")
@@ -12,6 +23,13 @@ ENGINE_FOLDERS = ("engines", "training", "examples", "recipes")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "engine: needs gradients, hence TensorFlow, JAX or PyTorch")
+
+
+def pytest_collection_finish() -> None:
+    """Tracing makes so many objects that the collector would walk through all modules all the time:
+    they are left out, and it comes less often."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
