@@ -1,7 +1,18 @@
-"""Makes `tests/` importable, keeps together what shares compiled functions, and skips on NumPy
-what needs a framework that differentiates."""
+"""Makes `tests/` importable, compiles quickly, keeps together what shares compiled functions, and
+skips on NumPy what needs a framework that differentiates."""
 
+import gc
+import os
 from pathlib import Path
+
+# Most of the time goes into XLA's compiling small functions that run once. Without optimisation, in
+# one piece, and by its older emitters it takes a seventh of the time. XLA reads this when it is
+# loaded. With its own settings, which users have: `XLA_FLAGS= python tests/everywhere.py`.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 "
+    "--xla_cpu_use_fusion_emitters=false",
+)
 
 import keras
 import pytest
@@ -14,10 +25,19 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "engine: needs gradients, hence TensorFlow, JAX or PyTorch")
 
 
+def pytest_collection_finish() -> None:
+    """Tracing makes so many objects that the collector would walk through all modules all the time:
+    they are left out, and it comes less often."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+
+
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
+    # The many small groups of the laws come last, so that all processes end at about the same time.
+    items.sort(key=lambda item: HERE / "laws" in item.path.parents)
     if keras.backend.backend() != "numpy":
         return
     skip = pytest.mark.skip(reason="NumPy does not differentiate")

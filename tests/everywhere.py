@@ -1,6 +1,7 @@
 """The whole check: linters, types, layers, and the suite on every backend.
 
 python tests/everywhere.py [BACKEND ...]      all of tensorflow, jax and torch if none is named
+XLA_FLAGS= python tests/everywhere.py         with XLA's own optimisation, before a release
 """
 
 import os
@@ -18,8 +19,9 @@ STATIC = (
     ("lint-imports",),
 )
 # Compiling takes most of the time, and one process at a time uses one core for it. PyTorch's
-# processes get one thread each, or they would fight over the cores.
-SPREAD = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadgroup")
+# processes get one thread each, or they would fight over the cores. Groups of tests are handed out
+# in the order of `conftest.py`, where it is also said how XLA is told to be quick.
+SPREAD = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadgroup", "--no-loadscope-reorder")
 
 
 def run(title: str, command: tuple[str, ...], **environment: str) -> bool:
