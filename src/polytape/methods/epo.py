@@ -40,7 +40,7 @@ class EPO(Method):
                 default "sum" does
 
     T backward passes and at most two programmes, solved on the device to 1e-5 of their terms and
-    better, 5e-8 as a rule; with the cosines of the gradients as float32 has them. Where the last
+    better, 4e-8 as a rule; with the cosines of the gradients as float32 has them. Where the last
     bound contradicts G w >= 0 it is lowered to what can be had; published code falls back on w = r
     there. Programmes with several solutions give the middle of them, not a vertex.
 
