@@ -1,18 +1,8 @@
-"""Makes `tests/` importable, compiles quickly, keeps together what shares compiled functions, and
-skips on NumPy what needs a framework that differentiates."""
+"""Makes `tests/` importable, keeps together what shares compiled functions, and skips on NumPy
+what needs a framework that differentiates."""
 
 import gc
-import os
 from pathlib import Path
-
-# Most of the time goes into XLA's compiling small functions that run once. Without optimisation, in
-# one piece, and by its older emitters it takes a seventh of the time. XLA reads this when it is
-# loaded. With its own settings, which users have: `XLA_FLAGS= python tests/everywhere.py`.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1 "
-    "--xla_cpu_use_fusion_emitters=false",
-)
 
 import keras
 import pytest
@@ -23,11 +13,12 @@ ENGINE_FOLDERS = ("engines", "training", "examples", "recipes")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "engine: needs gradients, hence TensorFlow, JAX or PyTorch")
+    config.addinivalue_line("markers", "bits: the same bits as Keras, with XLA's own settings")
 
 
 def pytest_collection_finish() -> None:
-    """Tracing makes so many objects that the collector would walk through all modules all the time:
-    they are left out, and it comes less often."""
+    """Tracing makes so many objects that the collector would walk through all modules again and
+    again: they are left out, and it comes less often."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
 
@@ -48,7 +39,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _group(item: pytest.Item) -> str:
-    """Tests of one group run in one process: those of a file, and in `laws/` those of a method."""
+    """Tests of one group run in one process: those of a file, and in `laws/` those of a method.
+
+    Those that compare bits share nothing, and each is a group.
+    """
+    if item.get_closest_marker("bits"):
+        return item.nodeid
     if HERE / "laws" in item.path.parents and isinstance(item, pytest.Function):
         name = getattr(item, "callspec", None) and item.callspec.params.get("name")
         return str(name or item.path)

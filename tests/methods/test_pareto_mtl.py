@@ -1,5 +1,7 @@
 """Pareto MTL: certificates of both phases, and where training ends."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 from scipy.optimize import nnls
@@ -26,6 +28,11 @@ def folds(vectors: Array, chosen: int) -> Array:
     return units - units[chosen]
 
 
+@cache
+def of_three(chosen: int, patience: int) -> Trial:
+    return Trial(ParetoMTL(THREE, chosen=chosen, patience=patience), compiled)
+
+
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("patience", [0, 1])
 def test_the_direction_is_the_min_norm_point_of_gradients_and_violated_constraints(
@@ -33,7 +40,7 @@ def test_the_direction_is_the_min_norm_point_of_gradients_and_violated_constrain
 ) -> None:
     rng = np.random.default_rng(seed)
     rows, losses = rng.normal(size=(3, 7)), rng.uniform(0.1, 1, size=3)
-    trial = Trial(ParetoMTL(THREE, chosen=seed % 4, patience=patience), compiled)
+    trial = of_three(seed % 4, patience)
     weights, state = trial.step(rows, losses, np.ones(3, bool), trial.start((3,)))
     excess = folds(THREE, seed % 4)
     violated = excess @ losses > 0

@@ -8,6 +8,7 @@ from keras import layers
 import polytape as pt
 from small import Array, arrays, assert_same, data, fill
 
+pytestmark = pytest.mark.bits
 BACKEND = keras.backend.backend()
 X, Y = data(40)
 LOWEST = np.float32([1, 0, 0, 0])
