@@ -13,7 +13,8 @@ _STEPS = 40
 _NEAR = 1e-4  # a residual below which steps that do not halve it are rounding
 _PATIENCE = 5  # such steps before giving up
 _TO_BOUNDARY = 0.98
-_TINY = 1e-6  # a value of the programme that counts as zero
+_TINY = 1e-2  # a value of the programme that counts as zero
+_LEAST = 1e-12  # product of a number and its multiplier: those that are done wait for a batch
 # The Newton equations are softened, which leaves their solutions as they are: by a share of what is
 # usual for a price and for a y, and by one of the terms in a dual equation. The last keeps y in the
 # middle of several solutions when all that still pushes it is rounding.
@@ -64,7 +65,7 @@ def maximise(p: Tensor, A: Tensor, b: Tensor, e: Tensor) -> Tensor:
         point, rows = _moved(point, fault, rows, _terms(p, A, e, point))
         fault = _fault(p, A, b, e, point)
         residual = _residual(p, b, point, fault)
-        better = residual < least
+        better = ops.logical_and(residual < least, least > TOLERANCE)
         stale = ops.where(residual < 0.5 * least, ops.zeros_like(stale), stale + 1)
         top, least = ops.where(better, point.y, top), ops.where(better, residual, least)
         return (*point, *fault, *rows, top, least, stale, step + 1)
@@ -149,7 +150,7 @@ def _moved(at: _Point, fault: _Fault, rows: Tableau, terms: Tensor) -> tuple[_Po
     count = at.y.shape[-1] + at.slack.shape[-1]
     mean = _gap(at) / count
     there = _gap(_stepped(at, ahead, primal, dual)) / count
-    target = mean * ops.clip((there / mean) ** 3, 1e-4, 1.0)
+    target = ops.maximum(mean * ops.clip((there / mean) ** 3, 1e-4, 1.0), _LEAST)
     corners = target - at.y * at.reduced - ahead.y * ahead.reduced
     rims = target - at.slack * at.price - ahead.slack * ahead.price
     change = newton(corners, rims)
