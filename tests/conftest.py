@@ -18,9 +18,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_finish() -> None:
     """Tracing makes so many objects that the collector would walk through all modules again and
-    again: they are left out, and it comes less often."""
+    again: they are left out."""
     gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
