@@ -67,7 +67,11 @@ class ConicGrad(Method):
         length = ops.sqrt(ops.maximum(_along(gains, share), 0.0))
         axial = gains / _or_one(length)
         inside, hull = self._hull(form, products, axial, length)
-        weights = ops.where(inside, hull, self._rim(form, products, axial, length, share))
+
+        def beside() -> Tensor:
+            return ops.where(inside, hull, self._rim(form, products, axial, length, share))
+
+        weights = ops.cond(ops.all(inside), lambda: hull, beside)
         return ops.where(length > 0, weights, share), state
 
     def _hull(
