@@ -95,12 +95,15 @@ def zeros_like(gradient: Tensor) -> Tensor:
 def finite(gradients: Sequence[Tensor]) -> Tensor:
     # A sum is finite only if every term is, and costs no boolean copy of the gradient. Small
     # gradients are summed in one go: their number is what costs.
-    flat = [
-        g.values if isinstance(g, tf.IndexedSlices) else tf.convert_to_tensor(g) for g in gradients
-    ]
-    flat = [tf.reshape(tf.cast(values, tf.float32), [-1]) for values in flat]
-    small = [values for values in flat if values.shape[0] and values.shape[0] <= _SMALL]
-    sums = [tf.reduce_sum(values) for values in flat if not any(values is one for one in small)]
+    small, sums = [], []
+    for gradient in gradients:
+        sparse = isinstance(gradient, tf.IndexedSlices)
+        values = gradient.values if sparse else tf.convert_to_tensor(gradient)
+        values = tf.reshape(tf.cast(values, tf.float32), [-1])
+        if values.shape[0] is not None and values.shape[0] <= _SMALL:
+            small.append(values)
+        else:
+            sums.append(tf.reduce_sum(values))
     if small:
         sums.append(tf.reduce_sum(tf.concat(small, axis=0)))
     return tf.math.is_finite(tf.add_n(sums))
