@@ -5,6 +5,7 @@ from keras import ops
 from polytape.contract import Tensor
 from polytape.linalg.cosine import CosineForm, cosine_form
 from polytape.linalg.nonneg import nonneg_qp
+from polytape.linalg.reciprocal import or_one
 from polytape.linalg.solve import with_ridge
 
 _STEPS = 24
@@ -67,8 +68,7 @@ def max_min_in_ball(
 
 
 def _longest(form: CosineForm) -> Tensor:
-    longest = ops.max(ops.where(form.alive, form.norms, 0.0), axis=-1, keepdims=True)
-    return ops.where(longest > 0, longest, ops.ones_like(longest))
+    return or_one(ops.max(ops.where(form.alive, form.norms, 0.0), axis=-1, keepdims=True))
 
 
 def _shortest(form: CosineForm) -> Tensor:

@@ -20,3 +20,8 @@ def reciprocal(size: Tensor) -> Tensor:
 def logarithm(size: Tensor) -> Tensor:
     """Logarithm of numbers (...) >= 0; zero where `reciprocal` is, so always finite."""
     return ops.log(ops.where(size >= _TINY, size, 1.0))
+
+
+def or_one(size: Tensor) -> Tensor:
+    """Numbers (...) >= 0 to divide by: one in place of zero."""
+    return ops.where(size > 0, size, ops.ones_like(size))

@@ -10,6 +10,7 @@ from polytape.linalg.cosine import CosineForm, cosine_form
 from polytape.linalg.max_min import max_min_in_ball
 from polytape.linalg.min_norm import min_norm_point
 from polytape.linalg.preference import preferred
+from polytape.linalg.reciprocal import or_one
 
 _PARALLEL = 1e-6  # a square this share of a gradient's own is rounding
 
@@ -65,7 +66,7 @@ class ConicGrad(Method):
         # Not matmuls: accelerators may round their operands to fewer than 24 bits.
         gains = ops.sum(products * share[..., None, :], axis=-1)
         length = ops.sqrt(ops.maximum(_along(gains, share), 0.0))
-        axial = gains / _or_one(length)
+        axial = gains / or_one(length)
         inside, hull = self._hull(form, products, axial, length)
 
         def beside() -> Tensor:
@@ -97,24 +98,20 @@ class ConicGrad(Method):
         # The gains from parts across average to zero, so the least of all is no more than this.
         ceiling = self.c * length**2
         z = max_min_in_ball(across, alive, self.c * axial * length, radius, ceiling)
-        back = self.c - _along(axial, z) / _or_one(length)
+        back = self.c - _along(axial, z) / or_one(length)
         rim = z + ops.maximum(back, 0.0) * share
         rim = ops.where(ops.any(alive, axis=-1, keepdims=True), rim, share)
         # Shorter than g_0 only if no tilt as far as the rim helps.
         square = _along(ops.sum(products * rim[..., None, :], axis=-1), rim)
-        return rim * length / ops.sqrt(_or_one(square))
+        return rim * length / ops.sqrt(or_one(square))
 
 
 def _scaled(form: CosineForm) -> Tensor:
     """The Gramian in units of the longest gradient, zero where not alive."""
     norms = ops.where(form.alive, form.norms, 0.0)
-    lengths = norms / _or_one(ops.max(norms, axis=-1, keepdims=True))
+    lengths = norms / or_one(ops.max(norms, axis=-1, keepdims=True))
     return form.cosines * lengths[..., :, None] * lengths[..., None, :]
 
 
 def _along(vector: Tensor, weights: Tensor) -> Tensor:
     return ops.sum(vector * weights, axis=-1, keepdims=True)
-
-
-def _or_one(value: Tensor) -> Tensor:
-    return ops.where(value > 0, value, ops.ones_like(value))

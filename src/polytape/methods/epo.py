@@ -9,6 +9,7 @@ from polytape.contract import Evidence, Method, Preference, Range, Scale, State,
 from polytape.linalg.cosine import CosineForm, cosine_form
 from polytape.linalg.linear_programme import maximise
 from polytape.linalg.preference import preferred
+from polytape.linalg.reciprocal import or_one
 
 _SIGN = 1e-6  # products below this share of their terms are rounding and count as zero
 _EVEN = 1e-5  # weighted losses this near to equal leave nothing to balance: rounding, too
@@ -84,7 +85,7 @@ class EPO(Method):
         unknowns = _solved(programmes, form.alive, balancing)
         weights = ops.where(form.alive, unknowns * lean, 0.0)
         total = ops.sum(weights, axis=-1, keepdims=True)
-        return weights / _or_one(total), state
+        return weights / or_one(total), state
 
     def _adjustment(self, evidence: Evidence) -> tuple[Tensor, Tensor, Tensor]:
         """r L (..., T), mu (..., 1) and a (..., T)."""
@@ -93,7 +94,7 @@ class EPO(Method):
         worth = wanted * ops.maximum(evidence.losses / ops.where(largest > 0, largest, 1.0), 0.0)
         total = ops.sum(worth, axis=-1, keepdims=True)
         active = ops.cast(evidence.active, "float32")
-        share = ops.where(total > 0, worth / _or_one(total), active / evidence.count)
+        share = ops.where(total > 0, worth / or_one(total), active / evidence.count)
         share = ops.where(evidence.active, ops.maximum(share, 1e-7), 0.0)
         excess = ops.where(evidence.active, share * evidence.count - 1.0, 0.0)
         even = ops.max(ops.abs(excess), axis=-1, keepdims=True) < _EVEN
@@ -115,7 +116,7 @@ class _Programmes(NamedTuple):
 def _solved(given: _Programmes, alive: Tensor, balancing: Tensor) -> Tensor:
     """Unknowns of balance, or of descent, where balance says how low the last bound is to be."""
     gain, total, matrix, bound, lean = given
-    top = ops.max(ops.where(alive, gain / _or_one(lean), -3e38), axis=-1, keepdims=True)
+    top = ops.max(ops.where(alive, gain / or_one(lean), -3e38), axis=-1, keepdims=True)
     moves = ops.any(gain != 0, axis=-1, keepdims=True)
 
     # A loop of one turn or two: like this there is one programme to compile.
@@ -137,12 +138,8 @@ def _solved(given: _Programmes, alive: Tensor, balancing: Tensor) -> Tensor:
     return ops.while_loop(going, turned, start)[0]
 
 
-def _or_one(value: Tensor) -> Tensor:
-    return ops.where(value > 0, value, ops.ones_like(value))
-
-
 def _unit(vector: Tensor) -> Tensor:
-    return vector / _or_one(ops.max(ops.abs(vector), axis=-1, keepdims=True))
+    return vector / or_one(ops.max(ops.abs(vector), axis=-1, keepdims=True))
 
 
 def _along(form: CosineForm, lengths: Tensor) -> tuple[Tensor, Tensor]:

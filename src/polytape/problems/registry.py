@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from polytape.contract import did_you_mean
 from polytape.problems.problem import Problem
 
 
@@ -58,11 +59,9 @@ def load(spec: str) -> Problem:
             f"Which problem in {spec}? Name a function of that file: {spec}:my_problem."
             + _offer(_functions(_module(Path(spec))), prefix=f"{spec}:", lead="It has ")
         )
-    nearest = difflib.get_close_matches(spec.lower(), names(), n=1, cutoff=0.3)
     raise ValueError(
-        f"Unknown problem: {spec!r}."
-        + (f" Did you mean {nearest[0]!r}?" if nearest else "")
-        + f" Built in: {', '.join(names())}; or your own as file.py:function."
+        f"Unknown problem: {spec!r}.{did_you_mean(spec.lower(), names())} "
+        f"Built in: {', '.join(names())}; or your own as file.py:function."
     )
 
 
