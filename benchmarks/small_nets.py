@@ -18,6 +18,7 @@ from typing import Any
 from benchmarks import common
 
 WIDTHS, BATCH = (64, 64, 64, 64), 64
+STEPS = 400  # an epoch: what Keras does at its end, 20 ms for 16 losses, shall not count as a step
 METHODS = ("upgrad", "nashmtl", "mgda")
 STEP = "tensorflow step"  # compiled, without what `fit` does around it
 ONE_BY_ONE, ONE_THREAD = "torchjd, chunks of 1", "torchjd, one thread"
@@ -29,7 +30,7 @@ def polytape(name: str, method: str, tasks: int) -> Callable[[], float]:
     common.choose(name.split()[0])
     import polytape as pt
 
-    fit = common.Fit(pt.Model, WIDTHS, tasks, BATCH, 100, combine=method)
+    fit = common.Fit(pt.Model, WIDTHS, tasks, BATCH, STEPS, combine=method)
     return common.compiled_step(fit) if name == STEP else fit
 
 

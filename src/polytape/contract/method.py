@@ -46,6 +46,8 @@ class Method(abc.ABC):
                 same, and in one step out of `period` T passes for each of the first `samples`
                 samples of the batch), "gramian" (T passes), "halves" (gradients of both halves of
                 the batch, 2 T passes) or "rows" (T passes and the rows themselves)
+    constant    whether its weights depend on nothing but its state and the step, so that they are
+                known before the losses are
     second_look whether it wants to know what its last update did to the losses of the same batch
                 (`evidence.last`), at the price of a second forward pass
     heeds       the field that names logged metrics which enter its state, or None: its
@@ -65,6 +67,7 @@ class Method(abc.ABC):
     """
 
     needs: ClassVar[Need] = "gramian"
+    constant: ClassVar[bool] = False
     second_look: ClassVar[bool] = False
     heeds: ClassVar[str | None] = None
     memory: ClassVar[tuple[str, ...] | None] = None

@@ -24,6 +24,7 @@ class Sum(Method):
     """
 
     needs: ClassVar[Need] = "losses"
+    constant: ClassVar[bool] = True
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
         return ops.ones_like(evidence.losses), state

@@ -43,8 +43,11 @@ class StateVariables:
 
     def write(self, state: State, accept: Any) -> None:
         """Take over a new state where `accept` () bool is true."""
-        if self.variables:
-            engine().assign(self.variables, keras.tree.flatten(state), accept)
+        pairs = zip(self.variables, keras.tree.flatten(state), strict=True)
+        changed = [(variable, leaf) for variable, leaf in pairs if leaf is not variable.value]
+        if changed:
+            variables, values = zip(*changed, strict=True)
+            engine().assign(variables, values, accept)
 
 
 def _constant(leaf: Any) -> Callable[..., Any]:

@@ -62,6 +62,10 @@ class Chain(Method):
         return max((stage.needs for stage in self.stages), key=NEEDS.index)
 
     @property
+    def constant(self) -> bool:  # type: ignore[override]
+        return all(stage.constant for stage in self.stages)
+
+    @property
     def scope(self) -> str | None:
         return next((stage.scope for stage in self.stages if stage.scope), None)
 

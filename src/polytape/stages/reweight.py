@@ -35,6 +35,7 @@ class Reweight(Method):
     weights: Mapping[str, Any] = field(default_factory=dict)
 
     needs: ClassVar[Need] = "losses"
+    constant: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         for name, weight in self.weights.items():

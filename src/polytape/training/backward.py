@@ -175,6 +175,8 @@ class Pass:
         active = ops.isfinite(losses) & self.present
 
         def weigh() -> tuple[dict[int, Tensor], State]:
+            if self.settlement.method.constant:
+                return self._constant()
             safe = ops.where(active, losses, 0.0)
             weights, _, state = self.settlement.weigh(
                 safe, None, active, self.step, traces=self.traces
@@ -199,6 +201,15 @@ class Pass:
         self.fine = fine
         blamed = fine | ~ops.all(active | ~self.present)
         return directions, active & blamed, unchanged
+
+    def _constant(self) -> tuple[dict[int, Tensor], State]:
+        """Weights that wait for no loss: one backward pass may begin while others are computed."""
+        none = ops.zeros((len(self.losses),))
+        weights, _, state = self.settlement.weigh(none, None, self.present, self.step)
+        cotangents = self._cotangents(weights)
+        for t, loss in enumerate(self.losses):
+            cotangents[t] = ops.where(ops.isfinite(loss), cotangents[t], 0.0)
+        return cotangents, state
 
     def _check_once(self) -> None:
         """Refuse an objective without a path; the other ways meet the question at every step."""

@@ -166,6 +166,14 @@ class Trainer:
         norms = None if x is None else gradient_norms(self, (x, y, sample_weight))
         return routing_table(self.plan, norms)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Where Keras's loop on JAX leaves the arrays of every step. An attribute like any other is
+        # searched for variables and layers, which takes longer than a step of a small network.
+        if name == "_jax_state":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def make_train_function(self, force: bool = False) -> Any:
         self.plan.tell()
         self.plan.kept = engine().keep(self)

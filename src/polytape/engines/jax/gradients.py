@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 from polytape.engines.contract import Tensor
 
+_SHORT = 16384  # entries of a row
+
 
 class _Rows:
     def __init__(self, gradients: Sequence[Tensor]) -> None:
@@ -14,11 +16,11 @@ class _Rows:
         self._rows = [gradient.reshape(-1).astype("float32") for gradient in gradients]
 
     def gram(self) -> Tensor:
-        # In as many pieces as there are rows, one after the other, so that stacking them never
-        # holds more than one row on top of the rows themselves; short pieces also accumulate less
-        # rounding error.
+        # Long rows in as many pieces as there are rows, one after the other, so that stacking them
+        # never holds more than one row on top of the rows themselves; short pieces also accumulate
+        # less rounding error.
         count, size = len(self._rows), self._rows[0].size
-        pieces = min(count, 16) if size >= 4096 else 1
+        pieces = min(count, 16) if size > _SHORT else 1
         width = size // pieces
 
         def product(start: Tensor, width: int) -> Tensor:

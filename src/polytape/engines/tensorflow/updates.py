@@ -34,13 +34,22 @@ def apply(
     variables: Sequence[Variable],
     accept: Tensor,
 ) -> None:
-    def update() -> Tensor:
-        optimizer.apply(*present(gradients, variables))
-        return tf.constant(True)
-
     if not optimizer.built:
         optimizer.build(variables)
-    tf.cond(accept, update, lambda: tf.constant(False))
+    given, owners = present(gradients, variables)
+    if not tf.inside_function():
+        if accept:
+            optimizer.apply(given, owners)
+        return
+    # `tf.cond` would be taken apart into a switch for every tensor that goes in, and those cost
+    # more than the update of a small layer. As a function of its own it is called or not.
+    update = tf.function(lambda: optimizer.apply(given, owners), autograph=False)
+    taken = update.get_concrete_function()
+    going_in = taken.captured_inputs
+    specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in going_in]
+    skip = tf.function(lambda *_: None, input_signature=specs, autograph=False)
+    branches = {"then_branch": taken, "else_branch": skip.get_concrete_function()}
+    tf.raw_ops.If(cond=accept, input=going_in, Tout=[], output_shapes=[], **branches)
 
 
 def prepare(model: Any) -> None:
