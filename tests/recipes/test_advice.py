@@ -102,6 +102,13 @@ def test_loss_of_probabilities_that_gets_logits(loss: Any, validation: bool) -> 
     texts = [str(w.message) for w in caught if "from_logits" in str(w.message)]
     assert len(texts) == 1
     assert f"takes its output for probabilities, and {outside} of {X[:, :2].size}" in texts[0]
+    # What counts is each number, or the share that the right one has in its row.
+    right = labels > 0
+    counting = X[:, :2] if validation else X[:, :2][right] / X[:, :2].sum(axis=1)
+    clipped = (counting < 1e-7) | (counting > 1 - 1e-7)
+    still = int(clipped.all(axis=1).sum() if validation else clipped.sum())
+    assert 0 < still < len(X)
+    assert f"{still} of {len(X)} samples had none at all" in texts[0]
 
 
 @pytest.mark.parametrize("way", ["softmax", "from_logits"])

@@ -70,39 +70,41 @@ def _unsettled(limit: int) -> Callable[..., Tensor]:
 def _pivot(matrix: Tensor, linear: Tensor) -> tuple[Tensor, Tensor]:
     """A y >= 0 and its residual, from moving one index at a time in or out of the positive part.
 
-    Every problem keeps a matrix S and a vector t, swept on its positive part: there t is -y,
-    elsewhere the slack `A y - b`. To sweep j is to subtract u u' / d from S, u being its column j
-    less the j-th unit vector. `side` is -1 in the positive part, 1 elsewhere; side - 1 is what the
-    diagonal of S lacks, of which d, the pivot, is an entry.
+    Every problem keeps a matrix S and, as its last row, a vector t, swept on its positive part:
+    there t is -y, elsewhere the slack `A y - b`. To sweep j is to subtract u u' / d from S, u being
+    its column j less the j-th unit vector. `side` is -1 in the positive part, 1 elsewhere; side - 1
+    is what the diagonal of S lacks, of which d, the pivot, is an entry.
     """
     size = linear.shape[-1]
     index = ops.arange(size, dtype="int32")
 
-    def worst(t: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:
-        """The index with the largest breach, and the breach; (..., 1) each."""
+    def sweep(S: Tensor, side: Tensor, moving: Tensor, step: Tensor) -> tuple[Tensor, ...]:
+        del moving
+        t = S[..., size, :]
         breach = -side * t - _SLOP * ops.max(ops.abs(t), axis=-1, keepdims=True)
-        return ops.argmax(breach, axis=-1, keepdims=True), ops.max(breach, axis=-1, keepdims=True)
+        j = ops.argmax(breach, axis=-1, keepdims=True)
+        column = ops.take_along_axis(S, j[..., None], axis=-1)[..., 0]
+        here = ops.cast(ops.equal(index, j), t.dtype)
+        # One sum for both: XLA's compiled sums cost something even where they are not reached.
+        pair = ops.stack([column[..., :size] + side, breach], axis=-2)
+        found = ops.sum(pair * here[..., None, :], axis=-1)
+        pivot, worst = found[..., :1] - 1, found[..., 1:]
+        live = ops.cast(worst > 0, t.dtype)
+        here = live * here
+        u = column - ops.pad(here, [*[(0, 0)] * (len(here.shape) - 1), (0, 1)])
+        w = u[..., :size] * (live / pivot)
+        S = S - u[..., :, None] * w[..., None, :]
+        return S, side * (1 - 2 * here), ops.any(worst > 0), step + 1
 
-    def sweep(
-        S: Tensor, t: Tensor, side: Tensor, j: Tensor, breach: Tensor, step: Tensor
-    ) -> tuple[Tensor, ...]:
-        live = ops.cast(breach > 0, t.dtype)
-        here = live * ops.cast(ops.equal(index, j), t.dtype)
-        column = ops.take_along_axis(S, j[..., None], axis=-2)[..., 0, :]
-        pivot = ops.sum((column + side) * here, axis=-1, keepdims=True) - 1
-        u = column - here
-        w = u * (live / pivot)
-        t = t - w * ops.sum(t * here, axis=-1, keepdims=True)
-        side = side * (1 - 2 * here)
-        return S - u[..., :, None] * w[..., None, :], t, side, *worst(t, side), step + 1
+    def going(S: Tensor, side: Tensor, moving: Tensor, step: Tensor) -> Tensor:
+        del S, side
+        return ops.logical_and(moving, step <= 2 * size)
 
-    def going(*loop: Tensor) -> Tensor:
-        return ops.logical_and(ops.any(loop[-2] > 0), loop[-1] < 2 * size)
-
-    t, side = -linear, ops.ones_like(linear)
     S = ops.broadcast_to(matrix, (*linear.shape, size))
-    start = (S, t, side, *worst(t, side), ops.zeros((), dtype="int32"))
-    _, t, side = ops.while_loop(going, sweep, start)[:3]
+    S = ops.concatenate([S, -linear[..., None, :]], axis=-2)
+    start = S, ops.ones_like(linear), ops.ones((), "bool"), ops.zeros((), "int32")
+    S, side = ops.while_loop(going, sweep, start)[:2]
+    t = S[..., size, :]
     y = ops.where(side < 0, ops.maximum(-t, 0.0), 0.0)
     nothing = ops.zeros_like(t), ops.full_like(t[..., :1], 1e30)
     return _better(nothing, y, _residual(matrix, linear, y))
@@ -124,7 +126,8 @@ def _interior(matrix: Tensor, linear: Tensor, best: tuple[Tensor, Tensor]) -> Te
         newton = (matrix + identity * ratio[..., None, :]) * unit[..., :, None] * unit[..., None, :]
         dy = solve_spd(newton, (target / y - slack) * unit) * unit
         ds = (target - s * dy) / y - s
-        shrink = ops.maximum(ops.max(-dy / y, axis=-1), ops.max(-ds / s, axis=-1))[..., None]
+        shrink = ops.concatenate([-dy / y, -ds / s], axis=-1)
+        shrink = ops.max(shrink, axis=-1, keepdims=True)
         length = ops.minimum(1.0, _TO_BOUNDARY / ops.maximum(shrink, 1e-6))
         y, s = y + length * dy, s + length * ds
         top, residual = _better((top, residual), y, _residual(matrix, linear, y))

@@ -27,14 +27,14 @@ def with_ridge(matrix: Tensor) -> Tensor:
     then it is the first of 32, 32^2, 32^3, 32^4 times as much for which all pivots are positive.
     """
     size = matrix.shape[-1]
-    identity, index = ops.eye(size, dtype=matrix.dtype), ops.arange(size)
+    identity = ops.eye(size, dtype=matrix.dtype)
 
-    def eliminate(k: Tensor, loop: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    def eliminate(_: Tensor, loop: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         rest, least = loop
-        here, row, pivot = _pivot_row(rest, k, index)
-        raw = ops.sum(row * here, axis=-1)
-        factor = row * ops.cast(index > k, matrix.dtype) / pivot
-        return rest - factor[..., :, None] * row[..., None, :], ops.minimum(least, raw)
+        pivot, row = rest[..., 0, 0], rest[..., 0, 1:]
+        factor = row / ops.maximum(pivot, _PIVOT)[..., None]
+        rest = rest[..., 1:, 1:] - factor[..., :, None] * row[..., None, :]
+        return _padded(rest, 1, 1), ops.minimum(least, pivot)
 
     def attempt(added: Tensor, low: Tensor, trial: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         added = ops.where(low, 32.0 * added, added)
@@ -57,7 +57,7 @@ def solve_spd(matrix: Tensor, rhs: Tensor) -> Tensor:
     matrix  (..., T, T)  symmetric, positive definite up to rounding, diagonal of about one or more
     rhs     (..., T)     the same leading axes
 
-    Source: Gaussian elimination without pivoting, which is backward stable for such matrices.
+    Source: Gauss-Jordan elimination without pivoting, which is stable for such matrices.
 
     >>> from keras import ops
     >>> x = solve_spd(ops.array([[2.0, 1.0], [1.0, 2.0]]), ops.array([3.0, 3.0]))
@@ -70,29 +70,19 @@ def solve_spd(matrix: Tensor, rhs: Tensor) -> Tensor:
     return ops.solve(matrix, rhs[..., None])[..., 0]
 
 
-def _pivot_row(augmented: Tensor, k: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Indicator (T,) of k, row k of the augmented matrix, and its pivot (..., 1), at least tiny."""
-    # A masked sum compiles to one fused pass; a gather at a traced index does not.
-    here = ops.cast(ops.equal(index, k), augmented.dtype)
-    row = ops.sum(augmented * here[:, None], axis=-2)
-    pivot = ops.sum(row[..., : index.shape[0]] * here, axis=-1, keepdims=True)
-    return here, row, ops.maximum(pivot, _PIVOT)
-
-
 def _eliminate(matrix: Tensor, rhs: Tensor, size: int) -> Tensor:
-    index = ops.arange(size)
+    def clear(_: Tensor, rows: Tensor) -> Tensor:
+        first = rows[..., :1, 1:] / ops.maximum(rows[..., :1, :1], _PIVOT)
+        rest = rows[..., 1:, 1:] - rows[..., 1:, :1] * first
+        return _padded(ops.concatenate([rest, first], axis=-2), 0, 1)
 
-    def forward(k: Tensor, augmented: Tensor) -> Tensor:
-        _, row, pivot = _pivot_row(augmented, k, index)
-        factor = row[..., :size] * ops.cast(index > k, matrix.dtype) / pivot
-        return augmented - factor[..., :, None] * row[..., None, :]
+    # The first row is cleared from all others and becomes the last one, and the first column goes:
+    # after T rounds the rows are in order again, and what stood on the right is in front.
+    rows = ops.concatenate([matrix, rhs[..., None]], axis=-1)
+    return ops.fori_loop(0, size, clear, rows)[..., 0]
 
-    augmented = ops.concatenate([matrix, rhs[..., None]], axis=-1)
-    augmented = ops.fori_loop(0, size, forward, augmented)
 
-    def backward(step: Tensor, x: Tensor) -> Tensor:
-        here, row, pivot = _pivot_row(augmented, size - 1 - step, index)
-        known = ops.sum(row[..., :size] * x, axis=-1, keepdims=True)
-        return x + here * (row[..., size:] - known) / pivot
-
-    return ops.fori_loop(0, size, backward, ops.zeros_like(rhs))
+def _padded(matrix: Tensor, rows: int, columns: int) -> Tensor:
+    """With rows of zeros below and columns of zeros on the right."""
+    whole = [(0, 0)] * (len(matrix.shape) - 2)
+    return ops.pad(matrix, [*whole, (0, rows), (0, columns)])

@@ -86,7 +86,7 @@ class Objectives:
         loss = self._losses[objective.name]
         _check_ranks(loss, objective.name, y_true, y_pred)
         if objective.name in self.improbable:
-            self.improbable[objective.name].update_state(y_pred)
+            self.improbable[objective.name].update_state(y_true, y_pred)
         labelled = Labelled(loss)
         parts = loss_parts(labelled, y_true, y_pred, weights, self._halves, self._samples)
         return parts, labelled.count
