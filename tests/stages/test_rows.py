@@ -166,3 +166,14 @@ def test_leading_loss_weights_reach_private_variables_and_gradient_weights_do_no
     np.testing.assert_allclose(updates(weigh, rows)[2], 0.25 * own, rtol=1e-5)
     np.testing.assert_allclose(updates(pt.Chain(weigh, clip), rows)[2], 0.25 * own, rtol=1e-5)
     np.testing.assert_allclose(updates(clip, rows)[2], own, rtol=1e-5)
+
+
+def test_constant_weights_wait_for_no_loss() -> None:
+    chain = pt.Chain(pt.Reweight({"a": 0.5}), pt.Sum())
+    assert chain.constant
+    assert not pt.Chain(chain, pt.Mean()).constant
+    names = ("a", "b", "c")
+    whole, _ = pt.weigh(chain, losses=[1.0, 2.0, 3.0], names=names)
+    for active in ([True, False, True], [False, False, True]):
+        found, _ = pt.weigh(chain, losses=[9.0, -4.0, 0.0], names=names, active=active)
+        np.testing.assert_array_equal(np.asarray(found), np.where(active, np.asarray(whole), 0))

@@ -105,3 +105,16 @@ def test_tf_data() -> None:
     net.compile("sgd", LOSSES, combine="pcgrad")
     batches = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)
     assert set(net.fit(batches, verbose=0).history) == {"loss", "a_loss", "b_loss", "c_loss"}
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="Keras keeps arrays in the variables elsewhere")
+def test_arrays_of_a_step_are_not_searched_for_variables() -> None:
+    class Look(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: object = None) -> None:
+            kinds.add(type(self.model._jax_state))
+
+    kinds: set[type] = set()
+    net = model()
+    net.compile(keras.optimizers.SGD(0.05), LOSSES)
+    net.fit(X, Y, batch_size=8, verbose=0, callbacks=[Look()])
+    assert kinds == {dict}  # not a TrackedDict
