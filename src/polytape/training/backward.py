@@ -77,9 +77,8 @@ class Pass:
 
     def _full(self) -> Outcome:
         """One backward pass per objective."""
-        halves = None
+        halves, first = None, self.total + 1
         if self.settlement.halves:
-            first = self.total + 1
             halves = self._rows(first), self._rows(first + len(self.losses))
         return self._settled(mean_rows(*halves) if halves else self._rows(0), halves)
 
@@ -92,9 +91,8 @@ class Pass:
         chosen = [ops.equal(index, t) for t in self._objectives()]
         cotangents = [ops.where(turn, self.scale, 0.0) for turn in chosen]
         found = self.routed.pull(dict(enumerate(cotangents)))
-        reach = self.settlement.reach
-        if reach is None:
-            reach = self.routed.reach()
+        known = self.settlement.reach
+        reach = self.routed.reach() if known is None else known
         dense = [None if g is None else ops.cast(engine().dense(g), g.dtype) for g in found]
         rows = [
             [
@@ -140,10 +138,9 @@ class Pass:
         """(T,): measured now and then, zero in between."""
         count, pulled = len(self.losses), len(self.recording.scalars)
         residuals = range(pulled - count, pulled)
-        period = self.settlement.sampling
         rows = [self.routed.routes.row(t) for t in self._objectives()]
         return ops.cond(
-            ops.equal(ops.mod(ops.cast(self.step, "int32"), period), 0),
+            ops.equal(ops.mod(ops.cast(self.step, "int32"), self.settlement.sampling), 0),
             lambda: traces(self.recording, residuals, rows, self.scale),
             lambda: ops.zeros((count,)),
         )
@@ -158,8 +155,8 @@ class Pass:
 
     def _added(self) -> list[Tensor]:
         """The value of the extra term, if there is one."""
-        extra = self.extra
-        return [] if extra is None else [ops.cast(self.recording.scalars[extra], "float32")]
+        found = () if self.extra is None else (self.recording.scalars[self.extra],)
+        return [ops.cast(value, "float32") for value in found]
 
     def _objectives(self) -> range:
         return range(len(self.losses))
@@ -175,13 +172,16 @@ class Pass:
         active = ops.isfinite(losses) & self.present
 
         def weigh() -> tuple[dict[int, Tensor], State]:
-            if self.settlement.method.constant:
-                return self._constant()
-            safe = ops.where(active, losses, 0.0)
-            weights, _, state = self.settlement.weigh(
-                safe, None, active, self.step, traces=self.traces
-            )
-            return self._cotangents(weights), state
+            constant = self.settlement.method.constant
+            safe, among = ops.where(active, losses, 0.0), active
+            if constant:  # then a backward pass may begin while other losses are computed
+                safe, among = ops.zeros_like(losses), self.present
+            given = safe, None, among, self.step
+            weights, _, state = self.settlement.weigh(*given, traces=self.traces)
+            found = self._cotangents(weights)
+            for t in self._objectives() if constant else ():
+                found[t] = ops.where(ops.isfinite(self.losses[t]), found[t], 0.0)
+            return found, state
 
         plain = self.settlement.method == _SUM  # Keras's own total, so that it is Keras's gradient
         cotangents, state = ({self.total: self.scale}, None) if plain else weigh()
@@ -201,15 +201,6 @@ class Pass:
         self.fine = fine
         blamed = fine | ~ops.all(active | ~self.present)
         return directions, active & blamed, unchanged
-
-    def _constant(self) -> tuple[dict[int, Tensor], State]:
-        """Weights that wait for no loss: one backward pass may begin while others are computed."""
-        none = ops.zeros((len(self.losses),))
-        weights, _, state = self.settlement.weigh(none, None, self.present, self.step)
-        cotangents = self._cotangents(weights)
-        for t, loss in enumerate(self.losses):
-            cotangents[t] = ops.where(ops.isfinite(loss), cotangents[t], 0.0)
-        return cotangents, state
 
     def _check_once(self) -> None:
         """Refuse an objective without a path; the other ways meet the question at every step."""
@@ -237,9 +228,8 @@ class Pass:
         again = ops.logical_and(ops.logical_not(due), ops.all(active))
 
         def recall() -> Outcome:
-            shared, private, state = self.settlement.weigh(
-                losses, None, active, self.step, traces=self.traces
-            )
+            given = losses, None, active, self.step
+            shared, private, state = self.settlement.weigh(*given, traces=self.traces)
             directions = self._reuse(shared, private)
             reached = [gradient for gradient in directions if gradient is not None]
             return directions, active & engine().finite([*self._added(), *reached]), state

@@ -37,19 +37,28 @@ def apply(
     if not optimizer.built:
         optimizer.build(variables)
     given, owners = present(gradients, variables)
-    if not tf.inside_function():
-        if accept:
-            optimizer.apply(given, owners)
+
+    def update() -> Tensor:
+        optimizer.apply(given, owners)
+        return tf.constant(True)
+
+    def skip(*_: Tensor) -> Tensor:
+        return tf.constant(False)
+
+    # An accumulating optimizer has a condition of its own, whose arithmetic TensorFlow would
+    # simplify in another way: the last bits would no longer be Keras's.
+    accumulates = getattr(optimizer, "gradient_accumulation_steps", None)
+    if accumulates or not tf.inside_function():
+        tf.cond(accept, update, skip)
         return
     # `tf.cond` would be taken apart into a switch for every tensor that goes in, and those cost
     # more than the update of a small layer. As a function of its own it is called or not.
-    update = tf.function(lambda: optimizer.apply(given, owners), autograph=False)
-    taken = update.get_concrete_function()
+    taken = tf.function(update, autograph=False).get_concrete_function()
     going_in = taken.captured_inputs
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in going_in]
-    skip = tf.function(lambda *_: None, input_signature=specs, autograph=False)
-    branches = {"then_branch": taken, "else_branch": skip.get_concrete_function()}
-    tf.raw_ops.If(cond=accept, input=going_in, Tout=[], output_shapes=[], **branches)
+    left = tf.function(skip, input_signature=specs, autograph=False).get_concrete_function()
+    branches = {"then_branch": taken, "else_branch": left}
+    tf.raw_ops.If(cond=accept, input=going_in, Tout=[tf.bool], output_shapes=[()], **branches)
 
 
 def prepare(model: Any) -> None:
