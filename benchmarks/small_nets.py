@@ -21,17 +21,19 @@ WIDTHS, BATCH = (64, 64, 64, 64), 64
 STEPS = 400  # an epoch: what Keras does at its end, 20 ms for 16 losses, shall not count as a step
 METHODS = ("upgrad", "nashmtl", "mgda")
 STEP = "tensorflow step"  # compiled, without what `fit` does around it
+XLA_STEP = "tensorflow step, XLA"  # the same with `compile(jit_compile=True)`
 ONE_BY_ONE, ONE_THREAD = "torchjd, chunks of 1", "torchjd, one thread"
 TORCHJD = ("torchjd", ONE_BY_ONE, ONE_THREAD)
-CONTENDERS = (*TORCHJD, "jax", "tensorflow", STEP)
+CONTENDERS = (*TORCHJD, "jax", "tensorflow", STEP, XLA_STEP)
 
 
 def polytape(name: str, method: str, tasks: int) -> Callable[[], float]:
     common.choose(name.split()[0])
     import polytape as pt
 
-    fit = common.Fit(pt.Model, WIDTHS, tasks, BATCH, STEPS, combine=method)
-    return common.compiled_step(fit) if name == STEP else fit
+    xla = True if name == XLA_STEP else "auto"  # which is none on a CPU
+    fit = common.Fit(pt.Model, WIDTHS, tasks, BATCH, STEPS, combine=method, jit_compile=xla)
+    return common.compiled_step(fit) if name in (STEP, XLA_STEP) else fit
 
 
 def torchjd(name: str, method: str, tasks: int) -> Callable[[], float]:

@@ -12,6 +12,7 @@ from polytape.engines import engine
 from polytape.stages.scopes import PerNetwork
 from polytape.training.functional import plain_functional
 from polytape.training.objectives.losses import Ledger
+from polytape.training.objectives.means import share
 from polytape.training.objectives.metrics import of_labels
 from polytape.training.objectives.objective import Objective
 from polytape.training.objectives.objectives import Objectives
@@ -114,6 +115,8 @@ class Trainer:
             given = x, y, sample_weight
             return loss_of_objectives(plan, plan.names, given, y_pred, training)
         plan.check_outputs(y_pred)
+        if share(self, y, y_pred, sample_weight):
+            plan.check_outputs(y_pred)  # forgets what that noted
         total = super().compute_loss(x, y, y_pred, sample_weight, training)  # type: ignore[misc]
         plan.complete(y_pred)
         return plan.whole(total, y_pred)

@@ -11,6 +11,7 @@ from polytape.contract import Tensor, did_you_mean
 from polytape.differentiation.gradients import check_scalar
 from polytape.training.objectives.labels import ELEMENTWISE, Labelled
 from polytape.training.objectives.losses import Parts, loss_parts, resolve_loss
+from polytape.training.objectives.means import Means
 from polytape.training.objectives.objective import Objective, Step
 from polytape.training.objectives.probabilities import Improbable, of_probabilities
 
@@ -44,7 +45,7 @@ class Objectives:
         # Read now: within a traced step the value of a variable is no number.
         self.starts = {name: objective.start for name, objective in self.given.items()}
         self._halves, self._samples = halves, samples
-        self.means = {name: keras.metrics.Mean(name=f"{name}_loss") for name in self.given}
+        self._means = Means([f"{name}_loss" for name in self.given])
         self.improbable = {
             name: Improbable(name, loss)
             for name, loss in self._losses.items()
@@ -94,7 +95,7 @@ class Objectives:
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         """What runs along with the epoch."""
-        return [*self.means.values(), *self.improbable.values()]
+        return [*self._means.metrics, *self.improbable.values()]
 
     # ------------------------------------------------------------------ as of a Ledger
 
@@ -130,11 +131,14 @@ class Objectives:
 
         batch  () int: the number of samples, the weight of a mean without labels
         """
+        seen = dict.fromkeys(self.given, (0.0, 0.0))
         for name, value in self._values.items():
             count = batch if value.labels is None else value.labels
-            weight = ops.where(value.present, ops.cast(count, "float32"), 0.0)
-            seen = ops.where(value.present, ops.cast(value.parts[0], "float32"), 0.0)
-            self.means[name].update_state(seen, weight)
+            numbers = value.parts[0], count
+            seen[name] = tuple(
+                ops.where(value.present, ops.cast(x, "float32"), 0.0) for x in numbers
+            )
+        self._means.add(*zip(*seen.values(), strict=True))
 
 
 class _Mode(keras.layers.Layer):
