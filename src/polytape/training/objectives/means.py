@@ -38,8 +38,10 @@ class Means:
     def note(self, place: int, value: Tensor, weight: Any) -> None:
         """Take the values one by one, in order, and add them when the last has come.
 
+        value   () as a rule; a loss of another shape is refused later, by its name
         weight  None, where Keras does not know the size of a batch beforehand, is 1
         """
+        value = ops.mean(value) if len(value.shape) else value
         self._waiting = [*self._waiting[:place], (value, 1 if weight is None else weight)]
         if len(self._waiting) == len(self.metrics):
             values, weights = zip(*self._waiting, strict=True)
