@@ -42,7 +42,8 @@ def apply(
         optimizer.apply(given, owners)
         return tf.constant(True)
 
-    def skip(*_: Tensor) -> Tensor:
+    def skip(*unused: Tensor) -> Tensor:
+        del unused
         return tf.constant(False)
 
     # An accumulating optimizer has a condition of its own, whose arithmetic TensorFlow would
