@@ -30,9 +30,8 @@ class Means:
         rows = []
         for row, value, weight in zip(ops.unstack(self._sums.value), values, weights, strict=True):
             value, weight = ops.cast(value, dtype), ops.cast(weight, dtype)
-            rows.append(
-                [row[0] + value * weight, row[1] + weight]
-            )  # as Keras does, to the last bit
+            # Number by number: all at once, XLA would round otherwise than for Keras's means.
+            rows.append([row[0] + value * weight, row[1] + weight])
         self._sums.assign(ops.stack([ops.stack(row) for row in rows]))
 
     def note(self, place: int, value: Tensor, weight: Any) -> None:
