@@ -5,9 +5,7 @@
 XLA counts the body of a loop once, whatever the number of turns. Loops of known length (the pieces
 of the Gramian, elimination in the solvers) are therefore unrolled for the count of operations.
 What remains in loops is the solvers' iterations: T x T algebra. Of a condition it counts the dearer
-branch, which for "sum" is the one taken only if something is not finite; the count of operations
-leaves that one out.
-Memory is that of the step as it runs, with loops and branches.
+branch. Memory is that of the step as it runs, with loops and branches.
 """
 
 import functools
@@ -42,13 +40,11 @@ def compiled(cls: type, tasks: int, **kwargs: Any) -> Any:
     return jax.jit(model.train_step, donate_argnums=0).lower(state, data).compile()
 
 
-def usual(function: Any) -> Any:
-    """`function` with loops of known length unrolled and every gradient taken to be finite."""
+def unrolled(function: Any) -> Any:
+    """`function` with loops of known length unrolled."""
     import jax
 
-    from polytape.training import backward
-
-    loop, either = jax.lax.fori_loop, backward.either
+    loop = jax.lax.fori_loop
 
     @functools.wraps(loop)
     def straight(lower: Any, upper: Any, body: Any, init: Any, **kwargs: Any) -> Any:
@@ -61,11 +57,10 @@ def usual(function: Any) -> Any:
 
     def call(*args: Any, **kwargs: Any) -> Any:
         jax.lax.fori_loop = straight
-        backward.either = lambda _fine, one, _other: one()
         try:
             return function(*args, **kwargs)
         finally:
-            jax.lax.fori_loop, backward.either = loop, either
+            jax.lax.fori_loop = loop
 
     return call
 
@@ -94,7 +89,7 @@ def main() -> None:
         plain = compiled(keras.Model, tasks)
         for method in ("sum", *METHODS):
             step = compiled(pt.Model, tasks, combine=method)
-            whole = flops(usual(compiled)(pt.Model, tasks, combine=method))
+            whole = flops(unrolled(compiled)(pt.Model, tasks, combine=method))
             memory, base = temporaries(step), temporaries(plain)
             against = whole / (flops(plain) if method == "sum" else floor)
             bound = base + (0 if method == "sum" else (tasks + 2) * size)

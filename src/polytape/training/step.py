@@ -7,7 +7,7 @@ from keras import ops
 
 from polytape.contract import Tensor
 from polytape.engines import engine
-from polytape.training.backward import Pass
+from polytape.training.backward import Recorded, backward
 from polytape.training.course import Course
 from polytape.training.objectives.values import Given, batch_size, scalars, training_loss
 from polytape.training.optimizers.division import several
@@ -49,16 +49,18 @@ def _advance(model: Any, given: Given, phase: int, repeat: int) -> tuple[Any, Te
     scale = ops.cast(optimizer.scale_loss(ops.ones(())), "float32")
     count = plan.clock.read() * plan.phases[phase].steps + repeat
     settings = course.routes, present, plan.rescales, plan.on_nonfinite == "isolate"
-    step = Pass(recording, settlement, variables, count, scale, *settings)
-    directions, active, state = step.run()
+    recorded = Recorded(recording, settlement, variables, count, scale, *settings)
+    directions, active, state, fine = backward(recorded)
     plan.verify(course, recording, directions)
     plan.tell()
-    accept, left_out = plan.accepts(active, present) & step.fine, present & ~active
+    accept, left_out = plan.accepts(active, present), present & ~active
+    if fine is not None:
+        accept = accept & fine
     if plan.rescales:
         # A gradient that overflows where its loss does not is the loss scale's doing: hand the
         # overflow on, and the optimizer skips the step and lowers its scale.
-        overflow = step.finite_losses() & left_out
-        left_out = present & ~step.finite_losses()
+        overflow = recorded.finite_losses() & left_out
+        left_out = present & ~recorded.finite_losses()
         reached = [gradient for gradient in directions if gradient is not None]
         accept = accept & ~ops.any(overflow) & engine().finite(reached)
         directions = _poisoned_unless(accept, directions)
@@ -68,8 +70,8 @@ def _advance(model: Any, given: Given, phase: int, repeat: int) -> tuple[Any, Te
     if settlement.second_look:
         changing = [*model.non_trainable_variables, *model.metrics_variables]
         after = engine().aside(lambda: forward()[0][: len(settlement.names)], changing)
-        settlement.look_again(step.losses, after, active, accept)
-    return outputs, recording.scalars[step.total]
+        settlement.look_again(recorded.losses, after, active, accept)
+    return outputs, recording.scalars[recorded.total]
 
 
 def _apply(

@@ -47,7 +47,7 @@ def loss_of_objectives(
 
 
 def scalars(plan: Any, course: Course, total: Tensor) -> list[Tensor]:
-    """What a `Pass` differentiates: the losses just noted and what else the method needs.
+    """What a step differentiates: the losses just noted and what else the method needs.
 
     ValueError if it needs halves or samples, and the objective is not a loss of its own.
     """

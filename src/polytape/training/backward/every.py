@@ -1,0 +1,57 @@
+"""The evidence in full: one backward pass per objective."""
+
+from polytape.contract import Tensor
+from polytape.differentiation.connectivity import Connectivity
+from polytape.differentiation.jacobian import Gradients, Table, mean_rows
+from polytape.differentiation.measured import Measured
+from polytape.engines import engine
+from polytape.training.backward.outcome import Outcome
+from polytape.training.backward.recorded import Recorded
+
+
+def every(recorded: Recorded) -> Outcome:
+    """Directions from new evidence, measured where the user asked for it."""
+    if recorded.recording.measure != "parameters":
+        return _measured(recorded)
+    count, first = len(recorded.losses), recorded.total + 1
+
+    def rows(start: int) -> Table:
+        return recorded.routed.rows(start, recorded.scale)
+
+    if not recorded.settlement.halves:
+        return settled(recorded, rows(0))
+    halves = rows(first), rows(first + count)
+    return settled(recorded, mean_rows(*halves), halves)
+
+
+def settled(recorded: Recorded, rows: Table, halves: tuple[Table, Table] | None = None) -> Outcome:
+    """Directions from the gradients of all objectives, or of those of a turn and zeros."""
+    settlement = recorded.settlement
+    joint = settlement.private == "joint"
+    connectivity = Connectivity.seen(settlement.names, recorded.paths, rows, joint)
+    connectivity.check()
+    settlement.reach = connectivity.reach
+    given = recorded.named_losses, rows, connectivity, recorded.scale
+    if recorded.extra is None:
+        return _settle(recorded, Gradients(*given, halves=halves))
+    extra = recorded.routed.pull({recorded.extra: recorded.scale})
+    sound = engine().finite([*recorded.added, *(g for g in extra if g is not None)])
+    found = _settle(recorded, Gradients(*given, extra, halves))
+    return found._replace(active=found.active & sound)  # it belongs to every objective
+
+
+def _measured(recorded: Recorded) -> Outcome:
+    """One backward pass per objective as far as the marked tensors, then one for all."""
+    connectivity = recorded.connectivity()
+    connectivity.check()
+    given = recorded.recording, connectivity, recorded.scale, recorded.extra
+    gradients = Measured(recorded.named_losses, *given)
+    found = _settle(recorded, gradients)
+    taken: Tensor = gradients.taken
+    return found._replace(active=found.active & taken)
+
+
+def _settle(recorded: Recorded, gradients: Gradients) -> Outcome:
+    given = recorded.present, recorded.step, recorded.traces
+    directions, _, active, state = recorded.settlement.settle(gradients, *given)
+    return Outcome(directions, active, state)

@@ -1,0 +1,39 @@
+"""What the backward side of a step comes to, and a choice between two ways to come by it."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from polytape.contract import State, Tensor
+
+
+class Outcome(NamedTuple):
+    """Update directions by variable, and what must happen besides.
+
+    directions  None where no objective reaches the variable
+    active      (T,) bool: objectives that are in them
+    state       of the method, for the next step
+    fine        () bool: whether they may be applied at all; None for yes
+    """
+
+    directions: list[Tensor | None]
+    active: Tensor
+    state: State
+    fine: Tensor | None = None
+
+
+def either(first: Tensor, one: Callable[[], Outcome], other: Callable[[], Outcome]) -> Outcome:
+    """One of two outcomes of the same structure, both fine; only the chosen one is computed."""
+    layout: list[Any] = []
+
+    def flat(outcome: Outcome) -> list[Tensor]:
+        layout[:] = [[gradient is not None for gradient in outcome.directions], outcome.state]
+        reached = [gradient for gradient in outcome.directions if gradient is not None]
+        return [*reached, outcome.active, *keras.tree.flatten(outcome.state)]
+
+    results = list(ops.cond(first, lambda: flat(one()), lambda: flat(other())))
+    present, state = layout
+    directions = [results.pop(0) if there else None for there in present]
+    return Outcome(directions, results[0], keras.tree.pack_sequence_as(state, results[1:]))

@@ -1,0 +1,40 @@
+"""Methods that look at the gradients now and then, and keep their weights in between."""
+
+from keras import ops
+
+from polytape.contract import Tensor
+from polytape.differentiation.passes import Directions, at_once
+from polytape.engines import engine
+from polytape.training.backward.every import every
+from polytape.training.backward.outcome import Outcome, either
+from polytape.training.backward.recorded import Recorded
+
+
+def periodic(recorded: Recorded) -> Outcome:
+    """All gradients when they are due, else the last weights and one backward pass."""
+    settlement, losses = recorded.settlement, recorded.loss_vector
+    active = recorded.finite_losses() & recorded.present
+    due = ops.equal(ops.mod(ops.cast(recorded.step, "int32"), settlement.period), 0)
+    again = ops.logical_and(ops.logical_not(due), ops.all(active))
+
+    def recall() -> Outcome:
+        given = losses, None, active, recorded.step
+        shared, private, state = settlement.weigh(*given, traces=recorded.traces)
+        directions = _weighted(recorded, shared, private)
+        reached = [gradient for gradient in directions if gradient is not None]
+        return Outcome(directions, active & engine().finite([*recorded.added, *reached]), state)
+
+    return either(again, recall, lambda: every(recorded))
+
+
+def _weighted(recorded: Recorded, shared: Tensor, private: Tensor) -> Directions:
+    """Directions for weights known beforehand: private variables are differentiated apart."""
+    own = recorded.settlement.private == "own"
+    apart = set(recorded.connectivity().private) if own else set()
+    together = set(range(len(recorded.paths))) - apart
+    parts = [
+        part
+        for weights, among in ((shared, together), (private, apart))
+        for part in recorded.routed.parts(recorded.cotangents(weights), among)
+    ]
+    return at_once(recorded.recording, parts, len(recorded.paths))

@@ -1,0 +1,97 @@
+"""One recorded forward pass of a training step, and what is known about it."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from keras import ops
+
+from polytape.contract import Tensor
+from polytape.differentiation.connectivity import Connectivity
+from polytape.differentiation.jacobian import path_of
+from polytape.engines import Recording
+from polytape.settlement import Settlement
+from polytape.training.backward.traces import traces
+from polytape.training.routing.routed import Routed
+from polytape.training.routing.routes import Routes
+
+
+class Recorded:
+    """A recording of T objectives' losses, ready to be differentiated.
+
+    The recording's scalars are the T weighted losses, then the extra term (add_loss and weight
+    regularisers, added to the combination as it is) if there is one, then their total, and for
+    methods that need them the losses of the first and of the second half of the batch, and T
+    vectors, the residuals of its first samples.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        settlement: Settlement,
+        variables: Sequence[Any],
+        step: Tensor,
+        scale: Tensor,
+        routes: Routes,
+        present: Tensor,
+        rescales: bool = False,
+        isolate: bool = False,
+    ) -> None:
+        """routes  which variables each objective may train
+
+        present   (T,) bool: objectives that are active in this step
+        rescales  whether the optimizer looks for overflow itself (loss scaling)
+        isolate   whether a pass over all objectives at once is taken apart if not finite
+        """
+        self.recording, self.settlement, self.rescales = recording, settlement, rescales
+        self.routed, self.present = Routed(recording, routes), present
+        self.paths = tuple(path_of(variable) for variable in variables)
+        self.step, self.scale, self.isolate = step, scale, isolate
+        count = len(settlement.names)
+        self.objectives = range(count)
+        self.losses = list(recording.scalars[:count])
+        whole = len(recording.scalars) - count * (2 * settlement.halves + bool(settlement.samples))
+        self.extra = count if whole == count + 2 else None
+        self.total = whole - 1
+        self.traces = self._traces() if settlement.samples else None
+
+    @cached_property
+    def loss_vector(self) -> Tensor:
+        """(T,) float32."""
+        return ops.cast(ops.stack(self.losses), "float32")
+
+    @property
+    def named_losses(self) -> dict[str, Tensor]:
+        return dict(zip(self.settlement.names, self.losses, strict=True))
+
+    @property
+    def added(self) -> list[Tensor]:
+        """The value of the extra term, if there is one."""
+        found = () if self.extra is None else (self.recording.scalars[self.extra],)
+        return [ops.cast(value, "float32") for value in found]
+
+    def finite_losses(self) -> Tensor:
+        """(T,) bool."""
+        return ops.isfinite(self.loss_vector)
+
+    def cotangents(self, weights: Tensor) -> dict[int, Tensor]:
+        """The seeds of one backward pass for (T,) weights; the extra term counts once."""
+        found = dict(enumerate(ops.unstack(weights * self.scale)))
+        return found if self.extra is None else {**found, self.extra: self.scale}
+
+    def connectivity(self) -> Connectivity:
+        """Which objective reaches which variable, before anything is differentiated."""
+        reach = self.settlement.reach = self.routed.reach()
+        joint = self.settlement.private == "joint"
+        return Connectivity(self.settlement.names, self.paths, reach, joint)
+
+    def _traces(self) -> Tensor:
+        """(T,): measured now and then, zero in between."""
+        count, pulled = len(self.losses), len(self.recording.scalars)
+        residuals = range(pulled - count, pulled)
+        rows = [self.routed.routes.row(t) for t in self.objectives]
+        return ops.cond(
+            ops.equal(ops.mod(ops.cast(self.step, "int32"), self.settlement.sampling), 0),
+            lambda: traces(self.recording, residuals, rows, self.scale),
+            lambda: ops.zeros((count,)),
+        )
