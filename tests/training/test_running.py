@@ -8,6 +8,8 @@ import pytest
 from keras import ops
 
 import polytape as pt
+from polytape.training import trainer
+from polytape.training.step import train_step
 from small import LOSSES, Array, arrays, assert_same, data, model
 
 BACKEND = keras.backend.backend()
@@ -118,3 +120,27 @@ def test_arrays_of_a_step_are_not_searched_for_variables() -> None:
     net.compile(keras.optimizers.SGD(0.05), LOSSES)
     net.fit(X, Y, batch_size=8, verbose=0, callbacks=[Look()])
     assert kinds == {dict}  # not a TrackedDict
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="Keras builds everything before the first step")
+@pytest.mark.parametrize("networks", [False, True])
+def test_a_step_is_traced_once(networks: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables made within would cost a second trace. Fails if Keras builds by other means."""
+    traced = []
+
+    def counted(*args: object) -> object:
+        traced.append(args)
+        return train_step(*args)
+
+    monkeypatch.setattr(trainer, "train_step", counted)
+    if networks:
+        parts = {"body": keras.layers.Dense(2), "head": keras.layers.Dense(1)}  # not built
+        net = pt.Model(networks=parts, forward=lambda n, x: {"a": n["head"](n["body"](x))})
+        targets = {"objectives": [pt.Objective("a", "mse")], "combine": "dwa", "verbose": 0}
+        optimizer = {"body": "adam", "*": keras.optimizers.SGD(0.05, momentum=0.9)}
+    else:
+        net, targets, optimizer = model(), {"loss": LOSSES, "combine": "pcgrad"}, "adam"
+    net.compile(optimizer, metrics={"a": ["mae"]}, **targets)
+    y = {"a": Y["a"]} if networks else Y
+    net.fit(X, y, batch_size=5, epochs=2, verbose=0)
+    assert len(traced) == 1

@@ -7,7 +7,7 @@ from keras import ops
 
 from polytape.contract import Tensor
 from polytape.engines import engine
-from polytape.training.backward import Recorded, backward
+from polytape.training.backward import Outcome, Recorded, backward
 from polytape.training.course import Course
 from polytape.training.objectives.values import Given, batch_size, scalars, training_loss
 from polytape.training.optimizers.division import several
@@ -50,12 +50,32 @@ def _advance(model: Any, given: Given, phase: int, repeat: int) -> tuple[Any, Te
     count = plan.clock.read() * plan.phases[phase].steps + repeat
     settings = course.routes, present, plan.rescales, plan.on_nonfinite == "isolate"
     recorded = Recorded(recording, settlement, variables, count, scale, *settings)
-    directions, active, state, fine = backward(recorded)
-    plan.verify(course, recording, directions)
+    outcome = backward(recorded)
+    plan.verify(course, recording, outcome.directions)
     plan.tell()
+    directions, accept, left_out = _judged(plan, recorded, outcome)
+    active = outcome.active
+    settlement.state.write(outcome.state, accept)
+    plan.dropped.update_state(course.spread(left_out, len(plan.names)), present)
+    _apply(model, course, directions, active, ops.logical_or(accept, plan.rescales))
+    if settlement.second_look:
+        changing = [*model.non_trainable_variables, *model.metrics_variables]
+        after = engine().aside(lambda: forward()[0][: len(settlement.names)], changing)
+        settlement.look_again(recorded.losses, after, active, accept)
+    return outputs, recording.scalars[recorded.total]
+
+
+def _judged(
+    plan: Any, recorded: Recorded, outcome: Outcome
+) -> tuple[list[Tensor | None], Tensor, Tensor]:
+    """Directions for the optimizer, () bool whether it is to apply them, (T,) bool: left out."""
+    directions, active, _, fine = outcome
+    present = recorded.present
     accept, left_out = plan.accepts(active, present), present & ~active
     if fine is not None:
         accept = accept & fine
+        # Where all losses are finite it is not known which of the gradients is not.
+        left_out = left_out | (present & ~(fine | ops.any(left_out)))
     if plan.rescales:
         # A gradient that overflows where its loss does not is the loss scale's doing: hand the
         # overflow on, and the optimizer skips the step and lowers its scale.
@@ -64,14 +84,7 @@ def _advance(model: Any, given: Given, phase: int, repeat: int) -> tuple[Any, Te
         reached = [gradient for gradient in directions if gradient is not None]
         accept = accept & ~ops.any(overflow) & engine().finite(reached)
         directions = _poisoned_unless(accept, directions)
-    settlement.state.write(state, accept)
-    plan.dropped.update_state(course.spread(left_out, len(plan.names)), present)
-    _apply(model, course, directions, active, ops.logical_or(accept, plan.rescales))
-    if settlement.second_look:
-        changing = [*model.non_trainable_variables, *model.metrics_variables]
-        after = engine().aside(lambda: forward()[0][: len(settlement.names)], changing)
-        settlement.look_again(recorded.losses, after, active, accept)
-    return outputs, recording.scalars[recorded.total]
+    return directions, accept, left_out
 
 
 def _apply(

@@ -1,8 +1,10 @@
 """What a training step changes, and how it is run."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from polytape.engines.absent import present
@@ -75,5 +77,24 @@ def recover(kept: None) -> None:
 
 
 def train_step(model: Any, step: Callable[[Any], Any], data: Any) -> Any:
-    del model
+    if tf.inside_function():
+        _build(model, data)
     return step(data)
+
+
+def _build(model: Any, data: Any) -> None:
+    """Make the variables of model, metrics and optimizer before the step, if that is possible.
+
+    Where a step makes some, TensorFlow traces it twice. By the means with which Keras does the same
+    on other backends; where they fail the step does it, and says what is wrong.
+    """
+    leaves = [leaf for leaf in keras.tree.flatten(data) if leaf is not None]
+    if not all(isinstance(leaf, tf.Tensor) for leaf in leaves):
+        return  # ragged or sparse
+    with contextlib.suppress(Exception), tf.init_scope(), tf.variable_creator_scope(_unlifted):
+        model._symbolic_build(data_batch=data)
+
+
+def _unlifted(create: Callable[..., Any], **kwargs: Any) -> Any:
+    """A variable that the function being traced need not initialize."""
+    return create(**{**kwargs, "experimental_enable_variable_lifting": False})

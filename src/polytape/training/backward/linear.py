@@ -35,8 +35,7 @@ def linear(recorded: Recorded) -> Outcome:
 
     if recorded.isolate:
         return either(fine, lambda: Outcome(directions, active, state), isolated)
-    blamed = fine | ~ops.all(active | ~present)
-    return Outcome(directions, active & blamed, state, fine)
+    return Outcome(directions, active, state, fine)
 
 
 def _check(recorded: Recorded) -> None:

@@ -15,7 +15,7 @@ class Outcome(NamedTuple):
     directions  None where no objective reaches the variable
     active      (T,) bool: objectives that are in them
     state       of the method, for the next step
-    fine        () bool: whether they may be applied at all; None for yes
+    fine        () bool: whether all of them are finite; None if `active` says what is
     """
 
     directions: list[Tensor | None]
