@@ -49,25 +49,11 @@ def _check(recorded: Recorded) -> None:
 def _weigh(recorded: Recorded, active: Tensor) -> tuple[_Seeds, State]:
     """The seeds of the backward pass, and the method's next state."""
     settlement, losses = recorded.settlement, recorded.loss_vector
-    if settlement.method.constant:
-        return _weigh_unseen(recorded)
+    if settlement.method.constant:  # no backward pass waits for the values of the losses
+        losses, active = ops.zeros_like(losses), recorded.present
     given = ops.where(active, losses, 0.0), None, active, recorded.step
     weights, _, state = settlement.weigh(*given, traces=recorded.traces)
     return recorded.cotangents(weights), state
-
-
-def _weigh_unseen(recorded: Recorded) -> tuple[_Seeds, State]:
-    """The same for constant weights: a loss is asked for its finiteness only, by its own seed.
-
-    So its backward pass may begin while other losses are still being computed.
-    """
-    unseen = ops.zeros_like(recorded.loss_vector)
-    given = unseen, None, recorded.present, recorded.step
-    weights, _, state = recorded.settlement.weigh(*given, traces=recorded.traces)
-    seeds = recorded.cotangents(weights)
-    for t, loss in zip(recorded.objectives, recorded.losses, strict=True):
-        seeds[t] = ops.where(ops.isfinite(loss), seeds[t], 0.0)
-    return seeds, state
 
 
 def _one_by_one(
