@@ -85,14 +85,27 @@ def train_step(model: Any, step: Callable[[Any], Any], data: Any) -> Any:
 def _build(model: Any, data: Any) -> None:
     """Make the variables of model, metrics and optimizer before the step, if that is possible.
 
-    Where a step makes some, TensorFlow traces it twice. By the means with which Keras does the same
-    on other backends; where they fail the step does it, and says what is wrong.
+    Where a step makes some, TensorFlow traces it twice. So the forward side is traced alone, and
+    thrown away; where that fails the step makes its variables itself, or says what is wrong.
     """
     leaves = [leaf for leaf in keras.tree.flatten(data) if leaf is not None]
-    if not all(isinstance(leaf, tf.Tensor) for leaf in leaves):
-        return  # ragged or sparse
+    if model.optimizer.built or not all(isinstance(leaf, tf.Tensor) for leaf in leaves):
+        return  # nothing to make; or ragged and sparse data
+
+    def forward(*tensors: Tensor) -> None:
+        given = iter(tensors)
+        filled = [None if leaf is None else next(given) for leaf in keras.tree.flatten(data)]
+        batch = keras.tree.pack_sequence_as(data, filled)
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
+        with keras.StatelessScope():
+            y_pred = model.plan.forward(x)
+            model.compute_loss(x, y, y_pred, sample_weight)
+            model.compute_metrics(x, y, y_pred, sample_weight)
+
+    specs = [tf.TensorSpec(leaf.shape, leaf.dtype) for leaf in leaves]
     with contextlib.suppress(Exception), tf.init_scope(), tf.variable_creator_scope(_unlifted):
-        model._symbolic_build(data_batch=data)
+        tf.function(forward, autograph=False).get_concrete_function(*specs)
+        model.optimizer.build(model.trainable_variables)
 
 
 def _unlifted(create: Callable[..., Any], **kwargs: Any) -> Any:
