@@ -144,3 +144,23 @@ def test_a_step_is_traced_once(networks: bool, monkeypatch: pytest.MonkeyPatch) 
     y = {"a": Y["a"]} if networks else Y
     net.fit(X, y, batch_size=5, epochs=2, verbose=0)
     assert len(traced) == 1
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="Keras builds in inference mode there")
+def test_a_layer_that_only_training_uses() -> None:
+    class Net(pt.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.norm = keras.layers.Dense(1), keras.layers.BatchNormalization()
+
+        def build(self, shape: tuple[int | None, ...]) -> None:
+            del shape
+
+        def call(self, x: object, training: bool = False) -> dict[str, object]:
+            return {"a": self.head(self.norm(x, training=True) if training else x)}
+
+    net = Net()
+    net.compile("adam", {"a": "mse"}, combine="pcgrad")
+    net.fit(X, {"a": Y["a"]}, batch_size=8, verbose=0)
+    assert net.norm.built
+    assert len(net.optimizer.variables) == 2 + 2 * len(net.trainable_variables) == 10
