@@ -16,6 +16,7 @@ from polytape.problems.batches import Batches, mean_loss, rows
 from polytape.problems.problem import Data, Problem, count
 
 PROBE = 256  # examples on which the conflict is measured
+LARGEST = 512  # batch in validation
 
 
 def compare(
@@ -122,6 +123,7 @@ class _Training:
 
     def _fit(self, method: Method, seed: int, record: "_Record") -> None:
         x_train, y_train, x_val, y_val = self.data
+        tested = count(x_val)
         keras.utils.clear_session()
         keras.utils.set_random_seed(seed)
         inputs, outputs = self.problem.build()
@@ -139,7 +141,7 @@ class _Training:
             Batches(x_train, y_train, self.plan.batch_size, seed),
             epochs=self.plan.epochs,
             validation_data=(x_val, y_val),
-            validation_batch_size=512,
+            validation_batch_size=-(-tested // -(-tested // LARGEST)),  # of one size, if possible
             callbacks=[record],
             verbose=0,
         )
@@ -166,7 +168,6 @@ class _Record(keras.callbacks.Callback):
         self.cosines: list[list[list[float]]] = []
         self.norms: list[list[float]] = []
         self.step_seconds: list[float] = []
-        self._steps = -(-count(training.data[0]) // training.plan.batch_size)
         self._begun = 0.0
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -176,7 +177,7 @@ class _Record(keras.callbacks.Callback):
     def on_test_begin(self, logs: Any = None) -> None:
         del logs
         # Validation begins where training ends; Keras has fetched the losses by then.
-        self.step_seconds.append((time.perf_counter() - self._begun) / self._steps)
+        self.step_seconds.append((time.perf_counter() - self._begun) / self.params["steps"])
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         numbers = {key: float(value) for key, value in (logs or {}).items()}

@@ -96,25 +96,32 @@ def test_refuses_data_of_other_form_or_length():
         Problem(**fields(data=lambda: (x, y["east"], x_val, y_val))).load_data()
 
 
-def test_batches_follow_the_seed_and_cover_every_example():
+def test_batches_follow_the_seed_and_see_every_example_in_time():
     x, y = np.arange(10), {"a": np.arange(10) * 2}
 
     def epochs(seed):
         batches = Batches(x, y, 4, seed)
         found = []
-        for _ in range(2):
+        for _ in range(8):
             found.append(np.concatenate([batches[i][0] for i in range(len(batches))]))
             batches.on_epoch_end()
         return found
 
-    first, second = epochs(0)
-    np.testing.assert_array_equal(np.sort(first), x)
-    assert not np.array_equal(first, second)
-    np.testing.assert_array_equal(epochs(0), [first, second])
-    assert not np.array_equal(epochs(1)[0], first)
-    batch_x, batch_y = Batches(x, y, 4, 0)[2]
+    found = epochs(0)
+    assert all(len(set(epoch.tolist())) == 8 for epoch in found)  # two batches, none twice
+    assert {*np.concatenate(found).tolist()} == {*x.tolist()}
+    assert not np.array_equal(found[0], found[1])
+    np.testing.assert_array_equal(epochs(0), found)
+    assert not np.array_equal(epochs(1)[0], found[0])
+    batch_x, batch_y = Batches(x, y, 4, 0)[1]
     np.testing.assert_array_equal(batch_y["a"], 2 * batch_x)
-    assert len(batch_x) == 2
+    assert len(batch_x) == 4
+
+
+def test_batches_of_few_examples_hold_them_all():
+    batches = Batches(np.arange(3), {"a": np.arange(3)}, 4, 0)
+    assert len(batches) == 1
+    assert len(batches[0][0]) == 3
 
 
 def test_a_loss_leaves_out_examples_without_label():

@@ -10,7 +10,11 @@ from polytape.problems.problem import count
 
 
 class Batches(keras.utils.PyDataset):
-    """Shuffled batches whose order depends on the seed alone, on every backend."""
+    """Shuffled batches of one size, whose order depends on the seed alone, on every backend.
+
+    Examples that are left over are not seen in that epoch: JAX would compile the step for them once
+    more.
+    """
 
     def __init__(self, x: Any, y: dict[str, Any], batch_size: int, seed: int) -> None:
         super().__init__()
@@ -20,7 +24,7 @@ class Batches(keras.utils.PyDataset):
         self.order = self._random.permutation(self._examples)
 
     def __len__(self) -> int:
-        return -(-self._examples // self.batch_size)
+        return max(1, self._examples // self.batch_size)
 
     def __getitem__(self, index: int) -> tuple[Any, dict[str, Any]]:
         chosen = self.order[index * self.batch_size : (index + 1) * self.batch_size]
