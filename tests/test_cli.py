@@ -207,6 +207,18 @@ def test_says_what_to_install(fresh, monkeypatch, asked, text):
         startup.choose_backend(training=True)
 
 
+@pytest.mark.parametrize("asked", ["", "numpy"])
+@pytest.mark.parametrize(
+    ("there", "chosen"), [(("tensorflow", "jax"), "numpy"), (("torch",), "torch")]
+)
+def test_lists_with_numpy_where_it_works(fresh, monkeypatch, asked, there, chosen):
+    """Keras's NumPy backend imports JAX."""
+    monkeypatch.setenv("KERAS_BACKEND", asked)
+    fresh(*there)
+    startup.choose_backend(training=False)
+    assert os.environ["KERAS_BACKEND"] == chosen
+
+
 def test_native_noise_is_dropped_and_python_messages_are_kept():
     code = (
         "import os, sys\n"

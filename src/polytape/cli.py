@@ -112,21 +112,23 @@ def list_methods(
     out: Annotated[Path | None, typer.Option(help="Write all of them as a Markdown page.")] = None,
 ) -> None:
     """List the methods: what each costs, promises and keeps; or print one in full."""
-    choose_backend(training=False)
-    from polytape.catalogue import find
-    from polytape.catalogue.listing import entry, listing
-    from polytape.reports import methods
+    try:
+        with quiet_frameworks():
+            choose_backend(training=False)
+            from polytape.catalogue import find
+            from polytape.catalogue.listing import entry, listing
+            from polytape.reports import methods
 
+            found = [entry(find(name))] if name else listing()
+    except (ImportError, ValueError) as error:
+        _refuse(str(error))
     if name:
-        try:
-            typer.echo(methods.specification(entry(find(name))))
-        except ValueError as error:
-            _refuse(str(error))
+        typer.echo(methods.specification(found[0]))
     elif out is not None:
-        out.write_text(methods.page(listing()), encoding="utf-8")
+        out.write_text(methods.page(found), encoding="utf-8")
         typer.echo(f"Written to {out}.")
     else:
-        console.print(methods.terminal(listing(), console.width))
+        console.print(methods.terminal(found, console.width))
 
 
 # --------------------------------------------------------------------------- before training

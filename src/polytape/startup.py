@@ -18,22 +18,23 @@ def choose_backend(*, training: bool) -> None:
     """Settle `KERAS_BACKEND` before Keras is imported, and say so if there is none.
 
     The user's variable comes first, then keras.json, then the first framework that is installed.
+    Without training, NumPy starts fastest; Keras's needs JAX to be installed, too.
     Errors: ValueError with the remedy if there is none that can train.
     """
     if "keras" in sys.modules:
         return
-    asked = os.environ.get("KERAS_BACKEND")
-    if not training:
-        os.environ["KERAS_BACKEND"] = asked or "numpy"  # nothing is trained: start fast
+    asked = os.environ.get("KERAS_BACKEND") or None
+    if not training and asked in (None, "numpy") and _installed("jax"):
+        os.environ["KERAS_BACKEND"] = "numpy"
         return
-    if asked == "numpy":
+    if asked == "numpy" and training:
         raise ValueError("KERAS_BACKEND=numpy cannot train. Set it to tensorflow, jax or torch.")
-    if asked and not _installed(asked):
+    if asked not in (None, "numpy") and not _installed(asked):
         raise ValueError(
             f"KERAS_BACKEND={asked}, but {asked} is not installed. "
             f'Install it: pip install "polytape[{asked}]", or unset KERAS_BACKEND.'
         )
-    preferred = asked or _configured()
+    preferred = asked or _configured()  # without JAX "numpy" counts as nothing said
     usable = [name for name in (preferred, *BACKENDS) if name in BACKENDS and _installed(name)]
     if not usable:
         raise ValueError(
