@@ -120,7 +120,9 @@ def list_methods(
             from polytape.reports import methods
 
             found = [entry(find(name))] if name else listing()
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
+        _refuse(f"{error}. {REMEDY}")
+    except ValueError as error:
         _refuse(str(error))
     if name:
         typer.echo(methods.specification(found[0]))

@@ -92,19 +92,19 @@ def _build(model: Any, data: Any) -> None:
     if model.optimizer.built or not all(isinstance(leaf, tf.Tensor) for leaf in leaves):
         return  # nothing to make; or ragged and sparse data
 
-    def forward(*tensors: Tensor) -> None:
-        given = iter(tensors)
-        filled = [None if leaf is None else next(given) for leaf in keras.tree.flatten(data)]
-        batch = keras.tree.pack_sequence_as(data, filled)
+    def forward(batch: Any) -> None:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
         with keras.StatelessScope():
             y_pred = model.plan.forward(x)
             model.compute_loss(x, y, y_pred, sample_weight)
             model.compute_metrics(x, y, y_pred, sample_weight)
 
-    specs = [tf.TensorSpec(leaf.shape, leaf.dtype) for leaf in leaves]
+    def spec(leaf: Tensor | None) -> Any:
+        return None if leaf is None else tf.TensorSpec(leaf.shape, leaf.dtype)
+
     with contextlib.suppress(Exception), tf.init_scope(), tf.variable_creator_scope(_unlifted):
-        tf.function(forward, autograph=False).get_concrete_function(*specs)
+        specs = keras.tree.map_structure(spec, data)
+        tf.function(forward, autograph=False).get_concrete_function(specs)
         model.optimizer.build(model.trainable_variables)
 
 
