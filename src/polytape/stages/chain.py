@@ -80,11 +80,12 @@ class Chain(Method):
         )
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
-        total: Any = 1.0
-        states = []
-        for index, (stage, inner) in enumerate(zip(self.stages, state, strict=True)):
-            weights, inner = ask(stage, evidence.reseeded(index), inner)
+        weights, first = ask(self.stages[0], evidence, state[0])
+        total, states = weights, [first]
+        rest = zip(self.stages[1:], state[1:], strict=True)
+        for index, (stage, inner) in enumerate(rest, start=1):
             evidence = evidence.scaled(weights)
+            weights, inner = ask(stage, evidence.reseeded(index), inner)
             total = total * weights
             states.append(inner)
         return total, tuple(states)

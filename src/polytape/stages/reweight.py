@@ -54,14 +54,14 @@ class Reweight(Method):
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
         check_names(self.weights, evidence.names)
-        columns = []
-        for index, name in enumerate(evidence.names):
-            weight = self.weights.get(name)
-            value = state["reweight"][index]
-            if isinstance(weight, LearningRateSchedule):
-                value = weight(evidence.step)
-            columns.append(ops.cast(value, "float32"))
-        return ops.stack(columns), state
+        numbers = ops.convert_to_tensor(state["reweight"])
+        given = [self.weights.get(name) for name in evidence.names]
+        schedules = [w if isinstance(w, LearningRateSchedule) else None for w in given]
+        if not any(schedules):
+            return numbers, state
+        rates = [ops.cast(w(evidence.step) if w else 0.0, "float32") for w in schedules]
+        scheduled = ops.convert_to_tensor([w is not None for w in schedules])
+        return ops.where(scheduled, ops.stack(rates), numbers), state
 
 
 def check_names(named: Mapping[str, Any], names: tuple[str, ...]) -> None:

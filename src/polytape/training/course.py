@@ -16,6 +16,8 @@ from polytape.settlement.state import StateVariables
 from polytape.stages.chain import Chain
 from polytape.stages.reweight import Reweight
 from polytape.training.objectives.objective import Objective
+from polytape.training.optimizers.division import several
+from polytape.training.routing.bonds import Bond, bonds, undivided
 from polytape.training.routing.routes import Routes
 
 
@@ -23,13 +25,15 @@ from polytape.training.routing.routes import Routes
 class Course:
     """What a phase does in every step.
 
-    names  its T objectives;  among  their places among all
+    names  its T objectives;  among  their places among all;  bonds  which of them stand or fall
+    together in the one backward pass of a method that needs no more
     """
 
     names: tuple[str, ...]
     among: tuple[int, ...]
     settlement: Settlement
     routes: Routes
+    bonds: tuple[Bond, ...]
 
     def spread(self, values: Tensor, count: int) -> Tensor:
         """(T,) bool of its objectives as (count,) of all, false for the others."""
@@ -97,8 +101,16 @@ def chart(plan: Any, saved: Iterator[Any] | None) -> list[Course]:
         settings = plan.private, plan.seed, saved, sizes, networks
         settlement = Settlement(method, names, paths, keras.Variable, *settings)
         among = tuple(plan.names.index(name) for name in names)
-        found.append(Course(names, among, settlement, routes))
+        found.append(Course(names, among, settlement, routes, _bonds(plan, routes)))
     return found
+
+
+def _bonds(plan: Any, routes: Routes) -> tuple[Bond, ...]:
+    """Parts of a step that can go on without the others: none where it goes on as a whole."""
+    optimizers = several(plan.model.optimizer)
+    if optimizers is None or plan.rescales or plan.on_nonfinite in ("skip", "isolate"):
+        return undivided(*routes.allowed.shape)
+    return bonds(routes.allowed, optimizers.owners or ())
 
 
 def weighted(method: Method, given: Sequence[Objective], starts: Mapping[str, Any]) -> Method:

@@ -20,8 +20,12 @@ class Dropped(keras.metrics.Metric):
         self.names = tuple(names)
         self.counts = self.add_variable((len(names) + 1,), initializer="zeros", name="counts")
 
-    def update_state(self, dropped: Tensor, present: Tensor) -> None:
-        idle = ops.reshape(~ops.any(present), (1,))
+    def update_state(self, dropped: Tensor, present: Tensor | None) -> None:
+        """dropped, present: (T,) bool; None: all objectives are present."""
+        if present is None:
+            idle = ops.zeros((1,), "bool")
+        else:
+            idle = ops.reshape(~ops.any(present), (1,))
         self.counts.assign_add(ops.cast(ops.concatenate([dropped, idle]), "float32"))
 
     def result(self) -> dict[str, Tensor]:

@@ -162,11 +162,9 @@ class Plan:
         outputs = self.model(x, **self._training)
         return marked(outputs) if self.measure == "outputs" else outputs
 
-    def present(self, course: Course) -> Tensor:
-        """(T,) bool: which objectives of a phase are active in this step."""
-        if self.objectives is None:
-            return ops.ones((len(course.names),), dtype="bool")
-        return self.objectives.present(course.names)
+    def present(self, course: Course) -> Tensor | None:
+        """(T,) bool: which objectives of a phase are active in this step; None: always all."""
+        return None if self.objectives is None else self.objectives.present(course.names)
 
     def loss_tracker(self) -> Any:
         """Keras's running mean of the total loss."""
@@ -176,12 +174,6 @@ class Plan:
     def rescales(self) -> bool:
         """Whether the optimizer scales the loss and lowers the scale on overflow."""
         return isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer)
-
-    def accepts(self, active: Tensor, present: Tensor) -> Tensor:
-        """() bool: whether a step with these objectives updates anything at all."""
-        if self.on_nonfinite == "skip":
-            return ops.all(active | ~present) & ops.any(active)
-        return ops.any(active)
 
     def verify(
         self, course: Course, recording: Recording, directions: Sequence[Tensor | None]

@@ -3,15 +3,17 @@
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from polytape.contract import Tensor
 from polytape.engines import engine
-from polytape.training.backward import Outcome, Recorded, backward
+from polytape.training.backward import Recorded, backward
 from polytape.training.course import Course
 from polytape.training.objectives.values import Given, batch_size, scalars, training_loss
 from polytape.training.optimizers.division import several
 from polytape.training.statistics import kept_statistics, restore
+from polytape.training.verdict import Verdict, judged
 
 
 def train_step(model: Any, data: Any) -> dict[str, Tensor]:
@@ -41,77 +43,41 @@ def _advance(model: Any, given: Given, phase: int, repeat: int) -> tuple[Any, Te
     kept = kept_statistics(model, plan.own_variables)
     recording = engine().record(forward, lambda: model.trainable_variables, plan.measure)
     restore(kept)
-    variables = model.trainable_variables  # a model that was not built is built by now
-    if not optimizer.built:
+    course, variables = plan.courses[phase], plan.places.variables
+    if not optimizer.built:  # a model that was not built is built by now
         optimizer.build(variables)
-    course = plan.course(phase)
     settlement, (outputs, present) = course.settlement, recording.outputs
     scale = ops.cast(optimizer.scale_loss(ops.ones(())), "float32")
     count = plan.clock.read() * plan.phases[phase].steps + repeat
-    settings = course.routes, present, plan.rescales, plan.on_nonfinite == "isolate"
-    recorded = Recorded(recording, settlement, variables, count, scale, *settings)
+    settings = present, course.bonds, plan.rescales, plan.on_nonfinite == "isolate"
+    recorded = Recorded(recording, settlement, variables, count, scale, course.routes, *settings)
     outcome = backward(recorded)
     plan.verify(course, recording, outcome.directions)
     plan.tell()
-    directions, accept, left_out = _judged(plan, recorded, outcome)
-    active = outcome.active
-    settlement.state.write(outcome.state, accept)
-    plan.dropped.update_state(course.spread(left_out, len(plan.names)), present)
-    _apply(model, course, directions, active, ops.logical_or(accept, plan.rescales))
+    verdict = judged(plan, recorded, outcome)
+    settlement.state.write(outcome.state, verdict.accept)
+    plan.dropped.update_state(course.spread(verdict.left_out, len(plan.names)), present)
+    _apply(model, course, verdict)
     if settlement.second_look:
         changing = [*model.non_trainable_variables, *model.metrics_variables]
         after = engine().aside(lambda: forward()[0][: len(settlement.names)], changing)
-        settlement.look_again(recorded.losses, after, active, accept)
+        settlement.look_again(recorded.losses, after, verdict.active, verdict.accept)
     return outputs, recording.scalars[recorded.total]
 
 
-def _judged(
-    plan: Any, recorded: Recorded, outcome: Outcome
-) -> tuple[list[Tensor | None], Tensor, Tensor]:
-    """Directions for the optimizer, () bool whether it is to apply them, (T,) bool: left out."""
-    directions, active, _, fine = outcome
-    present = recorded.present
-    accept, left_out = plan.accepts(active, present), present & ~active
-    if fine is not None:
-        accept = accept & fine
-        # Where all losses are finite it is not known which of the gradients is not.
-        left_out = left_out | (present & ~(fine | ops.any(left_out)))
-    if plan.rescales:
-        # A gradient that overflows where its loss does not is the loss scale's doing: hand the
-        # overflow on, and the optimizer skips the step and lowers its scale.
-        overflow = recorded.finite_losses() & left_out
-        left_out = present & ~recorded.finite_losses()
-        reached = [gradient for gradient in directions if gradient is not None]
-        accept = accept & ~ops.any(overflow) & engine().finite(reached)
-        directions = _poisoned_unless(accept, directions)
-    return directions, accept, left_out
-
-
-def _apply(
-    model: Any, course: Course, directions: list[Tensor | None], active: Tensor, accept: Tensor
-) -> None:
+def _apply(model: Any, course: Course, verdict: Verdict) -> None:
     """One step of the optimizer, or of those of several that an active objective concerns."""
-    optimizers = several(model.optimizer)
-    variables = model.trainable_variables
+    optimizers, variables = several(model.optimizer), model.plan.places.variables
     if optimizers is None:
-        engine().apply(model.optimizer, directions, variables, accept)
+        engine().apply(model.optimizer, verdict.directions, variables, verdict.act)
         return
     reach: Any = course.settlement.reach
     concerned = {}
     for name in optimizers:
         own = [v for v, owner in enumerate(optimizers.owners or ()) if owner == name]
-        reaching = reach[:, own].any(axis=1)
-        concerned[name] = accept & ops.any(active & ops.convert_to_tensor(reaching))
+        concerned[name] = verdict.concerns(np.flatnonzero(reach[:, own].any(axis=1)).tolist())
     with optimizers.taking_part(concerned):  # each behind a guard of its own: no second one
         if optimizers is model.optimizer:
-            optimizers.apply(directions, variables)
+            optimizers.apply(verdict.directions, variables)
         else:
-            engine().apply(model.optimizer, directions, variables, accept)
-
-
-def _poisoned_unless(fine: Tensor, directions: list[Tensor | None]) -> list[Tensor | None]:
-    """The same directions, with NaN in one of them unless `fine`."""
-    poison = ops.where(fine, 0.0, float("nan"))
-    first, gradient = next((v, g) for v, g in enumerate(directions) if g is not None)
-    spoilt = ops.add(gradient, ops.cast(poison, gradient.dtype))
-    return [*directions[:first], spoilt, *directions[first + 1 :]]
+            engine().apply(model.optimizer, verdict.directions, variables, verdict.act)

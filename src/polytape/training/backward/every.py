@@ -52,6 +52,6 @@ def _measured(recorded: Recorded) -> Outcome:
 
 
 def _settle(recorded: Recorded, gradients: Gradients) -> Outcome:
-    given = recorded.present, recorded.step, recorded.traces
+    given = recorded.wanted, recorded.step, recorded.traces
     directions, _, active, state = recorded.settlement.settle(gradients, *given)
     return Outcome(directions, active, state)

@@ -8,6 +8,7 @@ from polytape.engines import engine
 from polytape.methods.sum import Sum
 from polytape.training.backward.outcome import Outcome, either
 from polytape.training.backward.recorded import Recorded
+from polytape.training.routing.bonds import Bond
 
 _SUM = Sum()
 _Seeds = dict[int, Tensor]  # {scalar: cotangent}
@@ -16,26 +17,30 @@ _Seeds = dict[int, Tensor]  # {scalar: cotangent}
 def linear(recorded: Recorded) -> Outcome:
     """One backward pass in all; if asked to, one per objective where it is not finite."""
     _check(recorded)
-    settlement, losses, present = recorded.settlement, recorded.loss_vector, recorded.present
-    active = recorded.finite_losses() & present
+    settlement, active = recorded.settlement, recorded.active
     plain = settlement.method == _SUM  # Keras's own total, so that it is Keras's gradient
     if plain:
         seeds, state = {recorded.total: recorded.scale}, settlement.state.read()
     else:
-        seeds, state = _weigh(recorded, active)
+        seeds, state = _weigh(recorded)
     directions = recorded.routed.pull(seeds)
-    reached = [gradient for gradient in directions if gradient is not None]
-    # Under loss scaling an overflow is the optimizer's to skip, as in plain Keras.
-    values = [ops.where(present, losses, 0.0), *recorded.added]
-    fine = engine().finite(values if recorded.rescales else [*values, *reached])
+    fine = [_finite(recorded, directions, bond) for bond in recorded.bonds]
 
     def isolated() -> Outcome:
-        terms, kept = _weigh(recorded, active) if plain else (seeds, state)
+        terms, kept = _weigh(recorded) if plain else (seeds, state)
         return _one_by_one(recorded, terms, active, directions, kept)
 
     if recorded.isolate:
-        return either(fine, lambda: Outcome(directions, active, state), isolated)
+        return either(fine[0], lambda: Outcome(directions, active, state), isolated)
     return Outcome(directions, active, state, fine)
+
+
+def _finite(recorded: Recorded, directions: Directions, bond: Bond) -> Tensor:
+    """() bool: whether the losses of a bond, and the directions of what they train, are finite."""
+    values = [*recorded.counting(bond.objectives), *recorded.added]
+    if not recorded.rescales:  # there an overflow is the optimizer's to skip, as in plain Keras
+        values += [directions[v] for v in bond.variables if directions[v] is not None]
+    return engine().finite(values)
 
 
 def _check(recorded: Recorded) -> None:
@@ -46,12 +51,14 @@ def _check(recorded: Recorded) -> None:
         settlement.checked = True
 
 
-def _weigh(recorded: Recorded, active: Tensor) -> tuple[_Seeds, State]:
+def _weigh(recorded: Recorded) -> tuple[_Seeds, State]:
     """The seeds of the backward pass, and the method's next state."""
-    settlement, losses = recorded.settlement, recorded.loss_vector
+    settlement = recorded.settlement
     if settlement.method.constant:  # no backward pass waits for the values of the losses
-        losses, active = ops.zeros_like(losses), recorded.present
-    given = ops.where(active, losses, 0.0), None, active, recorded.step
+        active, losses = recorded.wanted, ops.zeros((len(recorded.losses),))
+    else:
+        active, losses = recorded.active, ops.where(recorded.active, recorded.loss_vector, 0.0)
+    given = losses, None, active, recorded.step
     weights, _, state = settlement.weigh(*given, traces=recorded.traces)
     return recorded.cotangents(weights), state
 

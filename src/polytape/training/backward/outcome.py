@@ -1,6 +1,6 @@
 """What the backward side of a step comes to, and a choice between two ways to come by it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -15,13 +15,14 @@ class Outcome(NamedTuple):
     directions  None where no objective reaches the variable
     active      (T,) bool: objectives that are in them
     state       of the method, for the next step
-    fine        () bool: whether all of them are finite; None if `active` says what is
+    fine        for each bond of objectives, () bool: whether their losses and what they train are
+                finite; None if `active` says it
     """
 
     directions: list[Tensor | None]
     active: Tensor
     state: State
-    fine: Tensor | None = None
+    fine: Sequence[Tensor] | None = None
 
 
 def either(first: Tensor, one: Callable[[], Outcome], other: Callable[[], Outcome]) -> Outcome:

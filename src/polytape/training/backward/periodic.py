@@ -13,7 +13,7 @@ from polytape.training.backward.recorded import Recorded
 def periodic(recorded: Recorded) -> Outcome:
     """All gradients when they are due, else the last weights and one backward pass."""
     settlement, losses = recorded.settlement, recorded.loss_vector
-    active = recorded.finite_losses() & recorded.present
+    active = recorded.active
     due = ops.equal(ops.mod(ops.cast(recorded.step, "int32"), settlement.period), 0)
     again = ops.logical_and(ops.logical_not(due), ops.all(active))
 

@@ -12,6 +12,7 @@ from polytape.differentiation.jacobian import path_of
 from polytape.engines import Recording
 from polytape.settlement import Settlement
 from polytape.training.backward.traces import traces
+from polytape.training.routing.bonds import Bond, undivided
 from polytape.training.routing.routed import Routed
 from polytape.training.routing.routes import Routes
 
@@ -33,18 +34,20 @@ class Recorded:
         step: Tensor,
         scale: Tensor,
         routes: Routes,
-        present: Tensor,
+        present: Tensor | None,
+        bonds: Sequence[Bond],
         rescales: bool = False,
         isolate: bool = False,
     ) -> None:
         """routes  which variables each objective may train
 
-        present   (T,) bool: objectives that are active in this step
+        present   (T,) bool: objectives that are active in this step; None: always all of them
+        bonds     which objectives stand or fall together where one pass is made for all
         rescales  whether the optimizer looks for overflow itself (loss scaling)
         isolate   whether a pass over all objectives at once is taken apart if not finite
         """
         self.recording, self.settlement, self.rescales = recording, settlement, rescales
-        self.routed, self.present = Routed(recording, routes), present
+        self.routed, self.present, self.bonds = Routed(recording, routes), present, bonds
         self.paths = tuple(path_of(variable) for variable in variables)
         self.step, self.scale, self.isolate = step, scale, isolate
         count = len(settlement.names)
@@ -53,6 +56,8 @@ class Recorded:
         whole = len(recording.scalars) - count * (2 * settlement.halves + bool(settlement.samples))
         self.extra = count if whole == count + 2 else None
         self.total = whole - 1
+        if self.extra is not None:  # it belongs to every objective
+            self.bonds = undivided(*routes.allowed.shape)
         self.traces = self._traces() if settlement.samples else None
 
     @cached_property
@@ -70,9 +75,33 @@ class Recorded:
         found = () if self.extra is None else (self.recording.scalars[self.extra],)
         return [ops.cast(value, "float32") for value in found]
 
+    @cached_property
     def finite_losses(self) -> Tensor:
         """(T,) bool."""
         return ops.isfinite(self.loss_vector)
+
+    @cached_property
+    def active(self) -> Tensor:
+        """(T,) bool: objectives of this step with a finite loss."""
+        return self.of_those_present(self.finite_losses)
+
+    @property
+    def wanted(self) -> Tensor:
+        """(T,) bool: objectives of this step."""
+        return self.of_those_present(ops.ones((len(self.losses),), "bool"))
+
+    def counting(self, objectives: Sequence[int]) -> list[Tensor]:
+        """The losses of some objectives, in one tensor or several; zero if not of this step."""
+        if len(objectives) == len(self.losses):
+            whole = self.loss_vector
+            return [whole if self.present is None else ops.where(self.present, whole, 0.0)]
+        if self.present is None:
+            return [self.losses[t] for t in objectives]
+        return [ops.where(self.present[t], self.losses[t], 0.0) for t in objectives]
+
+    def of_those_present(self, flags: Tensor) -> Tensor:
+        """(T,) bool: false for objectives that are not active in this step."""
+        return flags if self.present is None else flags & self.present
 
     def cotangents(self, weights: Tensor) -> dict[int, Tensor]:
         """The seeds of one backward pass for (T,) weights; the extra term counts once."""

@@ -27,12 +27,12 @@ class Means:
     def add(self, values: Sequence[Tensor], weights: Sequence[Any]) -> None:
         """Add one value of each, (), with its weight."""
         dtype = self._sums.dtype
-        rows = []
-        for row, value, weight in zip(ops.unstack(self._sums.value), values, weights, strict=True):
-            value, weight = ops.cast(value, dtype), ops.cast(weight, dtype)
-            # Number by number: all at once, XLA would round otherwise than for Keras's means.
-            rows.append([row[0] + value * weight, row[1] + weight])
-        self._sums.assign(ops.stack([ops.stack(row) for row in rows]))
+        added = []
+        for value, weight in zip(values, weights, strict=True):
+            weight = ops.cast(weight, dtype)
+            # Product by product: all at once, XLA would round otherwise than for Keras's means.
+            added += [ops.cast(value, dtype) * weight, weight]
+        self._sums.assign_add(ops.reshape(ops.stack(added), self._sums.shape))
 
     def note(self, place: int, value: Tensor, weight: Any) -> None:
         """Take the values one by one, in order, and add them when the last has come.

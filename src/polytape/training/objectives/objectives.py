@@ -1,7 +1,6 @@
 """The objectives of one `compile(objectives=...)`, evaluated: values, activity, running means."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -9,25 +8,12 @@ from keras import ops
 
 from polytape.contract import Tensor, did_you_mean
 from polytape.differentiation.gradients import check_scalar
+from polytape.training.objectives.evaluated import Evaluated, activity
 from polytape.training.objectives.labels import ELEMENTWISE, Labelled
 from polytape.training.objectives.losses import Parts, loss_parts, resolve_loss
 from polytape.training.objectives.means import Means
 from polytape.training.objectives.objective import Objective, Step
 from polytape.training.objectives.probabilities import Improbable, of_probabilities
-
-
-@dataclass(frozen=True)
-class Value:
-    """What an objective came to in one evaluation.
-
-    parts    its loss, and those of halves and samples that a method asked for
-    labels   () float32: how many entries had a label; None if it is no loss with labels
-    present  () bool: whether it is active
-    """
-
-    parts: Parts
-    labels: Tensor | None
-    present: Tensor
 
 
 class Objectives:
@@ -51,7 +37,7 @@ class Objectives:
             for name, loss in self._losses.items()
             if of_probabilities(loss)
         }
-        self._values: dict[str, Value] = {}
+        self._found: dict[str, Evaluated] = {}
 
     def evaluate(self, step: Step, names: Sequence[str]) -> None:
         """Compute the losses of some objectives, in the mode of the step."""
@@ -59,7 +45,7 @@ class Objectives:
 
         def run() -> None:
             try:
-                self._values = {name: self._value(self.given[name], step) for name in names}
+                self._found = {name: self._evaluated(self.given[name], step) for name in names}
             except Exception as error:  # raised outside, or Keras adds the layer to its message
                 failed.append(error)
 
@@ -67,7 +53,7 @@ class Objectives:
         if failed:
             raise failed[0]
 
-    def _value(self, objective: Objective, step: Step) -> Value:
+    def _evaluated(self, objective: Objective, step: Step) -> Evaluated:
         if objective.of_step:
             if self._halves or self._samples:
                 raise ValueError(_WHOLE.format(name=objective.name))
@@ -76,7 +62,7 @@ class Objectives:
             parts, labels = self._compared(objective, step)
         check_scalar(objective.name, parts[0])
         parts = [ops.cast(part, keras.config.floatx()) for part in parts]
-        return Value(parts, labels, _present(objective, step, labels))
+        return Evaluated(parts, labels, activity(objective, step, labels))
 
     def _compared(self, objective: Objective, step: Step) -> tuple[Parts, Tensor | None]:
         y_pred = _entry(step.outputs, objective.output, objective.name, "output")
@@ -109,11 +95,22 @@ class Objectives:
 
     def values(self, names: Sequence[str], part: int = 0) -> list[Tensor]:
         """Values of the evaluation just made: see `Ledger.values`. Weights come later."""
-        return [self._values[name].parts[part] for name in names]
+        return [self._found[name].parts[part] for name in names]
 
-    def present(self, names: Sequence[str]) -> Tensor:
-        """(T,) bool: which objectives are active."""
-        return ops.stack([self._values[name].present for name in names])
+    def terms(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
+        """The shares of some objectives in the total loss, () each.
+
+        weights  {objective: () float32}
+        """
+        found = [(self._found[name], weight) for name, weight in weights.items()]
+        return [each.kept(ops.cast(w, each.parts[0].dtype) * each.parts[0]) for each, w in found]
+
+    def present(self, names: Sequence[str]) -> Tensor | None:
+        """(T,) bool: which objectives are active; None: always all of them."""
+        found = [self._found[name].present for name in names]
+        if all(present is None for present in found):
+            return None
+        return ops.stack([ops.ones((), "bool") if p is None else p for p in found])
 
     def measured(self, targets: Any, outputs: Any) -> tuple[Any, Any]:
         """Targets and outputs for metrics: the outputs that have a target, under the same keys."""
@@ -132,12 +129,10 @@ class Objectives:
         batch  () int: the number of samples, the weight of a mean without labels
         """
         seen = dict.fromkeys(self.given, (0.0, 0.0))
-        for name, value in self._values.items():
-            count = batch if value.labels is None else value.labels
-            numbers = value.parts[0], count
-            seen[name] = tuple(
-                ops.where(value.present, ops.cast(x, "float32"), 0.0) for x in numbers
-            )
+        for name, each in self._found.items():
+            count = batch if each.labels is None else each.labels
+            numbers = each.parts[0], count
+            seen[name] = tuple(each.kept(ops.cast(number, "float32")) for number in numbers)
         self._means.add(*zip(*seen.values(), strict=True))
 
 
@@ -151,21 +146,6 @@ class _Mode(keras.layers.Layer):
     def call(self, function: Callable[[], Any], training: Any = None) -> Any:
         del training
         return function()
-
-
-def _present(objective: Objective, step: Step, labels: Tensor | None) -> Tensor:
-    present = ops.ones((), dtype="bool")
-    if objective.every > 1 and step.training:
-        present = ops.equal(ops.mod(step.count, objective.every), 0)
-    if objective.when is not None:
-        asked = ops.cast(objective.when(step), "bool")
-        if len(asked.shape):
-            raise ValueError(
-                f"Objective {objective.name!r}: `when` decides for the whole batch, with one "
-                f"boolean. Received shape: {tuple(asked.shape)}."
-            )
-        present = ops.logical_and(present, asked)
-    return present if labels is None else ops.logical_and(present, labels > 0)
 
 
 def _entry(nest: Any, key: Any, name: str, what: str) -> Any:

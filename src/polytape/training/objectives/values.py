@@ -1,5 +1,6 @@
 """What a forward pass comes to: the total loss, and the scalars that a step differentiates."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,12 +39,8 @@ def loss_of_objectives(
         if set(course.names) & set(names)
         for name, weight in zip(course.names, ops.unstack(course.weights(count)), strict=True)
     }
-    values, present = plan.objectives.values(names), plan.objectives.present(names)
-    terms = [
-        ops.where(there, ops.cast(weights[name], value.dtype) * value, 0.0)
-        for name, value, there in zip(names, values, ops.unstack(present), strict=True)
-    ]
-    return sum([*terms, *added_losses(plan.model)], start=ops.zeros(()))
+    terms = plan.objectives.terms({name: weights[name] for name in names})
+    return functools.reduce(ops.add, [*terms, *added_losses(plan.model)])
 
 
 def scalars(plan: Any, course: Course, total: Tensor) -> list[Tensor]:

@@ -1,0 +1,103 @@
+"""What a step may change once it is known what is finite."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from keras import ops
+
+from polytape.contract import Tensor
+from polytape.differentiation.passes import Directions
+from polytape.engines import engine
+from polytape.training.backward import Outcome, Recorded
+
+
+class Verdict(NamedTuple):
+    """What a step may change.
+
+    directions  for the optimizer
+    active      (T,) bool: objectives that are in them
+    left_out    (T,) bool: objectives that are not, because they are not finite
+    accept      () bool: whether the method's state moves on
+    act         () bool: whether the optimizer is to act, where it is one for all
+    concerns    () bool for some objectives: whether the one that updates what they train is to act
+    """
+
+    directions: Directions
+    active: Tensor
+    left_out: Tensor
+    accept: Tensor
+    act: Tensor
+    concerns: Callable[[Sequence[int]], Tensor]
+
+
+def judged(plan: Any, recorded: Recorded, outcome: Outcome) -> Verdict:
+    """The verdict on what the backward side of a step came to."""
+    found = _by_objective if outcome.fine is None else _by_bond
+    verdict = found(plan, recorded, outcome)
+    return _rescaled(recorded, verdict) if recorded.rescales else verdict
+
+
+def _by_objective(plan: Any, recorded: Recorded, outcome: Outcome) -> Verdict:
+    """Every gradient was seen by itself."""
+    active = outcome.active
+    left_out = recorded.of_those_present(~active)
+    accept = ops.any(active)
+    if plan.on_nonfinite == "skip":
+        accept = accept & ~ops.any(left_out)
+
+    def concerns(objectives: Sequence[int]) -> Tensor:
+        among = np.isin(np.arange(len(recorded.losses)), objectives)
+        return accept & ops.any(active & ops.convert_to_tensor(among))
+
+    return Verdict(outcome.directions, active, left_out, accept, accept, concerns)
+
+
+def _by_bond(plan: Any, recorded: Recorded, outcome: Outcome) -> Verdict:
+    """Of each bond it is known whether all of it is finite."""
+    del plan  # where it skips a step as a whole there is one bond
+    bonds, fine, count = recorded.bonds, outcome.fine or (), len(recorded.losses)
+    of = {t: b for b, bond in enumerate(bonds) for t in bond.objectives}
+    present = None if recorded.present is None else ops.unstack(recorded.present, count)
+
+    def concerns(objectives: Sequence[int]) -> Tensor:
+        if not objectives:
+            return ops.zeros((), "bool")
+        flag = fine[of[objectives[0]]]
+        if present is None:
+            return flag
+        return flag & functools.reduce(ops.logical_or, [present[t] for t in objectives])
+
+    accept = functools.reduce(ops.logical_or, [concerns(bond.objectives) for bond in bonds])
+    bad = recorded.of_those_present(~recorded.finite_losses)
+    each, known = fine[0], ops.any(bad)
+    if len(bonds) > 1:
+        each = ops.stack([fine[of[t]] for t in recorded.objectives])
+        fellows = np.array([[of[t] == of[s] for s in recorded.objectives] for t in sorted(of)])
+        known = ops.any(bad[None, :] & ops.convert_to_tensor(fellows), axis=1)
+    # Where the losses of a bond are finite it is not known which of the gradients is not.
+    left_out = bad | recorded.of_those_present(~(each | known))
+    active = recorded.active & each
+    return Verdict(outcome.directions, active, left_out, accept, accept, concerns)
+
+
+def _rescaled(recorded: Recorded, verdict: Verdict) -> Verdict:
+    """Under loss scaling the optimizer is to see an overflow, skip the step and lower the scale."""
+    overflow = recorded.finite_losses & verdict.left_out
+    reached = [gradient for gradient in verdict.directions if gradient is not None]
+    accept = verdict.accept & ~ops.any(overflow) & engine().finite(reached)
+    return verdict._replace(
+        directions=_poisoned_unless(accept, verdict.directions),
+        left_out=recorded.of_those_present(~recorded.finite_losses),
+        accept=accept,
+        act=ops.ones((), "bool"),
+    )
+
+
+def _poisoned_unless(fine: Tensor, directions: Directions) -> Directions:
+    """The same directions, with NaN in one of them unless `fine`."""
+    poison = ops.where(fine, 0.0, float("nan"))
+    first, gradient = next((v, g) for v, g in enumerate(directions) if g is not None)
+    spoilt = ops.add(gradient, ops.cast(poison, gradient.dtype))
+    return [*directions[:first], spoilt, *directions[first + 1 :]]
