@@ -137,6 +137,13 @@ class Engine(Protocol):
         """() bool: whether no gradient has an entry that is not finite."""
         ...
 
+    def stack(self, scalars: Sequence[Tensor]) -> Tensor:
+        """(n,) of n tensors () of one dtype.
+
+        `keras.ops.stack` agrees upon a dtype first, which eager costs as much as a small layer.
+        """
+        ...
+
     def island(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A function of tensors made fast to call from inside a step (compiled, if that helps)."""
         ...

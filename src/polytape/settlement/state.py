@@ -1,5 +1,6 @@
 """A method's state held in Keras variables, so that jit, checkpoints and resume need no case."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +35,8 @@ class StateVariables:
         ]
 
     def read(self) -> State:
+        if not self.variables:
+            return copy.copy(self._template)
         return keras.tree.pack_sequence_as(self._template, [v.value for v in self.variables])
 
     def named(self, key: str) -> list[Any]:
@@ -43,6 +46,8 @@ class StateVariables:
 
     def write(self, state: State, accept: Any) -> None:
         """Take over a new state where `accept` () bool is true."""
+        if not self.variables:
+            return
         pairs = zip(self.variables, keras.tree.flatten(state), strict=True)
         changed = [(variable, leaf) for variable, leaf in pairs if leaf is not variable.value]
         if changed:

@@ -11,6 +11,7 @@ from keras import ops
 
 from polytape.contract import Evidence, Method, Tensor, parts
 from polytape.differentiation.jacobian import path_of
+from polytape.methods.sum import Sum
 from polytape.settlement import Settlement
 from polytape.settlement.state import StateVariables
 from polytape.stages.chain import Chain
@@ -26,7 +27,8 @@ class Course:
     """What a phase does in every step.
 
     names  its T objectives;  among  their places among all;  bonds  which of them stand or fall
-    together in the one backward pass of a method that needs no more
+    together in the one backward pass of a method that needs no more;  plain  whether that method is
+    the sum of the weighted losses, as in Keras
     """
 
     names: tuple[str, ...]
@@ -34,6 +36,7 @@ class Course:
     settlement: Settlement
     routes: Routes
     bonds: tuple[Bond, ...]
+    plain: bool
 
     def spread(self, values: Tensor, count: int) -> Tensor:
         """(T,) bool of its objectives as (count,) of all, false for the others."""
@@ -101,8 +104,14 @@ def chart(plan: Any, saved: Iterator[Any] | None) -> list[Course]:
         settings = plan.private, plan.seed, saved, sizes, networks
         settlement = Settlement(method, names, paths, keras.Variable, *settings)
         among = tuple(plan.names.index(name) for name in names)
-        found.append(Course(names, among, settlement, routes, _bonds(plan, routes)))
+        plain = method == Sum() or (bool(given) and _weighs_and_sums(method))
+        found.append(Course(names, among, settlement, routes, _bonds(plan, routes), plain))
     return found
+
+
+def _weighs_and_sums(method: Method) -> bool:
+    stages = method.stages if isinstance(method, Chain) else ()
+    return len(stages) == 2 and isinstance(stages[0], Reweight) and stages[1] == Sum()
 
 
 def _bonds(plan: Any, routes: Routes) -> tuple[Bond, ...]:

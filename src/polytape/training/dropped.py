@@ -12,36 +12,36 @@ from polytape.contract import Tensor
 class Dropped(keras.metrics.Metric):
     """How often each objective was left out since the epoch began, because it was not finite.
 
-    counts  (T + 1,) float32, the last: phases of a step without an active objective
+    counts  (T,) float32
+    idle    () float32: phases of a step without an active objective; None if there can be none
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], may_idle: bool) -> None:
         super().__init__(name="dropped")
         self.names = tuple(names)
-        self.counts = self.add_variable((len(names) + 1,), initializer="zeros", name="counts")
+        self.counts = self.add_variable((len(names),), initializer="zeros", name="counts")
+        self.idle = self.add_variable((), "zeros", name="idle") if may_idle else None
 
     def update_state(self, dropped: Tensor, present: Tensor | None) -> None:
         """dropped, present: (T,) bool; None: all objectives are present."""
-        if present is None:
-            idle = ops.zeros((1,), "bool")
-        else:
-            idle = ops.reshape(~ops.any(present), (1,))
-        self.counts.assign_add(ops.cast(ops.concatenate([dropped, idle]), "float32"))
+        self.counts.assign_add(ops.cast(dropped, "float32"))
+        if self.idle is not None and present is not None:
+            self.idle.assign_add(ops.cast(~ops.any(present), "float32"))
 
     def result(self) -> dict[str, Tensor]:
         return {}  # told at the end of an epoch, and only if there is something to tell
 
     def total(self) -> int:
-        return int(self._found()[:-1].sum())
+        return int(self._found().sum())
 
     def idle_steps(self) -> int:
         """How often there was nothing to do."""
-        return int(self._found()[-1])
+        return 0 if self.idle is None else int(ops.convert_to_numpy(self.idle.value))
 
     def _found(self) -> np.ndarray:
         return ops.convert_to_numpy(self.counts.value)
 
     def describe(self) -> str:
         """The objectives and how often, as text; empty if none was left out."""
-        named = zip(self.names, self._found()[:-1], strict=True)
+        named = zip(self.names, self._found(), strict=True)
         return ", ".join(f"{name!r} ({int(count)} x)" for name, count in named if count)

@@ -103,7 +103,7 @@ class Plan:
             for course in courses
             for name, allowed in zip(course.names, course.routes.allowed, strict=True)
         }
-        self.dropped = Dropped(self.names)
+        self.dropped = Dropped(self.names, self.objectives is not None)
         self.courses = courses
         metrics = [self.dropped, *(self.objectives.metrics if self.objectives else ())]
         others = self.model.non_trainable_variables

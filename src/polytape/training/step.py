@@ -43,14 +43,16 @@ def _advance(model: Any, given: Given, phase: int, repeat: int) -> tuple[Any, Te
     kept = kept_statistics(model, plan.own_variables)
     recording = engine().record(forward, lambda: model.trainable_variables, plan.measure)
     restore(kept)
-    course, variables = plan.courses[phase], plan.places.variables
+    course = plan.courses[phase]
     if not optimizer.built:  # a model that was not built is built by now
-        optimizer.build(variables)
+        optimizer.build(plan.places.variables)
     settlement, (outputs, present) = course.settlement, recording.outputs
     scale = ops.cast(optimizer.scale_loss(ops.ones(())), "float32")
-    count = plan.clock.read() * plan.phases[phase].steps + repeat
-    settings = present, course.bonds, plan.rescales, plan.on_nonfinite == "isolate"
-    recorded = Recorded(recording, settlement, variables, count, scale, course.routes, *settings)
+    count = plan.clock.read()
+    if plan.phases[phase].steps > 1:
+        count = count * plan.phases[phase].steps + repeat
+    settings = present, plan.rescales, plan.on_nonfinite == "isolate"
+    recorded = Recorded(recording, course, count, scale, *settings)
     outcome = backward(recorded)
     plan.verify(course, recording, outcome.directions)
     plan.tell()

@@ -70,10 +70,14 @@ def _by_bond(plan: Any, recorded: Recorded, outcome: Outcome) -> Verdict:
         return flag & functools.reduce(ops.logical_or, [present[t] for t in objectives])
 
     accept = functools.reduce(ops.logical_or, [concerns(bond.objectives) for bond in bonds])
+    if len(bonds) == count:  # to each objective its own
+        each = engine().stack([fine[of[t]] for t in recorded.objectives])
+        sure = recorded.of_those_present(each), recorded.of_those_present(~each)
+        return Verdict(outcome.directions, *sure, accept, accept, concerns)
     bad = recorded.of_those_present(~recorded.finite_losses)
     each, known = fine[0], ops.any(bad)
     if len(bonds) > 1:
-        each = ops.stack([fine[of[t]] for t in recorded.objectives])
+        each = engine().stack([fine[of[t]] for t in recorded.objectives])
         fellows = np.array([[of[t] == of[s] for s in recorded.objectives] for t in sorted(of)])
         known = ops.any(bad[None, :] & ops.convert_to_tensor(fellows), axis=1)
     # Where the losses of a bond are finite it is not known which of the gradients is not.

@@ -1,6 +1,6 @@
 """JAX: inside `jit`, and eager."""
 
-from polytape.engines.jax.gradients import add_where, dense, finite, rows, zeros_like
+from polytape.engines.jax.gradients import add_where, dense, finite, rows, stack, zeros_like
 from polytape.engines.jax.recording import derivative, record, tape
 from polytape.engines.jax.updates import (
     apply,
@@ -30,6 +30,7 @@ __all__ = [
     "record",
     "recover",
     "rows",
+    "stack",
     "tape",
     "train_step",
     "zeros_like",

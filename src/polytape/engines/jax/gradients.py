@@ -78,3 +78,7 @@ def finite(gradients: Sequence[Tensor]) -> Tensor:
 
 def _as_matrix(gradient: Tensor) -> Tensor:
     return gradient.astype("float32").reshape(-1, *gradient.shape[-1:])
+
+
+def stack(scalars: Sequence[Tensor]) -> Tensor:
+    return jnp.stack(scalars)

@@ -1,6 +1,6 @@
 """TensorFlow: eager, in `tf.function`, with and without XLA."""
 
-from polytape.engines.tensorflow.gradients import add_where, dense, finite, rows, zeros_like
+from polytape.engines.tensorflow.gradients import add_where, dense, finite, rows, stack, zeros_like
 from polytape.engines.tensorflow.recording import derivative, record, tape
 from polytape.engines.tensorflow.updates import (
     apply,
@@ -30,6 +30,7 @@ __all__ = [
     "record",
     "recover",
     "rows",
+    "stack",
     "tape",
     "train_step",
     "zeros_like",

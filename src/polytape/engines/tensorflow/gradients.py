@@ -102,7 +102,7 @@ def finite(gradients: Sequence[Tensor]) -> Tensor:
         values = tf.cast(gradient.values if sparse else gradient, tf.float32)
         size, width = values.shape.num_elements(), values.shape[-1:]
         if size is not None and size <= _SMALL:
-            small.append(tf.reshape(values, [-1]))
+            small.append(values if values.shape.rank == 1 else tf.reshape(values, [-1]))
             continue
         if width.is_fully_defined() and width.rank:
             values = tf.linalg.matvec(tf.reshape(values, [-1, *width]), tf.ones(width))
@@ -110,3 +110,7 @@ def finite(gradients: Sequence[Tensor]) -> Tensor:
     if small:
         sums.append(tf.reduce_sum(tf.concat(small, axis=0)))
     return tf.math.is_finite(tf.add_n(sums))
+
+
+def stack(scalars: Sequence[Tensor]) -> Tensor:
+    return tf.stack(list(scalars))

@@ -1,6 +1,6 @@
 """PyTorch: eager, and under `torch.compile`."""
 
-from polytape.engines.torch.gradients import add_where, dense, finite, rows, zeros_like
+from polytape.engines.torch.gradients import add_where, dense, finite, rows, stack, zeros_like
 from polytape.engines.torch.recording import derivative, record, tape
 from polytape.engines.torch.updates import (
     apply,
@@ -30,6 +30,7 @@ __all__ = [
     "record",
     "recover",
     "rows",
+    "stack",
     "tape",
     "train_step",
     "zeros_like",

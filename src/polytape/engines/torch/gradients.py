@@ -50,3 +50,7 @@ def zeros_like(gradient: Tensor) -> Tensor:
 def finite(gradients: Sequence[Tensor]) -> Tensor:
     sums = [gradient.sum(dtype=torch.float32) for gradient in gradients]
     return torch.isfinite(torch.stack(sums)).all()
+
+
+def stack(scalars: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(scalars))

@@ -5,12 +5,10 @@ from keras import ops
 from polytape.contract import State, Tensor
 from polytape.differentiation.passes import Directions, term_by_term
 from polytape.engines import engine
-from polytape.methods.sum import Sum
 from polytape.training.backward.outcome import Outcome, either
 from polytape.training.backward.recorded import Recorded
 from polytape.training.routing.bonds import Bond
 
-_SUM = Sum()
 _Seeds = dict[int, Tensor]  # {scalar: cotangent}
 
 
@@ -18,17 +16,18 @@ def linear(recorded: Recorded) -> Outcome:
     """One backward pass in all; if asked to, one per objective where it is not finite."""
     _check(recorded)
     settlement, active = recorded.settlement, recorded.active
-    plain = settlement.method == _SUM  # Keras's own total, so that it is Keras's gradient
-    if plain:
+    if not recorded.plain:
+        seeds, state = _weigh(recorded)
+    elif recorded.routed.routes.open:  # Keras's own total, so that it is Keras's gradient
         seeds, state = {recorded.total: recorded.scale}, settlement.state.read()
     else:
-        seeds, state = _weigh(recorded)
+        seeds, state = recorded.cotangents(None), settlement.state.read()
     directions = recorded.routed.pull(seeds)
     fine = [_finite(recorded, directions, bond) for bond in recorded.bonds]
 
     def isolated() -> Outcome:
-        terms, kept = _weigh(recorded) if plain else (seeds, state)
-        return _one_by_one(recorded, terms, active, directions, kept)
+        terms = recorded.cotangents(None) if recorded.plain else seeds
+        return _one_by_one(recorded, terms, active, directions, state)
 
     if recorded.isolate:
         return either(fine[0], lambda: Outcome(directions, active, state), isolated)

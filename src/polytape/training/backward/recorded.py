@@ -2,19 +2,16 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
 
 from keras import ops
 
 from polytape.contract import Tensor
 from polytape.differentiation.connectivity import Connectivity
-from polytape.differentiation.jacobian import path_of
-from polytape.engines import Recording
-from polytape.settlement import Settlement
+from polytape.engines import Recording, engine
 from polytape.training.backward.traces import traces
-from polytape.training.routing.bonds import Bond, undivided
+from polytape.training.course import Course
+from polytape.training.routing.bonds import undivided
 from polytape.training.routing.routed import Routed
-from polytape.training.routing.routes import Routes
 
 
 class Recorded:
@@ -29,26 +26,23 @@ class Recorded:
     def __init__(
         self,
         recording: Recording,
-        settlement: Settlement,
-        variables: Sequence[Any],
+        course: Course,
         step: Tensor,
         scale: Tensor,
-        routes: Routes,
         present: Tensor | None,
-        bonds: Sequence[Bond],
         rescales: bool = False,
         isolate: bool = False,
     ) -> None:
-        """routes  which variables each objective may train
+        """course  what is decided for the phase that was recorded
 
         present   (T,) bool: objectives that are active in this step; None: always all of them
-        bonds     which objectives stand or fall together where one pass is made for all
         rescales  whether the optimizer looks for overflow itself (loss scaling)
         isolate   whether a pass over all objectives at once is taken apart if not finite
         """
+        settlement, routes = course.settlement, course.routes
         self.recording, self.settlement, self.rescales = recording, settlement, rescales
-        self.routed, self.present, self.bonds = Routed(recording, routes), present, bonds
-        self.paths = tuple(path_of(variable) for variable in variables)
+        self.routed, self.present, self.plain = Routed(recording, routes), present, course.plain
+        self.paths = settlement.paths
         self.step, self.scale, self.isolate = step, scale, isolate
         count = len(settlement.names)
         self.objectives = range(count)
@@ -56,14 +50,14 @@ class Recorded:
         whole = len(recording.scalars) - count * (2 * settlement.halves + bool(settlement.samples))
         self.extra = count if whole == count + 2 else None
         self.total = whole - 1
-        if self.extra is not None:  # it belongs to every objective
-            self.bonds = undivided(*routes.allowed.shape)
+        # An extra term belongs to every objective.
+        self.bonds = course.bonds if self.extra is None else undivided(*routes.allowed.shape)
         self.traces = self._traces() if settlement.samples else None
 
     @cached_property
     def loss_vector(self) -> Tensor:
         """(T,) float32."""
-        return ops.cast(ops.stack(self.losses), "float32")
+        return ops.cast(engine().stack(self.losses), "float32")
 
     @property
     def named_losses(self) -> dict[str, Tensor]:
@@ -103,9 +97,15 @@ class Recorded:
         """(T,) bool: false for objectives that are not active in this step."""
         return flags if self.present is None else flags & self.present
 
-    def cotangents(self, weights: Tensor) -> dict[int, Tensor]:
-        """The seeds of one backward pass for (T,) weights; the extra term counts once."""
-        found = dict(enumerate(ops.unstack(weights * self.scale)))
+    def cotangents(self, weights: Tensor | None) -> dict[int, Tensor]:
+        """The seeds of one backward pass for (T,) weights; the extra term counts once.
+
+        weights  None: one for each objective
+        """
+        if weights is None:
+            found = dict.fromkeys(self.objectives, self.scale)
+        else:
+            found = dict(enumerate(ops.unstack(weights * self.scale)))
         return found if self.extra is None else {**found, self.extra: self.scale}
 
     def connectivity(self) -> Connectivity:

@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from polytape.contract import Tensor
+from polytape.engines import engine
 
 
 class Means:
@@ -21,18 +22,17 @@ class Means:
         self._waiting: list[tuple[Tensor, Tensor]] = []
         self.metrics = [_Mean(name, self, place) for place, name in enumerate(names)]
         first = self.metrics[0]
-        shape, dtype = (len(names), 2), first.dtype
+        shape, dtype = (2 * len(names),), first.dtype
         self._sums = first.add_variable(shape, "zeros", dtype=dtype, name="sums_and_counts")
 
     def add(self, values: Sequence[Tensor], weights: Sequence[Any]) -> None:
         """Add one value of each, (), with its weight."""
         dtype = self._sums.dtype
-        added = []
-        for value, weight in zip(values, weights, strict=True):
-            weight = ops.cast(weight, dtype)
-            # Product by product: all at once, XLA would round otherwise than for Keras's means.
-            added += [ops.cast(value, dtype) * weight, weight]
-        self._sums.assign_add(ops.reshape(ops.stack(added), self._sums.shape))
+        known = {id(weight): ops.cast(weight, dtype) for weight in weights}  # one size for all
+        counts = [known[id(weight)] for weight in weights]
+        # Product by product: all at once, XLA would round otherwise than for Keras's means.
+        products = [ops.cast(v, dtype) * c for v, c in zip(values, counts, strict=True)]
+        self._sums.assign_add(engine().stack([*products, *counts]))
 
     def note(self, place: int, value: Tensor, weight: Any) -> None:
         """Take the values one by one, in order, and add them when the last has come.
@@ -49,8 +49,8 @@ class Means:
 
     def result(self, place: int) -> Tensor:
         """The mean of one, (); 0 before the first value."""
-        total, count = self._sums.value[place, 0], self._sums.value[place, 1]
-        return ops.divide_no_nan(total, count)
+        sums = self._sums.value
+        return ops.divide_no_nan(sums[place], sums[len(self.metrics) + place])
 
 
 class _Mean(keras.metrics.Metric):

@@ -38,6 +38,7 @@ class Objectives:
             if of_probabilities(loss)
         }
         self._found: dict[str, Evaluated] = {}
+        self._weighted: dict[str, Tensor] = {}
 
     def evaluate(self, step: Step, names: Sequence[str]) -> None:
         """Compute the losses of some objectives, in the mode of the step."""
@@ -97,13 +98,18 @@ class Objectives:
         """Values of the evaluation just made: see `Ledger.values`. Weights come later."""
         return [self._found[name].parts[part] for name in names]
 
-    def terms(self, weights: Mapping[str, Tensor]) -> list[Tensor]:
-        """The shares of some objectives in the total loss, () each.
+    def weigh(self, weights: Mapping[str, Tensor]) -> None:
+        """Note the shares of objectives in the total loss.
 
         weights  {objective: () float32}
         """
-        found = [(self._found[name], weight) for name, weight in weights.items()]
-        return [each.kept(ops.cast(w, each.parts[0].dtype) * each.parts[0]) for each, w in found]
+        for name, weight in weights.items():
+            loss = self._found[name].parts[0]
+            self._weighted[name] = self._found[name].kept(ops.cast(weight, loss.dtype) * loss)
+
+    def weighted(self, names: Sequence[str]) -> list[Tensor]:
+        """The shares just noted, () each; zero for an objective that is not active."""
+        return [self._weighted[name] for name in names]
 
     def present(self, names: Sequence[str]) -> Tensor | None:
         """(T,) bool: which objectives are active; None: always all of them."""

@@ -39,12 +39,15 @@ def loss_of_objectives(
         if set(course.names) & set(names)
         for name, weight in zip(course.names, ops.unstack(course.weights(count)), strict=True)
     }
-    terms = plan.objectives.terms({name: weights[name] for name in names})
-    return functools.reduce(ops.add, [*terms, *added_losses(plan.model)])
+    plan.objectives.weigh({name: weights[name] for name in names})
+    terms = [*plan.objectives.weighted(names), *added_losses(plan.model)]
+    return functools.reduce(ops.add, terms)
 
 
 def scalars(plan: Any, course: Course, total: Tensor) -> list[Tensor]:
     """What a step differentiates: the losses just noted and what else the method needs.
+
+    They are weighted where nothing but their sum is wanted; other methods weigh them themselves.
 
     ValueError if it needs halves or samples, and the objective is not a loss of its own.
     """
@@ -57,9 +60,10 @@ def scalars(plan: Any, course: Course, total: Tensor) -> list[Tensor]:
             )
         return [*added_losses(plan.model), total]
     values = plan.source.values
+    losses = plan.objectives.weighted(names) if plan.objectives and course.plain else values(names)
     halves = [*values(names, 1), *values(names, 2)] if settlement.halves else []
     residuals = [roots(found) for found in values(names, -1)] if settlement.samples else []
-    return [*values(names), *added_losses(plan.model), total, *halves, *residuals]
+    return [*losses, *added_losses(plan.model), total, *halves, *residuals]
 
 
 def added_losses(model: Any) -> list[Tensor]:

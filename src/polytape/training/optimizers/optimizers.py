@@ -1,5 +1,6 @@
 """Several Keras optimizers as one: each updates the variables that are its own."""
 
+import functools
 from collections.abc import Iterator, KeysView, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -158,7 +159,7 @@ class Optimizers(keras.optimizers.Optimizer):
         if not set(self._inner) <= set(self._mask):
             return 1
         asked = [ops.convert_to_tensor(self._mask[name], "bool") for name in self._inner]
-        return ops.cast(ops.any(ops.stack(asked)), self._iterations.dtype)
+        return ops.cast(functools.reduce(ops.logical_or, asked), self._iterations.dtype)
 
     @contextmanager
     def taking_part(self, mask: Mapping[str, Tensor]) -> Iterator[None]:
