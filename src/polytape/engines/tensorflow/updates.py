@@ -1,6 +1,7 @@
 """What a training step changes, and how it is run."""
 
 import contextlib
+import contextvars
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ import tensorflow as tf
 
 from polytape.engines.absent import present
 from polytape.engines.contract import Tensor, Variable
+
+_compiled_by_xla = contextvars.ContextVar("whether XLA compiles the step", default=False)
 
 
 def island(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -53,7 +56,17 @@ def apply(
     accumulates = getattr(optimizer, "gradient_accumulation_steps", None)
     if accumulates or not tf.inside_function():
         tf.cond(accept, update, skip)
-        return
+    elif _compiled_by_xla.get():
+        # XLA turns a condition into a choice for every entry, and copies all slots for it. A loop
+        # of one turn at most stays what it is.
+        tf.while_loop(lambda due: due, lambda _: [tf.logical_not(update())], [accept])
+    else:
+        _called_or_not(accept, update, skip)
+
+
+def _called_or_not(
+    condition: Tensor, update: Callable[[], Tensor], skip: Callable[..., Tensor]
+) -> None:
     # `tf.cond` would be taken apart into a switch for every tensor that goes in, and those cost
     # more than the update of a small layer. As a function of its own it is called or not.
     taken = tf.function(update, autograph=False).get_concrete_function()
@@ -61,7 +74,7 @@ def apply(
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in going_in]
     left = tf.function(skip, input_signature=specs, autograph=False).get_concrete_function()
     branches = {"then_branch": taken, "else_branch": left}
-    tf.raw_ops.If(cond=accept, input=going_in, Tout=[tf.bool], output_shapes=[()], **branches)
+    tf.raw_ops.If(cond=condition, input=going_in, Tout=[tf.bool], output_shapes=[()], **branches)
 
 
 def prepare(model: Any) -> None:
@@ -79,7 +92,11 @@ def recover(kept: None) -> None:
 def train_step(model: Any, step: Callable[[Any], Any], data: Any) -> Any:
     if tf.inside_function():
         _build(model, data)
-    return step(data)
+    token = _compiled_by_xla.set(bool(model.jit_compile))
+    try:
+        return step(data)
+    finally:
+        _compiled_by_xla.reset(token)
 
 
 def _build(model: Any, data: Any) -> None:
