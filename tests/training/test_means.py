@@ -64,7 +64,7 @@ def test_one_variable_for_all() -> None:
     found = compiled(pt.Model)
     by_batch(found)
     (variable,) = [variable for metric in means(found) for variable in metric.variables]
-    assert tuple(variable.shape) == (len(LOSSES), 2)
+    assert tuple(variable.shape) == (2 * len(LOSSES),)
     assert len(means(found)) == len(LOSSES)
 
 

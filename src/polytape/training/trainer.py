@@ -72,9 +72,10 @@ class Trainer:
         on_nonfinite  a loss or gradient that is not finite never reaches a variable, an optimizer
                       slot or the method's state. "drop": its objective is left out of the step;
                       methods of one backward pass ("sum", "dwa"), which cannot tell the gradients
-                      apart, skip the step. "isolate": the same for those methods too, which makes
-                      their step larger. "skip": the step is skipped. "raise": as "drop", and
-                      `FloatingPointError` after the batch
+                      apart, skip the step; where routes and optimizers keep networks apart, those
+                      that it does not concern go on. "isolate": it alone is left out for those
+                      methods, too, which makes their step larger. "skip": the step is skipped as a
+                      whole. "raise": as "drop", and `FloatingPointError` after the batch
         seed          for methods that draw random numbers; None follows
                       `keras.utils.set_random_seed` without drawing from it
         verbose       1 prints the routing table of objectives as soon as there are variables

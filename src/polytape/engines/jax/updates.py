@@ -35,11 +35,33 @@ def apply(
 ) -> None:
     if not optimizer.built:
         optimizer.build(variables)
-    before = [v.value for v in variables], [v.value for v in optimizer.variables]
-    with unwarned():
-        after = optimizer.stateless_apply(before[1], list(gradients), before[0])
-    for group, values in zip((variables, optimizer.variables), after, strict=True):
-        assign(group, values, accept)
+    everything = [*variables, *optimizer.variables]
+    before = [jnp.asarray(variable.value) for variable in everything]
+
+    def update(values: list[Tensor]) -> list[Tensor]:
+        given = values[len(variables) :], list(gradients), values[: len(variables)]
+        with unwarned():
+            after = optimizer.stateless_apply(*given)
+        found = [*after[0], *after[1]]
+        return [new.astype(old.dtype) for new, old in zip(found, values, strict=True)]
+
+    for variable, value in zip(everything, _once_if(accept, update, before), strict=True):
+        variable.assign(value)
+
+
+def _once_if(
+    condition: Tensor, function: Callable[[list[Tensor]], list[Tensor]], values: list[Tensor]
+) -> list[Tensor]:
+    """What a function makes of some values, or these values themselves."""
+    if not isinstance(condition, jax.core.Tracer):
+        return function(values) if condition else values
+
+    # XLA turns a condition into a choice for every entry, and copies all slots for it. A loop of
+    # one turn at most stays what it is.
+    def turn(carried: tuple[Tensor, list[Tensor]]) -> tuple[Tensor, list[Tensor]]:
+        return jnp.zeros((), bool), function(carried[1])
+
+    return jax.lax.while_loop(lambda carried: carried[0], turn, (condition, values))[1]
 
 
 def prepare(model: Any) -> None:
