@@ -96,6 +96,20 @@ def test_the_other_network_goes_on(rows, combine):
     assert all(np.isfinite(value).all() for found in by_network(bad).values() for value in found)
 
 
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="has no XLA")
+@pytest.mark.parametrize("combine", ["sum", "upgrad"])
+def test_compiled_by_xla(combine):
+    found = compiled(TWO, combine=combine, jit_compile=True)
+    run(found, X)
+    before = by_network(found)
+    assert run(found, BAD)["dropped"] == [1]
+    after = by_network(found)
+    assert same(after["two"], before["two"])
+    assert not same(after["one"], before["one"])
+    assert int(found.optimizer["one"].iterations) == 2
+    assert int(found.optimizer["two"].iterations) == 1
+
+
 def test_where_the_losses_of_a_bond_are_finite_all_of_it_is_told():
     rows = {**STEEP, "c": ("c", "two", steep)}
     found = compiled(rows)

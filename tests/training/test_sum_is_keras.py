@@ -80,6 +80,8 @@ CASES = {
     "float16": (busy, adam, {}),
     "bfloat16": (busy, adam, {}),
 }
+if BACKEND == "tensorflow":  # JAX compiles all of them
+    CASES["xla"] = busy, adam, {"jit_compile": True}
 
 
 def train(cls: type[keras.Model], name: str) -> tuple[list[Array], dict[str, list[float]]]:

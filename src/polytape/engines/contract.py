@@ -167,8 +167,12 @@ class Engine(Protocol):
         gradients: Sequence[Tensor | None],
         variables: Sequence[Variable],
         accept: Tensor,
+        exact: bool = False,
     ) -> None:
-        """One optimizer step where `accept` () bool is true, and no change at all elsewhere."""
+        """One optimizer step where `accept` () bool is true, and no change at all elsewhere.
+
+        exact  whether the last bits must be those of Keras's own step, be it slower
+        """
         ...
 
     def prepare(self, model: Any) -> None:

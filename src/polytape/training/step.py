@@ -71,7 +71,8 @@ def _apply(model: Any, course: Course, verdict: Verdict) -> None:
     """One step of the optimizer, or of those of several that an active objective concerns."""
     optimizers, variables = several(model.optimizer), model.plan.places.variables
     if optimizers is None:
-        engine().apply(model.optimizer, verdict.directions, variables, verdict.act)
+        as_keras = course.plain and course.routes.open
+        engine().apply(model.optimizer, verdict.directions, variables, verdict.act, as_keras)
         return
     reach: Any = course.settlement.reach
     concerned = {}

@@ -2,18 +2,23 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 import keras
 
 from polytape.engines.contract import Tensor, Variable
 
 
 class Scope(keras.StatelessScope):
-    """A stateless scope that sees the enclosing one and remembers which variables were assigned."""
+    """A stateless scope that sees the enclosing one and remembers which variables were assigned.
+
+    condition  () bool: whether a variable takes what it is assigned, or stays as it is
+    """
 
     state_mapping: dict[int, Tensor]
 
-    def __init__(self, mapping: Any = None) -> None:
+    def __init__(self, mapping: Any = None, condition: Tensor | None = None) -> None:
         super().__init__(state_mapping=mapping, collect_losses=True)
+        self._condition = condition
         self.touched: dict[int, Variable] = {}
 
     def __enter__(self) -> "Scope":
@@ -23,9 +28,11 @@ class Scope(keras.StatelessScope):
         return self
 
     def add_update(self, update: tuple[Variable, Tensor]) -> None:
-        variable, _ = update
+        variable, value = update
         self.touched[id(variable)] = variable
-        super().add_update(update)
+        if self._condition is not None:
+            value = jnp.where(self._condition, value, variable.value)
+        super().add_update((variable, value))
 
     def updates(self) -> list[tuple[Variable, Tensor]]:
         return [(v, self.get_current_value(v)) for v in self.touched.values()]

@@ -5,8 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import keras
 
-from polytape.engines.absent import unwarned
+from polytape.engines.absent import present, unwarned
 from polytape.engines.contract import Tensor, Variable
 from polytape.engines.jax.scope import Scope
 
@@ -32,36 +33,25 @@ def apply(
     gradients: Sequence[Tensor | None],
     variables: Sequence[Variable],
     accept: Tensor,
+    exact: bool = False,
 ) -> None:
+    del exact  # it always is
     if not optimizer.built:
         optimizer.build(variables)
-    everything = [*variables, *optimizer.variables]
-    before = [jnp.asarray(variable.value) for variable in everything]
-
-    def update(values: list[Tensor]) -> list[Tensor]:
-        given = values[len(variables) :], list(gradients), values[: len(variables)]
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        # On JAX it knows how to skip a step in this form only.
+        before = [v.value for v in variables], [v.value for v in optimizer.variables]
         with unwarned():
-            after = optimizer.stateless_apply(*given)
-        found = [*after[0], *after[1]]
-        return [new.astype(old.dtype) for new, old in zip(found, values, strict=True)]
-
-    for variable, value in zip(everything, _once_if(accept, update, before), strict=True):
+            after = optimizer.stateless_apply(before[1], list(gradients), before[0])
+        for group, values in zip((variables, optimizer.variables), after, strict=True):
+            assign(group, values, accept)
+        return
+    # Guarded one by one as they are assigned: weights are then computed from the slots as they are
+    # from now on, as in plain Keras. A choice made afterwards needs both, and XLA copies them.
+    with Scope(condition=accept) as scope:
+        optimizer.apply(*present(gradients, variables))
+    for variable, value in scope.updates():
         variable.assign(value)
-
-
-def _once_if(
-    condition: Tensor, function: Callable[[list[Tensor]], list[Tensor]], values: list[Tensor]
-) -> list[Tensor]:
-    """What a function makes of some values, or these values themselves."""
-    if not isinstance(condition, jax.core.Tracer):
-        return function(values) if condition else values
-
-    # XLA turns a condition into a choice for every entry, and copies all slots for it. A loop of
-    # one turn at most stays what it is.
-    def turn(carried: tuple[Tensor, list[Tensor]]) -> tuple[Tensor, list[Tensor]]:
-        return jnp.zeros((), bool), function(carried[1])
-
-    return jax.lax.while_loop(lambda carried: carried[0], turn, (condition, values))[1]
 
 
 def prepare(model: Any) -> None:

@@ -38,6 +38,7 @@ def apply(
     gradients: Sequence[Tensor | None],
     variables: Sequence[Variable],
     accept: Tensor,
+    exact: bool = False,
 ) -> None:
     if not optimizer.built:
         optimizer.build(variables)
@@ -56,9 +57,10 @@ def apply(
     accumulates = getattr(optimizer, "gradient_accumulation_steps", None)
     if accumulates or not tf.inside_function():
         tf.cond(accept, update, skip)
-    elif _compiled_by_xla.get():
+    elif _compiled_by_xla.get() and not exact:
         # XLA turns a condition into a choice for every entry, and copies all slots for it. A loop
-        # of one turn at most stays what it is.
+        # of one turn at most stays what it is; but gradients are rounded before they go in, which
+        # in plain Keras they need not be.
         tf.while_loop(lambda due: due, lambda _: [tf.logical_not(update())], [accept])
     else:
         _called_or_not(accept, update, skip)

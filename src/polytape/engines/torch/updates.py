@@ -34,7 +34,9 @@ def apply(
     gradients: Sequence[Tensor | None],
     variables: Sequence[Variable],
     accept: Tensor,
+    exact: bool = False,
 ) -> None:
+    del exact  # it always is
     if not optimizer.built:
         optimizer.build(variables)
     if bool(accept):
