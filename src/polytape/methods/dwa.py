@@ -68,16 +68,17 @@ class DWA(Method):
         return weights, self._advance(evidence, state)
 
     def _advance(self, evidence: Evidence, state: Windows) -> Windows:
-        total = state.total + ops.where(evidence.active, evidence.losses, 0.0)
+        total = state.total + evidence.losses
         seen = state.seen + ops.cast(evidence.active, "float32")
         tick = state.tick + 1
         over = tick >= self.steps
         closing = ops.logical_and(over, seen > 0)
         mean = total / ops.maximum(seen, 1.0)
+        running = ops.cast(~over, "int32")
         return Windows(
-            total=ops.where(over, 0.0, total),
-            seen=ops.where(over, 0.0, seen),
+            total=total * ops.cast(running, "float32"),
+            seen=seen * ops.cast(running, "float32"),
             last=ops.where(closing, mean, state.last),
             before=ops.where(closing, state.last, state.before),
-            tick=ops.where(over, ops.zeros_like(tick), tick),
+            tick=tick * running,
         )

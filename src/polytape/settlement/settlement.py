@@ -121,12 +121,12 @@ class Settlement:
             more["traces"] = ops.where(active, more["traces"], 0.0)
         given = {"losses": losses, "gramian": gramian, "active": active, "step": step, **more}
         tensors = {name: value for name, value in given.items() if value is not None}
+        state = self.state.read()
+        if self.linear:  # a handful of operations: not worth a kernel of their own
+            return self._ask(tensors, reach, state)
         key = (*tensors, None if reach is None else reach.tobytes())
         if key not in self._compiled:
-            body = self._body(reach)
-            # A scalarization is a handful of operations: not worth a kernel of its own.
-            self._compiled[key] = body if self.linear else engine().island(body)
-        state = self.state.read()
+            self._compiled[key] = engine().island(self._body(reach))
         memory = {"memory": state.pop("memory")} if self.observer is not None else {}
         shared, private, leaves = self._compiled[key](tensors, keras.tree.flatten(state))
         return shared, private, {**keras.tree.pack_sequence_as(state, list(leaves)), **memory}
@@ -206,16 +206,18 @@ class Settlement:
 
         def body(tensors: dict[str, Tensor], leaves: list[Tensor]) -> Any:
             state = keras.tree.pack_sequence_as(template, list(leaves))
-            seed, last = self.seed(tensors["step"]), state.get("look")
-            given = {"gramian": None, **tensors}
-            known = {"names": self.names, "reach": reach, "blocks": self.blocks.names}
-            evidence = Evidence(seed=seed, last=last, **known, **given)
-            shared, private, state = self._ask(evidence, state)
+            shared, private, state = self._ask(tensors, reach, state)
             return shared, private, keras.tree.flatten(state)
 
         return body
 
-    def _ask(self, evidence: Evidence, state: State) -> tuple[Tensor, Tensor, State]:
+    def _ask(
+        self, tensors: dict[str, Tensor], reach: Any, state: State
+    ) -> tuple[Tensor, Tensor, State]:
+        seed, last = self.seed(tensors["step"]), state.get("look")
+        given = {"gramian": None, **tensors}
+        known = {"names": self.names, "reach": reach, "blocks": self.blocks.names}
+        evidence = Evidence(seed=seed, last=last, **known, **given)
         private = ops.cast(evidence.active, "float32")
         lead, rest = state["scalarization"], state["combination"]
         if self.scalarization is not None:
