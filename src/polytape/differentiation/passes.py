@@ -14,12 +14,15 @@ Parts = Sequence[tuple[dict[int, Tensor], Sequence[int]]]
 Directions = list[Tensor | None]  # by variable; None where nothing reaches it
 
 
-def at_once(recording: Recording, parts: Parts, count: int) -> Directions:
-    """The directions of `count` variables, one backward pass per part."""
+def at_once(recording: Recording, parts: Parts, count: int, last: bool = False) -> Directions:
+    """The directions of `count` variables, one backward pass per part.
+
+    last  whether nothing is differentiated afterwards
+    """
     directions: Directions = [None] * count
-    for cotangents, variables in parts:
+    for place, (cotangents, variables) in enumerate(parts, start=1):
         if variables:
-            found = recording.pull(cotangents, variables)
+            found = recording.pull(cotangents, variables, last and place == len(parts))
             for variable, gradient in zip(variables, found, strict=True):
                 directions[variable] = gradient
     return directions

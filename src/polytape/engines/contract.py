@@ -23,12 +23,14 @@ class Recording(Protocol):
     marks: range  # indices, behind the variables, of the tensors marked as that measure
 
     def pull(
-        self, cotangents: Mapping[int, Tensor], variables: Sequence[int]
+        self, cotangents: Mapping[int, Tensor], variables: Sequence[int], last: bool = False
     ) -> list[Tensor | None]:
         """Gradient of sum_s cotangents[s] * scalars[s] for some variables or marks, by index.
 
         Only the part of the network between those scalars and those variables is differentiated.
         None where no path exists.
+
+        last  whether what the forward pass kept may go meanwhile: nothing is pulled afterwards
         """
         ...
 

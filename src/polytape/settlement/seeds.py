@@ -1,6 +1,7 @@
 """The seeds of methods that draw random numbers."""
 
 import functools
+import random
 
 import keras
 from keras import ops
@@ -23,3 +24,14 @@ def draw(seed: int, step: Tensor) -> Seed:
 def seed_dtype() -> str:
     """The integer type of this backend's seeds."""
     return str(keras.random.SeedGenerator(0).state.dtype)
+
+
+def peeked() -> int:
+    """A base seed that follows `keras.utils.set_random_seed`.
+
+    That seeds Python's generator; drawing from a copy does not shift the numbers that layers built
+    later will draw.
+    """
+    copy = random.Random()
+    copy.setstate(random.getstate())
+    return copy.randrange(2**20)

@@ -214,10 +214,9 @@ class Settlement:
     def _ask(
         self, tensors: dict[str, Tensor], reach: Any, state: State
     ) -> tuple[Tensor, Tensor, State]:
-        seed, last = self.seed(tensors["step"]), state.get("look")
-        given = {"gramian": None, **tensors}
+        given = {"gramian": None, "last": state.get("look"), **tensors}
         known = {"names": self.names, "reach": reach, "blocks": self.blocks.names}
-        evidence = Evidence(seed=seed, last=last, **known, **given)
+        evidence = Evidence(seed=self.seed(tensors["step"]), **known, **given)
         private = ops.cast(evidence.active, "float32")
         lead, rest = state["scalarization"], state["combination"]
         if self.scalarization is not None:

@@ -1,7 +1,6 @@
 """What `compile` decides for the step: objectives, phases, methods, rules for bad values."""
 
 import inspect
-import random
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from polytape.differentiation.jacobian import path_of
 from polytape.differentiation.measured import check_measure
 from polytape.engines import Recording
 from polytape.settlement import Settlement, check_private
+from polytape.settlement.seeds import peeked
 from polytape.stages.reweight import check_names
 from polytape.training.course import Clock, Course, chart
 from polytape.training.dropped import Dropped
@@ -25,6 +25,7 @@ from polytape.training.phase import Phase
 from polytape.training.routing.advice import advise
 from polytape.training.routing.routes import Places, check_trained, warn_untrained
 from polytape.training.routing.table import described, routing_table
+from polytape.training.statistics import Statistics
 
 ON_NONFINITE = ("drop", "isolate", "skip", "raise")
 
@@ -58,7 +59,7 @@ class Plan:
         self.holder = holder
         holder.release()
         self.private, self.on_nonfinite = check_private(private), on_nonfinite
-        self.seed = _peeked_seed() if seed is None else seed
+        self.seed = peeked() if seed is None else seed
         measure = check_measure(measure, method)
         # A method that weighs losses alone measures nothing.
         self.measure = "parameters" if method.needs == "losses" else measure
@@ -66,6 +67,8 @@ class Plan:
         # Read now: within a traced step a rate is no number.
         self.optimizers = described(model.optimizer)
         self._untold = bool(verbose) and isinstance(source, Objectives)
+        self._checked: Any = None  # the keys of outputs that fitted
+        self.statistics = Statistics(self)
         self.kept: Any = None  # what the engine needs to undo a failing first step
         self.names: tuple[str, ...] = ()
         self.courses: list[Course] = []
@@ -122,6 +125,9 @@ class Plan:
         """Raise if the outputs do not fit the losses, or no longer those of `compile`."""
         ledger: Any = self.source  # objectives ask for their own entries
         ledger.clear()
+        keys = tuple(outputs) if isinstance(outputs, dict) else None
+        if keys and keys == self._checked:
+            return  # the ledger still asks whether every loss was computed
         ledger.check_outputs(outputs, self.output_names())
         names = ledger.names(outputs, self.output_names()) or ("loss",)
         if self.names and names != self.names:
@@ -130,6 +136,7 @@ class Plan:
                 f"{', '.join(names)}. The method's state has a row for each objective: after a "
                 "change of outputs call compile() again."
             )
+        self._checked = keys if self.names else None
 
     def output_names(self) -> Sequence[str]:
         """The model's own names of its outputs, empty if it has none."""
@@ -232,11 +239,3 @@ class Plan:
             for name in set(weights) & set(course.names):
                 numbers[course.names.index(name)] = weights[name]
             variable.assign(numbers)
-
-
-def _peeked_seed() -> int:
-    # `keras.utils.set_random_seed` seeds Python's generator; drawing from a copy follows it without
-    # shifting the numbers that layers built later will draw.
-    copy = random.Random()
-    copy.setstate(random.getstate())
-    return copy.randrange(2**20)

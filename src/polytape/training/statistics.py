@@ -1,6 +1,5 @@
 """Statistics that a forward pass keeps (BatchNorm), protected from bad batches."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from keras import ops
@@ -10,17 +9,29 @@ from polytape.contract import Tensor
 Kept = list[tuple[Any, Tensor]]
 
 
-def kept_statistics(model: Any, own: Sequence[Any]) -> Kept:
-    """Float variables that a forward pass may change, with their values.
+class Statistics:
+    """Float variables that a forward pass may change."""
 
-    own  variables that no forward pass changes
-    """
-    known = set(map(id, own))
-    return [
-        (variable, ops.copy(variable.value))
-        for variable in model.non_trainable_variables
-        if "float" in str(variable.dtype) and id(variable) not in known
-    ]
+    def __init__(self, plan: Any) -> None:
+        self._plan = plan
+        self._known: list[Any] | None = None
+
+    def kept(self) -> Kept:
+        """They and their values."""
+        return [(variable, ops.copy(variable.value)) for variable in self._found()]
+
+    def _found(self) -> list[Any]:
+        if self._known is not None:
+            return self._known
+        own = set(map(id, self._plan.own_variables))  # no forward pass changes these
+        found = [
+            variable
+            for variable in self._plan.model.non_trainable_variables
+            if "float" in str(variable.dtype) and id(variable) not in own
+        ]
+        if self._plan.reaches:  # a step was made: there will be no others
+            self._known = found
+        return found
 
 
 def restore(kept: Kept) -> None:

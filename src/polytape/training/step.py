@@ -12,7 +12,7 @@ from polytape.training.backward import Recorded, backward
 from polytape.training.course import Course
 from polytape.training.objectives.values import Given, batch_size, scalars, training_loss
 from polytape.training.optimizers.division import several
-from polytape.training.statistics import kept_statistics, restore
+from polytape.training.statistics import restore
 from polytape.training.verdict import Verdict, judged
 
 
@@ -40,9 +40,9 @@ def _advance(model: Any, given: Given, phase: int, repeat: int) -> tuple[Any, Te
         course = plan.course(phase)
         return scalars(plan, course, total), (y_pred, plan.present(course))
 
-    kept = kept_statistics(model, plan.own_variables)
+    before = plan.statistics.kept()
     recording = engine().record(forward, lambda: model.trainable_variables, plan.measure)
-    restore(kept)
+    restore(before)
     course = plan.courses[phase]
     if not optimizer.built:  # a model that was not built is built by now
         optimizer.build(plan.places.variables)

@@ -46,8 +46,9 @@ class Linearized:
             variable.assign(value)
 
     def pull(
-        self, cotangents: Mapping[int, Tensor], variables: Sequence[int]
+        self, cotangents: Mapping[int, Tensor], variables: Sequence[int], last: bool = False
     ) -> list[Tensor | None]:
+        del last  # a compiler knows
         # Transposing only the chosen outputs keeps the others' cotangents symbolically zero, so
         # nothing is differentiated that does not lie between these scalars and the variables.
         seeds = [jnp.asarray(seed, self.scalars[index].dtype) for index, seed in cotangents.items()]

@@ -32,7 +32,7 @@ class _Recording:
         return stand_in
 
     def pull(
-        self, cotangents: Mapping[int, Tensor], variables: Sequence[int]
+        self, cotangents: Mapping[int, Tensor], variables: Sequence[int], last: bool = False
     ) -> list[Tensor | None]:
         used = [index for index in cotangents if self.scalars[index].requires_grad]
         if not used or not variables:
@@ -44,9 +44,8 @@ class _Recording:
         ]
         known = [*self._variables, *self._marked]
         sources = [known[index] for index in variables]
-        return list(
-            torch.autograd.grad(targets, sources, seeds, retain_graph=True, allow_unused=True)
-        )
+        keep = {"retain_graph": not last, "allow_unused": True}
+        return list(torch.autograd.grad(targets, sources, seeds, **keep))
 
     def reach(self, scalars: Sequence[int]) -> np.ndarray:
         # Autograd's graph is at hand: a walk costs nothing, a gradient would cost a backward pass.

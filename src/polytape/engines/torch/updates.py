@@ -25,8 +25,9 @@ def aside(function: Callable[[], Any], changing: Sequence[Variable]) -> Any:
 
 def assign(variables: Sequence[Variable], values: Sequence[Tensor], accept: Tensor) -> None:
     if bool(accept):
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
+        with torch.no_grad():
+            for variable, value in zip(variables, values, strict=True):
+                variable.value.copy_(value)
 
 
 def apply(

@@ -20,11 +20,12 @@ class Routed:
         self.recording, self.routes = recording, routes
         self._objectives, self._variables = routes.allowed.shape
 
-    def pull(
-        self, cotangents: Mapping[int, Tensor], among: Collection[int] | None = None
-    ) -> Directions:
-        """Directions by variable, in one backward pass per set of objectives that share a route."""
-        return at_once(self.recording, self.parts(cotangents, among), self._variables)
+    def pull(self, cotangents: Mapping[int, Tensor], last: bool = False) -> Directions:
+        """Directions by variable, in one backward pass per set of objectives that share a route.
+
+        last  whether nothing is differentiated afterwards
+        """
+        return at_once(self.recording, self.parts(cotangents), self._variables, last)
 
     def parts(
         self, cotangents: Mapping[int, Tensor], among: Collection[int] | None = None
