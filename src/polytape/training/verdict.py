@@ -34,17 +34,19 @@ class Verdict(NamedTuple):
 
 def judged(plan: Any, recorded: Recorded, outcome: Outcome) -> Verdict:
     """The verdict on what the backward side of a step came to."""
-    found = _by_objective if outcome.fine is None else _by_bond
-    verdict = found(plan, recorded, outcome)
+    if outcome.fine is None:
+        verdict = _by_objective(recorded, outcome, plan.on_nonfinite == "skip")
+    else:  # what skips a step as a whole has one bond
+        verdict = _by_bond(recorded, outcome, outcome.fine)
     return _rescaled(recorded, verdict) if recorded.rescales else verdict
 
 
-def _by_objective(plan: Any, recorded: Recorded, outcome: Outcome) -> Verdict:
+def _by_objective(recorded: Recorded, outcome: Outcome, together: bool) -> Verdict:
     """Every gradient was seen by itself."""
     active = outcome.active
     left_out = recorded.of_those_present(~active)
     accept = ops.any(active)
-    if plan.on_nonfinite == "skip":
+    if together:
         accept = accept & ~ops.any(left_out)
 
     def concerns(objectives: Sequence[int]) -> Tensor:
@@ -54,10 +56,9 @@ def _by_objective(plan: Any, recorded: Recorded, outcome: Outcome) -> Verdict:
     return Verdict(outcome.directions, active, left_out, accept, accept, concerns)
 
 
-def _by_bond(plan: Any, recorded: Recorded, outcome: Outcome) -> Verdict:
+def _by_bond(recorded: Recorded, outcome: Outcome, fine: Sequence[Tensor]) -> Verdict:
     """Of each bond it is known whether all of it is finite."""
-    del plan  # where it skips a step as a whole there is one bond
-    bonds, fine, count = recorded.bonds, outcome.fine or (), len(recorded.losses)
+    bonds, count = recorded.bonds, len(recorded.losses)
     of = {t: b for b, bond in enumerate(bonds) for t in bond.objectives}
     present = None if recorded.present is None else ops.unstack(recorded.present, count)
 
@@ -70,14 +71,14 @@ def _by_bond(plan: Any, recorded: Recorded, outcome: Outcome) -> Verdict:
         return flag & functools.reduce(ops.logical_or, [present[t] for t in objectives])
 
     accept = functools.reduce(ops.logical_or, [concerns(bond.objectives) for bond in bonds])
-    if len(bonds) == count:  # to each objective its own
-        each = engine().stack([fine[of[t]] for t in recorded.objectives])
+    one = len(bonds) == 1
+    each = fine[0] if one else engine().stack([fine[of[t]] for t in recorded.objectives])
+    if len(bonds) == count > 1:  # to each objective its own
         sure = recorded.of_those_present(each), recorded.of_those_present(~each)
         return Verdict(outcome.directions, *sure, accept, accept, concerns)
     bad = recorded.of_those_present(~recorded.finite_losses)
-    each, known = fine[0], ops.any(bad)
-    if len(bonds) > 1:
-        each = engine().stack([fine[of[t]] for t in recorded.objectives])
+    known = ops.any(bad)
+    if not one:
         fellows = np.array([[of[t] == of[s] for s in recorded.objectives] for t in sorted(of)])
         known = ops.any(bad[None, :] & ops.convert_to_tensor(fellows), axis=1)
     # Where the losses of a bond are finite it is not known which of the gradients is not.
