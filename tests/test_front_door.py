@@ -3,35 +3,16 @@
 import doctest
 import importlib
 import inspect
-import os
 import pkgutil
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import pytest
 
 import polytape as pt
+from fresh import fresh
 
 BACKEND = keras.backend.backend()
 OTHERS = {"tensorflow", "jax", "torch"} - {BACKEND}
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def fresh(code: str) -> str:
-    """Run code in a process of its own, under the same backend."""
-    path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-    run = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "KERAS_BACKEND": BACKEND, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr[-2000:]
-    return run.stdout
 
 
 def test_only_the_framework_that_keras_chose_is_imported() -> None:

@@ -5,9 +5,10 @@ one that Keras has chosen. Methods and stages (`pt.UPGrad`, `pt.Chain`, ...) are
 discovery: a new file in `methods/` needs no line here.
 """
 
-import sys
 from importlib import import_module
 from typing import Any
+
+from polytape.registration import register_when_keras_is_there
 
 __version__ = "0.1.0"
 
@@ -49,6 +50,4 @@ def __dir__() -> list[str]:
     return sorted([*_HOMES, *_MODULES, *import_module("polytape.catalogue").catalogue()])
 
 
-if "keras" in sys.modules:  # then make saved models loadable at once, not at first use
-    import_module("polytape.training.model")
-    import_module("polytape.catalogue").catalogue()
+register_when_keras_is_there()

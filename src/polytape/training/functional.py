@@ -1,13 +1,14 @@
 """Keras's class of functional models."""
 
 import functools
-from typing import Any
 
 import keras
 
 
 @functools.cache
-def plain_functional() -> Any:
-    """Keras's class of functional models, which has no public name: the type of one."""
-    tensor = keras.Input((1,), name="polytape_probe")
-    return type(keras.Model(tensor, tensor, name="polytape_probe"))
+def plain_functional() -> type[keras.Model]:
+    """Keras's class of functional models, which has no public name.
+
+    It is what `keras.Model` makes of two arguments, inputs and outputs; nothing is built of them.
+    """
+    return type(keras.Model.__new__(keras.Model, None, None))
