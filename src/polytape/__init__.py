@@ -41,8 +41,10 @@ def __getattr__(name: str) -> Any:
     catalogue = import_module("polytape.catalogue").catalogue()
     if name in catalogue:
         return catalogue[name]
+    hint = import_module("polytape.contract").did_you_mean(name, __dir__(), cutoff=0.6)
     raise AttributeError(
-        f"module 'polytape' has no attribute {name!r}. Methods and stages: {', '.join(catalogue)}."
+        f"module 'polytape' has no attribute {name!r}.{hint} Methods and stages: "
+        f"{', '.join(catalogue)}."
     )
 
 

@@ -5,10 +5,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from polytape.catalogue import resolve
-from polytape.contract import Method, Tensor, parts
+from polytape.contract import (
+    Method,
+    Tensor,
+    check_objective_names,
+    check_seed,
+    is_number,
+    parts,
+    received,
+)
+from polytape.differentiation.gradients import check_variables
 from polytape.differentiation.jacobian import Gradients, path_of
 from polytape.differentiation.measured import check_measure
 from polytape.settlement import Settlement, check_private
@@ -47,16 +57,20 @@ class Combiner(keras.layers.Layer):
         super().__init__(**kwargs)
         self.method = resolve(method)
         self.private = check_private(private)
-        self.seed = seed
+        self.seed = check_seed(seed)
         self.steps: Any = None
         self._before: Any = None  # the losses of the last update, and which of them took part
         self._settlement: Settlement | None = None
 
     def prepare(self, objectives: Sequence[str], variables: Sequence[Any]) -> None:
         """Create the state now instead of at the first call."""
+        names = check_objective_names(objectives)
+        if not names:
+            raise ValueError("Combiner.prepare got no objectives: name those of the loop.")
+        variables = check_variables("Combiner.prepare", variables)
         paths = tuple(path_of(variable) for variable in variables)
         sizes = [math.prod(variable.shape) for variable in variables]
-        self._prepare(tuple(objectives), paths, sizes)
+        self._prepare(names, paths, sizes)
 
     def _prepare(
         self, names: tuple[str, ...], paths: tuple[str, ...], sizes: Sequence[int]
@@ -99,6 +113,11 @@ class Combiner(keras.layers.Layer):
         check_measure(gradients.measure, self.method)
         connectivity = gradients.connectivity
         settlement = self._prepare(connectivity.names, connectivity.paths, gradients.sizes)
+        if traces is not None and np.shape(traces) != (len(connectivity.names),):
+            raise ValueError(
+                f"Expected traces of shape ({len(connectivity.names)},), one per objective. "
+                f"Received shape: {tuple(np.shape(traces))}."
+            )
         everyone = ops.ones((len(connectivity.names),), dtype="bool")
         if settlement.private == "joint":
             gradients = gradients.joint()
@@ -117,7 +136,12 @@ class Combiner(keras.layers.Layer):
         if settlement is None or self._before is None:
             raise RuntimeError("look_again() follows an update: call the Combiner first.")
         before, active = self._before
-        after = [losses[name] for name in settlement.names]
+        if not isinstance(losses, Mapping) or set(losses) != set(settlement.names):
+            raise ValueError(
+                "look_again() takes the losses after the step of all objectives, by name: "
+                f"{', '.join(map(repr, settlement.names))}. {received(losses)}"
+            )
+        after = [_scalar(name, losses[name]) for name in settlement.names]
         settlement.look_again(before, after, active, ops.any(active))
 
     def heed(self, logs: Mapping[str, float]) -> None:
@@ -138,3 +162,17 @@ class Combiner(keras.layers.Layer):
     def from_config(cls, config: dict[str, Any]) -> "Combiner":
         method = keras.saving.deserialize_keras_object(config["method"])
         return cls(**{**config, "method": method})
+
+
+def _scalar(name: str, loss: Any) -> Tensor:
+    """The loss after a step, as a number or a scalar tensor."""
+    if not is_number(loss) and not ops.is_tensor(loss) and not isinstance(loss, np.ndarray):
+        raise TypeError(
+            f"The loss of objective {name!r} after the step is no number. {received(loss)}"
+        )
+    if np.shape(loss) != ():
+        raise ValueError(
+            f"The loss of objective {name!r} after the step is not a scalar. Received shape: "
+            f"{tuple(np.shape(loss))}."
+        )
+    return loss

@@ -9,7 +9,19 @@ import numpy as np
 from keras import ops
 
 from polytape.catalogue import resolve
-from polytape.contract import OF_LOSSES, Evidence, Look, Method, State, Tensor, ask
+from polytape.contract import (
+    OF_LOSSES,
+    Evidence,
+    Look,
+    Method,
+    State,
+    Tensor,
+    ask,
+    check_objective_names,
+    check_seed,
+    is_whole,
+    received,
+)
 from polytape.settlement.seeds import draw
 from polytape.stages.chain import split
 
@@ -56,8 +68,9 @@ def weigh(
     [0.5, 0.5]
     """
     method = resolve(method)
-    evidence = _evidence(method, gramian, losses, names, active, step, seed)
-    initial = method.init(evidence.names, tuple(evidence.losses.shape[:-1]))
+    evidence = _evidence(method, gramian, losses, names, active, step, check_seed(seed))
+    shape = tuple(evidence.losses.shape)
+    initial = method.init(evidence.names, shape[:-1])
     if state is None:
         state = keras.tree.map_structure(ops.convert_to_tensor, initial)
     _check_state(state, initial)
@@ -67,7 +80,7 @@ def weigh(
             "their inner products J_1 @ J_2.T. Received: cross=None."
         )
     if cross is not None:
-        cross = ops.cast(ops.convert_to_tensor(cross), "float32")
+        cross = _numbers("cross", cross, (*shape, shape[-1]), finite=True)
     if method.needs == "samples" and traces is None:
         raise ValueError(
             f"{type(method).__name__} compares the gradients of single samples: give `traces`, "
@@ -75,11 +88,82 @@ def weigh(
             "Received: traces=None."
         )
     if traces is not None:
-        traces = ops.where(evidence.active, ops.cast(ops.convert_to_tensor(traces), "float32"), 0.0)
+        given = _numbers("traces", traces, shape, finite=True)
+        if (known := _known(given)) is not None and known.min() < 0:
+            raise ValueError(
+                "`traces` are mean squared norms, which are never below 0. Received: "
+                f"{known.min():.3g} among them."
+            )
+        traces = ops.where(evidence.active, given, 0.0)
     if last is not None:
-        last = Look(*map(ops.convert_to_tensor, last))
+        last = _look(last, shape)
     evidence = dataclasses.replace(evidence, cross=cross, last=last, traces=traces)
     return ask(method, evidence, state)
+
+
+def _look(last: Any, shape: tuple[int, ...]) -> Look:
+    """The losses before and after the last update, from any three of their kind."""
+    if not isinstance(last, (tuple, list)) or len(last) != 3:
+        raise TypeError(
+            "`last` is a Look(before, after, active): losses of the last step's batch before and "
+            f"after its update, and who took part. {received(last)}"
+        )
+    before, after = (
+        _numbers(f"last.{name}", values, shape, finite=True)
+        for name, values in zip(("before", "after"), last, strict=False)
+    )
+    return Look(before, after, _flags("last.active", last[2], shape))
+
+
+def _numbers(name: str, values: Any, shape: tuple[int, ...] | None, *, finite: bool) -> Tensor:
+    """An argument as a float32 tensor; an error that names it unless it holds real numbers.
+
+    shape   that it must have; None takes any
+    finite  whether every number must be finite, where they are known
+    """
+    if not ops.is_tensor(values):
+        try:
+            array = np.asarray(values)
+        except ValueError as error:
+            raise ValueError(
+                f"`{name}` is ragged: its rows differ in length. {received(values)}"
+            ) from error
+        if array.dtype.kind not in "fiu" and not str(array.dtype).startswith(("bfloat", "float")):
+            raise TypeError(f"`{name}` holds real numbers. {received(values)}")
+    elif "complex" in str(values.dtype):
+        raise TypeError(f"`{name}` holds real numbers. Received a tensor of {values.dtype}.")
+    if shape is not None and tuple(np.shape(values)) != shape:
+        raise ValueError(
+            f"Expected `{name}` of shape {shape}. Received shape: {tuple(np.shape(values))}."
+        )
+    tensor = ops.cast(ops.convert_to_tensor(values), "float32")
+    if finite and (known := _known(tensor)) is not None and not np.isfinite(known).all():
+        raise ValueError(
+            f"`{name}` has entries that are not finite. Leave that objective out with `active=`: "
+            "they would stay in the state for good."
+        )
+    return tensor
+
+
+def _flags(name: str, values: Any, shape: tuple[int, ...]) -> Tensor:
+    """An argument as a bool tensor; an error that names it unless it holds booleans."""
+    if tuple(np.shape(values)) != shape:
+        raise ValueError(
+            f"Expected `{name}` of shape {shape}, one entry per objective. "
+            f"Received shape: {tuple(np.shape(values))}."
+        )
+    tensor = values if ops.is_tensor(values) else np.asarray(values)
+    if "bool" not in str(tensor.dtype):
+        raise TypeError(f"`{name}` holds booleans. {received(values)}")
+    return ops.convert_to_tensor(tensor)
+
+
+def _known(tensor: Tensor) -> np.ndarray | None:
+    """The values of a tensor; None while it is traced."""
+    try:
+        return np.asarray(ops.convert_to_numpy(tensor), "float64")
+    except Exception:  # each framework has an error of its own for it
+        return None
 
 
 def _evidence(
@@ -98,21 +182,27 @@ def _evidence(
             f"{type(method).__name__} weighs gradients: it needs a Gramian. Received: gramian=None."
         )
     if gramian is not None:
+        tensor = _numbers("gramian", gramian, None, finite=False)
         check_gramian(gramian)
-        gramian = ops.cast(ops.convert_to_tensor(gramian), "float32")
-    shape = tuple(gramian.shape[:-1]) if losses is None else np.shape(losses)
-    losses = np.ones(shape, "float32") if losses is None else losses
-    losses = ops.cast(ops.convert_to_tensor(losses), "float32")
-    _check_sizes(tuple(losses.shape), gramian, names, active)
-    on = ops.ones(shape, dtype="bool") if active is None else ops.convert_to_tensor(active)
+        gramian = tensor
+    losses = np.ones(tuple(gramian.shape[:-1]), "float32") if losses is None else losses
+    losses = _numbers("losses", losses, None, finite=False)
+    shape = tuple(losses.shape)
+    _check_sizes(shape, gramian, names)
+    on = ops.ones(shape, "bool") if active is None else _flags("active", active, shape)
+    losses = _numbers("losses", ops.where(on, losses, 0.0), shape, finite=True)
     if gramian is not None:
         gramian = ops.where(ops.logical_and(on[..., :, None], on[..., None, :]), gramian, 0.0)
-    names = tuple(names) if names else tuple(map(str, range(shape[-1])))
+    names = check_objective_names(names) if names else tuple(map(str, range(shape[-1])))
+    if not ops.is_tensor(step) and (not is_whole(step) or step < 0):
+        raise ValueError(f"`step` counts optimizer steps, from 0. {received(step)}")
     step = ops.cast(step, "int32")
-    return Evidence(ops.where(on, losses, 0.0), gramian, on, names, step, draw(seed, step))
+    return Evidence(losses, gramian, on, names, step, draw(seed, step))
 
 
-def _check_sizes(shape: tuple[int, ...], gramian: Any, names: Any, active: Any) -> None:
+def _check_sizes(shape: tuple[int, ...], gramian: Any, names: Any) -> None:
+    if shape and shape[-1] == 0:
+        raise ValueError("There is no objective: T = 0. Give the losses or gradients of one.")
     if not shape:
         raise ValueError("Expected losses of shape (..., T), one per objective. Received: ().")
     if gramian is not None and tuple(gramian.shape) != (*shape, shape[-1]):
@@ -124,23 +214,24 @@ def _check_sizes(shape: tuple[int, ...], gramian: Any, names: Any, active: Any) 
         raise ValueError(
             f"Expected {shape[-1]} names, one per objective. Received: {tuple(names)}."
         )
-    if active is not None and tuple(np.shape(active)) != shape:
-        raise ValueError(
-            f"Expected `active` of shape {shape}, one entry per objective. "
-            f"Received shape: {tuple(np.shape(active))}."
-        )
 
 
 def _check_state(state: State, initial: State) -> None:
-    received, expected = (
+    shapes, expected = (
         [tuple(np.shape(leaf)) for leaf in keras.tree.flatten(tree)] for tree in (state, initial)
     )
-    if received != expected:
+    if shapes != expected:
         raise ValueError(
             "The state does not belong to this method and number of objectives: expected arrays "
-            f"of shape {expected}. Received: {received}. Pass what the previous call returned, or "
+            f"of shape {expected}. Received: {shapes}. Pass what the previous call returned, or "
             "None to start afresh."
         )
+    for leaf in keras.tree.flatten(state):
+        if (known := _known(leaf)) is not None and not np.isfinite(known).all():
+            raise ValueError(
+                "The state has entries that are not finite, so all later weights would. Pass what "
+                "a call with finite losses returned, or None to start afresh."
+            )
 
 
 def check_gramian(gramian: Any) -> None:
@@ -151,9 +242,10 @@ def check_gramian(gramian: Any) -> None:
             "A Gramian is square, (..., T, T): the inner products of T gradients. "
             f"Received shape: {shape}. For gradients stacked in a (T, n) matrix J it is J @ J.T."
         )
-    try:
-        values = np.asarray(ops.convert_to_numpy(gramian), "float64")
-    except Exception:  # traced: there are no values to check
+    if shape[-1] == 0:
+        raise ValueError("The Gramian is empty: there is no objective. Received shape: (0, 0).")
+    values = _known(gramian)
+    if values is None:
         return
     if not np.isfinite(values).all():
         raise ValueError(

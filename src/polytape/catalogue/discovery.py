@@ -5,7 +5,7 @@ from functools import cache
 from importlib import import_module
 
 from polytape import contract, methods, stages
-from polytape.contract import Method
+from polytape.contract import Method, received
 
 
 @cache
@@ -48,6 +48,11 @@ def resolve(method: "str | Method") -> Method:
         raise TypeError(
             f"Expected a method, as in combine=pt.{method.__name__}(). Received the class "
             f"{method.__name__} itself: add the parentheses."
+        )
+    if isinstance(method, (list, tuple)):
+        raise TypeError(
+            "Methods in a row are a chain, pt.Chain(pt.Normalize(), pt.PCGrad()). "
+            f"{received(method)}"
         )
     raise TypeError(
         "Expected the name of a method or a method such as pt.UPGrad(). "

@@ -6,6 +6,13 @@ arrays may carry leading *block* axes (one Gramian per layer, say), so a method 
 over `(..., T)` and `(..., T, T)`, and serves every scope.
 """
 
+from polytape.contract.checks import (
+    check_objective_names,
+    check_seed,
+    is_number,
+    is_whole,
+    received,
+)
 from polytape.contract.evidence import Evidence, Look, Seed, Tensor
 from polytape.contract.hints import did_you_mean
 from polytape.contract.method import (
@@ -47,9 +54,14 @@ __all__ = [
     "State",
     "Tensor",
     "ask",
+    "check_objective_names",
+    "check_seed",
     "did_you_mean",
     "find",
     "inadmissible_values",
+    "is_number",
+    "is_whole",
     "parts",
+    "received",
     "registered",
 ]

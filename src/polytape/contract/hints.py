@@ -13,5 +13,6 @@ def did_you_mean(name: Any, known: Iterable[Any], cutoff: float = 0.3) -> str:
     >>> did_you_mean("decodr", ["encoder", "decoder"])
     " Did you mean 'decoder'?"
     """
-    near = difflib.get_close_matches(str(name), [str(key) for key in known], n=1, cutoff=cutoff)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    by_lower = {str(key).lower(): str(key) for key in known}
+    near = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=cutoff)
+    return f" Did you mean {by_lower[near[0]]!r}?" if near else ""

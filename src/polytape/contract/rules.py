@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from polytape.contract.checks import is_number, is_whole
+
 
 @dataclasses.dataclass(frozen=True)
 class Range:
@@ -21,7 +23,7 @@ class Range:
     def admits(self, value: Any) -> bool:
         if value is None:
             return self.optional
-        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        if not is_number(value):
             return False
         above = value > self.low if "low" in self.open else value >= self.low
         below = value < self.high if "high" in self.open else value <= self.high
@@ -47,8 +49,7 @@ class Integer(Range):
     """A whole number between `low` and `high`."""
 
     def admits(self, value: Any) -> bool:
-        whole = value is None or isinstance(value, (int, np.integer))
-        return whole and super().admits(value)
+        return (value is None or is_whole(value)) and super().admits(value)
 
     def inadmissible(self) -> Iterator[Any]:
         yield from super().inadmissible()

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from polytape.contract import did_you_mean
+from polytape.contract import check_seed, did_you_mean, is_number, is_whole, received
 from polytape.data.sources import Arrays, Batch, Stream, is_array
 
 
@@ -66,8 +66,13 @@ def zip_objectives(
             f'{{"a": (x, y), "b": dataset}}. Received: {type(sources).__name__} {sources!r:.80}.'
         )
     sizes = _sizes(batch_size, list(sources))
-    if seed is None:
-        seed = int(np.random.randint(2**31))
+    if not is_number(padding):
+        raise ValueError(
+            f"`padding` is the number that sequences are filled with. {received(padding)}"
+        )
+    if not is_whole(multiple) or multiple < 1:
+        raise ValueError(f"`multiple` is a whole number above 0. {received(multiple)}")
+    seed = int(np.random.randint(2**31)) if seed is None else check_seed(seed)
     streams = {}
     for index, (name, source) in enumerate(sources.items()):
         if isinstance(source, dict) or is_array(source):

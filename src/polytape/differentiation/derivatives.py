@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from polytape.contract import Tensor
+from polytape.contract import Tensor, received
 from polytape.engines import engine
 
 
@@ -37,7 +37,14 @@ def derivative(function: Callable[[Any], Tensor], x: Any) -> Any:
     >>> [float(value) for value in slope]
     [3.0, 12.0, 27.0]
     """
+    if not callable(function):
+        raise TypeError(
+            "pt.derivative takes a function and the tensor to differentiate by, as in "
+            f"pt.derivative(lambda x: network(x), x). {received(function)}"
+        )
     named = keras.tree.flatten_with_path(x)
+    if not named:
+        raise ValueError(f"pt.derivative got nothing to differentiate by. {received(x)}")
     names = ["x" + "".join(f"[{key!r}]" for key in path) for path, _ in named]
     leaves = [_leaf(name, leaf) for name, (_, leaf) in zip(names, named, strict=True)]
 
@@ -65,6 +72,10 @@ def _leaf(name: str, leaf: Any) -> Tensor:
         raise TypeError(
             f"pt.derivative needs tensors with values, and {name} is symbolic: {leaf!r}. Take the "
             "derivative in the `call` of a layer or model of your own, or in an objective function."
+        )
+    if leaf is None or isinstance(leaf, str):
+        raise TypeError(
+            f"pt.derivative differentiates by tensors, and {name} is none. {received(leaf)}"
         )
     tensor = ops.convert_to_tensor(leaf)
     if not _is_float(tensor):

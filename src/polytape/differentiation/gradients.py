@@ -1,12 +1,13 @@
 """Gradients for loops of one's own: one forward pass, one gradient per objective."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import keras
+import numpy as np
 from keras import ops
 
-from polytape.contract import Tensor
+from polytape.contract import Tensor, check_objective_names, received
 from polytape.differentiation.connectivity import Connectivity
 from polytape.differentiation.jacobian import Gradients, mean_rows, path_of
 from polytape.differentiation.measured import Measured
@@ -43,6 +44,11 @@ def gradients(
     >>> tuple(grads.gramian.shape)
     (2, 2)
     """
+    if not callable(objective_fn):
+        raise TypeError(
+            "pt.gradients records the forward pass itself: give a function that computes the "
+            f'losses and returns {{"name": loss}}. {received(objective_fn)}'
+        )
     variables = check_variables("pt.gradients", variables)
     if measure not in ("parameters", "features"):
         raise ValueError(
@@ -107,7 +113,19 @@ def _measured(recording: Recording, names: list[str], variables: list[Any]) -> M
 
 def check_variables(caller: str, variables: Any) -> list[Any]:
     """The variables as a list, or an error if there are none or one is there twice."""
+    if isinstance(variables, keras.layers.Layer):
+        raise TypeError(
+            f"{caller} takes a list of variables. Received the network {variables.name!r} itself: "
+            "give its trainable_variables."
+        )
+    if not isinstance(variables, Iterable) or ops.is_tensor(variables):
+        raise TypeError(f"{caller} takes a list of variables, [w, b]. {received(variables)}")
     variables = list(variables)
+    for index, variable in enumerate(variables):
+        if isinstance(variable, (str, np.ndarray, keras.layers.Layer, list, tuple, type(None))):
+            raise TypeError(
+                f"{caller} takes variables. Number {index} is something else. {received(variable)}"
+            )
     if not variables:
         raise ValueError(
             f"{caller} got no variables. A model that was never called has none yet: call it once "
@@ -131,6 +149,7 @@ def check_objectives(losses: Any) -> None:
             'The objective function must return a dict {"name": scalar loss} with at least one '
             f"entry. Received: {losses!r} of type {type(losses).__name__}."
         )
+    check_objective_names(losses)
     sizes = {name: len(_halves(loss)) for name, loss in losses.items()}
     if set(sizes.values()) not in ({1}, {2}):
         raise ValueError(
@@ -148,6 +167,13 @@ def check_scalar(name: str, loss: Any) -> None:
         raise TypeError(
             f"The loss of objective {name!r} is not a tensor. Received: {loss!r} of type "
             f"{type(loss).__name__}. A loss converted to NumPy or to a number has no gradient."
+        )
+    kind = str(keras.backend.standardize_dtype(loss.dtype))
+    if "float" not in kind:
+        raise TypeError(
+            f"The loss of objective {name!r} is no real floating-point number. Received dtype: "
+            f"{kind}. Integers have no gradient: cast what it is made of, not the result. Of a "
+            "complex number take keras.ops.real(...) or its absolute value."
         )
     if len(loss.shape) != 0:
         raise ValueError(

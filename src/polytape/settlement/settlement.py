@@ -17,6 +17,7 @@ from polytape.settlement.memory import Observer, empty_memory
 from polytape.settlement.seeds import draw
 from polytape.settlement.state import StateVariables
 from polytape.stages.chain import split
+from polytape.stages.scopes import PerNetwork
 
 PRIVATE = ("own", "weighted", "joint")
 
@@ -55,6 +56,9 @@ class Settlement:
         self.alternates = chosen.alternates
         self.private = "joint" if self.alternates else private
         self.blocks = Blocks.by(method.scope, paths, networks)
+        for part in parts(method):
+            if isinstance(part, PerNetwork):
+                part.owned(self.blocks.names)  # raises for names that do not fit, before any step
         lead, rest = self.scalarization, self.combination
         initial = {
             "scalarization": lead.init(self.names) if lead else (),

@@ -8,7 +8,16 @@ import numpy as np
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
-from polytape.contract import Evidence, Method, Need, State, Tensor, did_you_mean
+from polytape.contract import (
+    Evidence,
+    Method,
+    Need,
+    State,
+    Tensor,
+    did_you_mean,
+    is_number,
+    received,
+)
 
 
 @dataclass(frozen=True)
@@ -38,12 +47,19 @@ class Reweight(Method):
     constant: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.weights, Mapping):
+            raise TypeError(
+                'Reweight takes the weights by name, pt.Reweight({"image": 0.1}). '
+                f"{received(self.weights)}"
+            )
         for name, weight in self.weights.items():
-            number = isinstance(weight, (int, float, np.number)) and np.isfinite(weight)
+            if not isinstance(name, str):
+                raise TypeError(f"Reweight names objectives, which are texts. {received(name)}")
+            number = is_number(weight) and np.isfinite(weight)
             if not number and not isinstance(weight, LearningRateSchedule):
                 raise ValueError(
                     f"Reweight({{{name!r}: ...}}): a weight must be a finite number or a "
-                    f"LearningRateSchedule. Received: {weight!r} of type {type(weight).__name__}."
+                    f"LearningRateSchedule. {received(weight)}"
                 )
 
     def init(self, names: tuple[str, ...], blocks: tuple[int, ...] = ()) -> State:
@@ -66,6 +82,8 @@ class Reweight(Method):
 
 def check_names(named: Mapping[str, Any], names: tuple[str, ...]) -> None:
     """Raise if a weight is given for an objective that does not exist."""
+    if not isinstance(named, Mapping):
+        raise TypeError(f'Weights are given by name, as in {{"a": 0.5}}. {received(named)}')
     for name in named:
         if name not in names:
             hint = did_you_mean(name, names)

@@ -6,7 +6,7 @@ from typing import Any
 
 from keras import ops
 
-from polytape.contract import Evidence, Method, State, Tensor, ask
+from polytape.contract import Evidence, Method, State, Tensor, ask, did_you_mean, received
 from polytape.stages.global_clip import refuse_rows
 
 
@@ -58,7 +58,14 @@ class PerNetwork(Method):
     inner: Method | Mapping[str, Method]
 
     def __post_init__(self) -> None:
-        for method in self._methods.values():
+        if not self._methods:
+            raise ValueError(
+                'No method for any network: name one for each, or one for all as "*". '
+                "Received: an empty dict."
+            )
+        for network, method in self._methods.items():
+            if not isinstance(network, str):
+                raise TypeError(f"Methods are given by the names of networks. {received(network)}")
             check_scopable(self, method)
 
     @property
@@ -77,21 +84,25 @@ class PerNetwork(Method):
         states = {}
         total: Any = 0.0
         # Each method sees every block, as an axis; a block takes the weights of its own.
-        for key, owned in self._owned(evidence.blocks):
+        for key, owned in self.owned(evidence.blocks):
             weights, states[key] = ask(self._methods[key], evidence, state[key])
             if not all(owned):
                 weights = ops.where(ops.convert_to_tensor(owned)[:, None], weights, 0.0)
             total = total + weights
         return total, states
 
-    def _owned(self, networks: tuple[str, ...]) -> list[tuple[str, list[bool]]]:
-        """The key of each method, and which networks are its own."""
+    def owned(self, networks: tuple[str, ...]) -> list[tuple[str, list[bool]]]:
+        """The key of each method, and which networks are its own.
+
+        Raises `ValueError` for a method without a network, and for a network without a method.
+        """
         methods = self._methods
         unknown = [key for key in methods if key not in (*networks, "*")]
         if unknown:
             raise ValueError(
                 f"A method is given for the network {unknown[0]!r}, which does not exist or has no "
-                f"trainable variable. Networks: {', '.join(map(repr, networks)) or 'none'}."
+                f"trainable variable.{did_you_mean(unknown[0], networks)} "
+                f"Networks: {', '.join(map(repr, networks)) or 'none'}."
             )
         missing = [name for name in networks if name not in methods]
         if missing and "*" not in methods:

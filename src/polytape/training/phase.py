@@ -5,6 +5,8 @@ from typing import Any
 
 import keras
 
+from polytape.contract import check_objective_names, did_you_mean, is_whole, received
+
 
 @keras.saving.register_keras_serializable(package="polytape")
 class Phase:
@@ -23,17 +25,19 @@ class Phase:
     """
 
     def __init__(self, objectives: str | Sequence[str], steps: int = 1) -> None:
-        names = (objectives,) if isinstance(objectives, str) else tuple(objectives)
+        names: tuple[str, ...] = (objectives,) if isinstance(objectives, str) else ()
+        if isinstance(objectives, (list, tuple)):
+            names = tuple(objectives)
         if not names or not all(isinstance(name, str) for name in names):
             raise TypeError(
-                "A Phase takes the name of an objective, or several. "
-                f"Received: {objectives!r} of type {type(objectives).__name__}."
+                "A Phase takes the name of an objective, or several. " + received(objectives)
             )
-        if not isinstance(steps, int) or steps < 1:
+        check_objective_names(names)
+        if not is_whole(steps) or steps < 1:
             raise ValueError(
                 f"A Phase is run a whole number of times, at least once. Received: steps={steps!r}."
             )
-        self.objectives, self.steps = names, steps
+        self.objectives, self.steps = names, int(steps)
 
     def __repr__(self) -> str:
         return f"Phase({', '.join(map(repr, self.objectives))}, steps={self.steps})"
@@ -53,12 +57,18 @@ def ordered(phases: Sequence[Any] | None, names: Sequence[str]) -> list[Phase]:
     """
     if phases is None:
         return [Phase(tuple(names))]
+    if not isinstance(phases, (list, tuple)) or not phases:
+        raise TypeError(
+            'compile(phases=...) takes a list, [pt.Phase("critic", steps=5), "generator"]. '
+            f"{received(phases)}"
+        )
     found = [phase if isinstance(phase, Phase) else Phase(phase) for phase in phases]
     placed = [name for phase in found for name in phase.objectives]
     unknown = [name for name in placed if name not in names]
     if unknown:
         raise ValueError(
-            f"compile(phases=...) names {unknown[0]!r}, which is not an objective. "
+            f"compile(phases=...) names {unknown[0]!r}, which is not an objective."
+            f"{did_you_mean(unknown[0], names)} "
             f"Objectives: {', '.join(map(repr, names))}."
         )
     for name in names:

@@ -1,21 +1,22 @@
 """What `compile` decides for the step: objectives, phases, methods, rules for bad values."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
+from keras.optimizers.schedules import LearningRateSchedule
 
-from polytape.contract import Method, Tensor
+from polytape.contract import Method, Tensor, check_seed, is_number, parts, received
 from polytape.differentiation.features import marked
 from polytape.differentiation.jacobian import path_of
 from polytape.differentiation.measured import check_measure
 from polytape.engines import Recording
 from polytape.settlement import Settlement, check_private
 from polytape.settlement.seeds import peeked
-from polytape.stages.reweight import check_names
+from polytape.stages.reweight import Reweight, check_names
 from polytape.training.course import Clock, Course, chart
 from polytape.training.dropped import Dropped
 from polytape.training.objectives.losses import Ledger
@@ -59,7 +60,7 @@ class Plan:
         self.holder = holder
         holder.release()
         self.private, self.on_nonfinite = check_private(private), on_nonfinite
-        self.seed = peeked() if seed is None else seed
+        self.seed = peeked() if seed is None else check_seed(seed)
         measure = check_measure(measure, method)
         # A method that weighs losses alone measures nothing.
         self.measure = "parameters" if method.needs == "losses" else measure
@@ -225,17 +226,47 @@ class Plan:
                 "objective."
             )
 
-    def reweight(self, weights: dict[str, float]) -> None:
-        """Write into the `Reweight` states."""
+    def reweight(self, weights: Mapping[str, float]) -> None:
+        """Write into the `Reweight` states what a user asked for."""
         check_names(weights, self.names)
-        found = [(c, v) for c in self.courses for v in c.settlement.state.named("reweight")]
-        if not found:
+        if not self._reweighted():
             raise ValueError(
                 "reweight() changes the weights of a Reweight stage, and `combine` has none. "
                 "Compile with combine=pt.Chain(pt.Reweight(), ...)."
             )
-        for course, variable in found:
+        for name, weight in weights.items():
+            if not is_number(weight) or not np.isfinite(weight):
+                raise ValueError(
+                    f"reweight({{{name!r}: ...}}): a weight must be a finite number. "
+                    f"{received(weight)}"
+                )
+            self._check_free(name)
+        self.follow(weights)
+
+    def follow(self, weights: Mapping[str, float]) -> None:
+        """Write weights into the `Reweight` states as they are."""
+        for course, variable in self._reweighted():
             numbers = ops.convert_to_numpy(variable.value).copy()
             for name in set(weights) & set(course.names):
                 numbers[course.names.index(name)] = weights[name]
             variable.assign(numbers)
+
+    def _reweighted(self) -> list[tuple[Course, keras.Variable]]:
+        """The states of the `Reweight` stages, and the phases that they belong to."""
+        return [(c, v) for c in self.courses for v in c.settlement.state.named("reweight")]
+
+    def _check_free(self, name: str) -> None:
+        """Raise if the weight of an objective follows something else than `reweight`."""
+        given = self.objectives.given[name].weight if self.objectives is not None else None
+        stages = [part for part in parts(self.method) if isinstance(part, Reweight)]
+        sources = [given, *(stage.weights.get(name) for stage in stages)]
+        if any(isinstance(source, keras.Variable) for source in sources):
+            raise ValueError(
+                f"The weight of {name!r} is a keras.Variable, which is read before every step: "
+                "change that, variable.assign(0.5), instead of reweight()."
+            )
+        if any(isinstance(source, LearningRateSchedule) for source in sources):
+            raise ValueError(
+                f"The weight of {name!r} follows a schedule, which reweight() cannot change. Give "
+                "a number or a keras.Variable as its weight."
+            )

@@ -1,13 +1,15 @@
 """The training side of `polytape.Model`: Keras's `compile` and `fit` on several objectives."""
 
 import functools
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
 from polytape.catalogue import resolve
-from polytape.contract import Method, parts
+from polytape.combiner import Combiner
+from polytape.contract import Method, did_you_mean, parts
 from polytape.engines import engine
 from polytape.stages.scopes import PerNetwork
 from polytape.training.functional import plain_functional
@@ -82,6 +84,7 @@ class Trainer:
 
         `add_loss` terms and weight regularisers are added to the combined gradient as they are.
         """
+        _check_options(super().compile, kwargs)  # type: ignore[misc]
         method = combination(combine)
         source = losses_of(loss, loss_weights, objectives, phases, method)
         given = {"loss": loss, "objectives": objectives, "phases": phases}
@@ -111,11 +114,13 @@ class Trainer:
         sample_weight: Any = None,
         training: bool = True,
     ) -> Any:
-        plan = self.plan
+        plan = self._compiled("compute_loss")
         if plan.objectives is not None:
             given = x, y, sample_weight
             return loss_of_objectives(plan, plan.names, given, y_pred, training)
         plan.check_outputs(y_pred)
+        ledger: Any = plan.source
+        ledger.check_targets(y)
         if share(self, y, y_pred, sample_weight):
             plan.check_outputs(y_pred)  # forgets what that noted
         total = super().compute_loss(x, y, y_pred, sample_weight, training)  # type: ignore[misc]
@@ -131,7 +136,7 @@ class Trainer:
         return engine().train_step(self, functools.partial(train_step, self), *args)
 
     def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> Any:
-        own = callbacks_of(self.plan)
+        own = callbacks_of(self._compiled("fit"))
         try:
             return super().fit(*args, callbacks=insert(callbacks, *own), **kwargs)  # type: ignore[misc]
         except BaseException:
@@ -162,13 +167,14 @@ class Trainer:
         Before the first step it shows what is declared, then also what is reached. Raises
         `ValueError` unless compiled with objectives and built.
         """
-        if self.plan.objectives is None or not self.plan.courses:
+        plan = self._compiled("routing_table")
+        if plan.objectives is None or not plan.courses:
             raise ValueError(
                 "The routing table is of objectives and of variables that exist: compile with "
                 "objectives=[...] and call the model once, or give its networks an Input."
             )
         norms = None if x is None else gradient_norms(self, (x, y, sample_weight))
-        return routing_table(self.plan, norms)
+        return routing_table(plan, norms)
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Where Keras's loop on JAX leaves the arrays of every step. An attribute like any other is
@@ -184,19 +190,37 @@ class Trainer:
         return super().make_train_function(force)  # type: ignore[misc]
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
-        if self.plan.courses and (weights := live_weights(self.plan)):
-            self.reweight(weights)
+        plan = self._compiled("train_on_batch")
+        if plan.courses and (weights := live_weights(plan)):
+            plan.follow(weights)
         logs = super().train_on_batch(*args, **kwargs)  # type: ignore[misc]
-        self.plan.raise_if_dropped()
+        plan.raise_if_dropped()
         return logs
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        self._compiled("evaluate")
+        return super().evaluate(*args, **kwargs)  # type: ignore[misc]
+
+    def _compiled(self, asked_by: str) -> Plan:
+        """The plan, or `RuntimeError` before `compile`."""
+        plan: Plan | None = getattr(self, "plan", None)
+        if plan is None:
+            raise RuntimeError(
+                f"{asked_by}() comes after compile(): model.compile(optimizer=..., loss=..., "
+                "combine=...). A model loaded with compile=False is compiled anew."
+            )
+        return plan
+
     def reweight(self, weights: dict[str, float]) -> None:
-        """Set weights held by the `Reweight` stages of `combine`, from the next step on.
+        """Set weights of objectives, or of the `Reweight` stages of `combine`, from now on.
+
+        weights  {objective: finite number}
 
         Call it between batches or from a callback, as `self.model.reweight({"a": 0.5})`. Raises
-        `ValueError` for an objective that no `Reweight` stage knows.
+        `ValueError` for an objective that does not exist, a weight that follows a schedule or a
+        variable, and where no objectives and no `Reweight` stage hold weights.
         """
-        self.plan.reweight(weights)
+        self._compiled("reweight").reweight(weights)
 
     def get_compile_config(self) -> dict[str, Any]:
         config = super().get_compile_config()  # type: ignore[misc]
@@ -213,10 +237,26 @@ class Trainer:
             self.optimizer.build(self.trainable_variables)  # type: ignore[attr-defined]
 
 
+def _check_options(of_keras: Any, options: Mapping[str, Any]) -> None:
+    """Raise for an argument that neither Keras's `compile` nor this one knows."""
+    signatures = inspect.signature(of_keras), inspect.signature(Trainer.compile)
+    known = {name for signature in signatures for name in signature.parameters}
+    for name in options:
+        if name not in known:
+            raise TypeError(
+                f"compile() has no argument {name!r}.{did_you_mean(name, known, cutoff=0.6)}"
+            )
+
+
 def combination(combine: Any) -> Method:
     """The method that `compile(combine=...)` means: one, or one per network."""
     if isinstance(combine, Mapping):
         return PerNetwork({network: resolve(method) for network, method in combine.items()})
+    if isinstance(combine, Combiner):
+        raise TypeError(
+            "A Combiner is for loops of your own; in fit the model holds the method's state: "
+            f"compile(combine=pt.{type(combine.method).__name__}(...))."
+        )
     return resolve(combine)
 
 

@@ -91,7 +91,7 @@ class Follow(keras.callbacks.Callback):
         if now == self._known:
             return
         if self._plan.courses:
-            self.model.reweight(now)
+            self._plan.follow(now)
             self._known = now
         else:  # a model that this step is about to build
             self._plan.objectives.starts.update(now)

@@ -3,9 +3,10 @@
 import functools
 from dataclasses import dataclass
 
+import numpy as np
 from keras import ops
 
-from polytape.contract import Tensor
+from polytape.contract import Tensor, received
 from polytape.training.objectives.losses import Parts
 from polytape.training.objectives.objective import Objective, Step
 
@@ -39,7 +40,13 @@ def activity(objective: Objective, step: Step, labels: Tensor | None) -> Tensor 
     if objective.every > 1 and step.training:
         asked.append(ops.equal(ops.mod(step.count, objective.every), 0))
     if objective.when is not None:
-        due = ops.cast(objective.when(step), "bool")
+        answer = objective.when(step)
+        if not ops.is_tensor(answer) and not isinstance(answer, (bool, np.bool_)):
+            raise TypeError(
+                f"Objective {objective.name!r}: `when` answers with one boolean, as in "
+                f"lambda step: step.count < 1000. {received(answer)}"
+            )
+        due = ops.cast(answer, "bool")
         if len(due.shape):
             raise ValueError(
                 f"Objective {objective.name!r}: `when` decides for the whole batch, with one "

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
-from polytape.contract import Tensor, did_you_mean
+from polytape.contract import Tensor, did_you_mean, is_number, received
 from polytape.differentiation.gradients import check_scalar
 from polytape.training.objectives.labels import same_rank
 from polytape.training.objectives.samples import sample_losses
@@ -102,6 +103,24 @@ class Ledger:
             found.append(value if weight is None else ops.multiply(value, weight))
         return found
 
+    def check_targets(self, targets: Any) -> None:
+        """Raise if losses named by output lack their target."""
+        named = [path[0] for path in self._leaves if path and isinstance(path[0], str)]
+        there = targets if isinstance(targets, dict) else ()
+        missing = [name for name in named if name not in there]
+        if targets is None and self._leaves:
+            raise ValueError(
+                "compile(loss=...) compares outputs with targets, and there are none: give `y`. A "
+                "loss without a target is a pt.Objective that is a function of the step, or "
+                "add_loss()."
+            )
+        if isinstance(targets, dict) and missing:
+            raise ValueError(
+                f"compile(loss=...) has a loss for {missing[0]!r}, and there is no target of that "
+                f"name.{did_you_mean(missing[0], there, cutoff=0.6)} "
+                f"Targets: {', '.join(map(repr, there)) or 'none'}."
+            )
+
     def check_outputs(self, outputs: Any, output_names: Sequence[str]) -> None:
         """Raise if a key of the `loss` dict is not an output."""
         known = list(outputs) if isinstance(outputs, dict) else list(output_names)
@@ -184,8 +203,24 @@ class _FunctionLoss(keras.losses.Loss):
 
 
 def resolve_loss(loss: Any) -> keras.losses.Loss:
-    """A loss object from a name, a function or a loss object."""
-    found = keras.losses.get(loss)
+    """A loss object from a name, a function or a loss object.
+
+    Raises `TypeError` for a class, `ValueError` for a name that Keras does not know.
+    """
+    if isinstance(loss, type) and issubclass(loss, keras.losses.Loss):
+        raise TypeError(
+            f"A loss is an object, a name or a function. Received the class {loss.__name__} "
+            "itself: add the parentheses."
+        )
+    try:
+        found = keras.losses.get(loss)
+    except ValueError as error:
+        known = [name for name in dir(keras.losses) if not name.startswith("_")]
+        hint = did_you_mean(loss, known, cutoff=0.6) if isinstance(loss, str) else ""
+        raise ValueError(
+            "A loss is a Keras loss, its name, or a function of y_true and y_pred, and this is "
+            f"none.{hint} {received(loss)}"
+        ) from error
     return found if isinstance(found, keras.losses.Loss) else _FunctionLoss(found)
 
 
@@ -206,6 +241,8 @@ def _weights(loss: Any, weights: Any) -> dict[Path, Any]:
     paths = [path for path, _ in _leaves(loss)]
     if weights is None:
         return {}
+    for path, weight in _leaves(weights):
+        _check_weight(path, weight)
     if not isinstance(weights, (dict, list, tuple)):
         return dict.fromkeys(paths, weights)
     named = dict(_leaves(weights))
@@ -225,6 +262,18 @@ def _weights(loss: Any, weights: Any) -> dict[Path, Any]:
             f"for {len(paths)} losses."
         )
     return dict(zip(paths, flat, strict=True))
+
+
+def _check_weight(path: Path, weight: Any) -> None:
+    """Raise if a weight is known to be no finite number."""
+    if ops.is_tensor(weight) or isinstance(weight, keras.Variable):
+        return
+    if not is_number(weight) or not np.isfinite(weight):
+        place = f" of {'/'.join(map(str, path))!r}" if path else ""
+        raise ValueError(
+            f"compile(loss_weights=...): the weight{place} must be a finite number. "
+            f"{received(weight)}"
+        )
 
 
 def _name_outputs(outputs: Any, output_names: Sequence[str]) -> tuple[str, ...]:

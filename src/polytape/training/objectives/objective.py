@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 from keras.optimizers.schedules import LearningRateSchedule
 
-from polytape.contract import Tensor
+from polytape.contract import Tensor, is_number, is_whole
 
 Weight = Any  # a number, a LearningRateSchedule or a keras.Variable
 
@@ -77,17 +78,20 @@ class Objective:
         target: Any = None,
     ) -> None:
         if not isinstance(name, str) or not name:
-            raise TypeError(f"An Objective needs a name. Received: {name!r}.")
-        self.name, self.loss, self.every, self.when = name, loss, every, when
+            raise TypeError(
+                f'An Objective needs a name, pt.Objective("image", "mse"). Received: {name!r}.'
+            )
+        self.name, self.loss, self.when = name, loss, when
         self.trains = _named(name, trains)
         self.weight: Weight = _weight(name, weight)
         self.output = name if output is None else output
         self.target = self.output if target is None else target
         self._bound = output, target
-        if not isinstance(every, int) or every < 1:
+        if not is_whole(every) or every < 1:
             raise ValueError(
                 f"Objective {name!r}: `every` counts steps, from 1. Received: {every!r}."
             )
+        self.every = int(every)
         if when is not None and not callable(when):
             raise TypeError(
                 f"Objective {name!r}: `when` is a function of the step. Received: {when!r}."
@@ -149,11 +153,16 @@ def _named(name: str, trains: Any) -> tuple[Any, ...] | None:
 def _weight(name: str, weight: Any) -> Weight:
     if isinstance(weight, (LearningRateSchedule, keras.Variable)):
         return weight
-    if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+    if not is_number(weight):
         raise TypeError(
             f"Objective {name!r}: `weight` is a number, a LearningRateSchedule or a "
             f"keras.Variable. Received: {weight!r} of type {type(weight).__name__}. Weights that "
             "are learned come with a method: combine=pt.UW()."
+        )
+    if not np.isfinite(weight):
+        raise ValueError(
+            f"Objective {name!r}: `weight` must be finite. Received: {weight!r}. To leave an "
+            "objective out of some steps use `when` or `every`."
         )
     return float(weight)
 
@@ -162,6 +171,11 @@ def _takes_step(name: str, loss: Any) -> bool:
     """Whether a loss is a function of the step rather than of a target and an output."""
     if isinstance(loss, (str, keras.losses.Loss)):
         return False
+    if isinstance(loss, type) and issubclass(loss, keras.losses.Loss):
+        raise TypeError(
+            f"Objective {name!r}: its loss is the class {loss.__name__} itself: add the "
+            "parentheses."
+        )
     if not callable(loss):
         raise TypeError(
             f"Objective {name!r}: `loss` is a Keras loss or a function of the step. "

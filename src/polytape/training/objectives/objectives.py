@@ -58,7 +58,7 @@ class Objectives:
         if objective.of_step:
             if self._halves or self._samples:
                 raise ValueError(_WHOLE.format(name=objective.name))
-            parts, labels = [objective.loss(step)], None
+            parts, labels = [_called(objective, step)], None
         else:
             parts, labels = self._compared(objective, step)
         check_scalar(objective.name, parts[0])
@@ -152,6 +152,21 @@ class _Mode(keras.layers.Layer):
     def call(self, function: Callable[[], Any], training: Any = None) -> Any:
         del training
         return function()
+
+
+def _called(objective: Objective, step: Step) -> Any:
+    """What an objective's function returns; an error of its own gets to know whose it is."""
+    try:
+        return objective.loss(step)
+    except Exception as error:
+        known = {"Outputs": step.outputs, "Targets": step.targets, "Networks": step.networks}
+        there = [
+            f"{what}: {', '.join(map(repr, nest))}."
+            for what, nest in known.items()
+            if isinstance(nest, Mapping)
+        ]
+        error.add_note(" ".join((f"In the loss of objective {objective.name!r}.", *there)))
+        raise
 
 
 def _entry(nest: Any, key: Any, name: str, what: str) -> Any:

@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from polytape.training.optimizers.inner_optimizers import resolved
 from polytape.training.optimizers.optimizers import Optimizers
 from polytape.training.routing.routes import Places
 
@@ -14,7 +15,7 @@ REST = "*"
 def gathered(optimizer: Any) -> Any:
     """The `optimizer` of `compile`; of a dict, its optimizers as one."""
     if not isinstance(optimizer, Mapping):
-        return optimizer
+        return resolved(optimizer, "compile(optimizer=...)")
     if not optimizer:
         raise ValueError(
             "compile(optimizer={}) has no optimizer: name one for each network, or one for all as "

@@ -6,11 +6,21 @@ from typing import Any
 import keras
 from keras import ops
 
+from polytape.contract import did_you_mean, received
+
 
 def inner_optimizers(given: Mapping[str, Any], factor: float | None) -> dict[str, Any]:
     """Keras optimizers from objects, names or configs, each its own; `factor` scales the losses."""
+    if not isinstance(given, Mapping):
+        raise TypeError(
+            'Optimizers are given by name, pt.Optimizers({"encoder": "adam", "*": "sgd"}). '
+            f"{received(given)}"
+        )
     if not given:
         raise ValueError("Optimizers needs at least one optimizer. Received: an empty dict.")
+    for name in given:
+        if not isinstance(name, str):
+            raise TypeError(f"Optimizers are given by the names of networks. {received(name)}")
     found = {name: _inner(name, identifier, factor) for name, identifier in given.items()}
     names: dict[int, str] = {}
     for name, inner in found.items():
@@ -23,14 +33,39 @@ def inner_optimizers(given: Mapping[str, Any], factor: float | None) -> dict[str
     return found
 
 
-def _inner(name: str, given: Any, factor: float | None) -> Any:
-    try:
-        inner = keras.optimizers.get(given)
-    except ValueError as error:
+def resolved(optimizer: Any, asked_by: str) -> keras.optimizers.Optimizer:
+    """A Keras optimizer from itself, its name or its config; `asked_by` is for errors.
+
+    Raises `TypeError` or `ValueError` for anything else, with what was probably meant.
+    """
+    if optimizer is None:
         raise ValueError(
-            f"optimizer[{name!r}] must be a Keras optimizer, its name or its config. Received: "
-            f"{given!r} of type {type(given).__name__}."
+            f"{asked_by} is None, so nothing could be updated. Name one, such as "
+            '"adam"; to evaluate only, any will do: it makes no slots before the first step.'
+        )
+    if isinstance(optimizer, type):
+        raise TypeError(
+            f"{asked_by} must be a Keras optimizer, its name or its config. Received the class "
+            f"{optimizer.__name__} itself: add the parentheses."
+        )
+    if isinstance(optimizer, (list, tuple)):
+        raise TypeError(
+            f"{asked_by} takes several optimizers by the names of their networks, "
+            f'{{"encoder": "adam", "*": "sgd"}}. {received(optimizer)}'
+        )
+    try:
+        return keras.optimizers.get(optimizer)
+    except ValueError as error:
+        known = [name for name in dir(keras.optimizers) if name[0].isupper()]
+        hint = did_you_mean(optimizer, known, cutoff=0.6) if isinstance(optimizer, str) else ""
+        raise ValueError(
+            f"{asked_by} must be a Keras optimizer, its name or its config.{hint} "
+            f"{received(optimizer)}"
         ) from error
+
+
+def _inner(name: str, given: Any, factor: float | None) -> Any:
+    inner = resolved(given, f"optimizer[{name!r}]")
     if isinstance(inner, keras.optimizers.LossScaleOptimizer):
         raise ValueError(
             f"optimizer[{name!r}] is a LossScaleOptimizer. The losses are scaled once for all "

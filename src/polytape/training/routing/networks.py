@@ -1,5 +1,6 @@
 """What may be given as the networks of a model."""
 
+import inspect
 import itertools
 from collections.abc import Mapping
 from typing import Any
@@ -22,12 +23,25 @@ def check_networks(networks: Any, forward: Any) -> None:
             )
         if not isinstance(name, str) or not name or name == "*":
             raise ValueError(f'A network needs a name other than "*". Received: {name!r}.')
-    if forward is not None and not callable(forward):
+    if forward is not None and not _takes_two(forward):
         raise TypeError(
             "`forward` is a function of the networks and the inputs, as in "
             'lambda networks, x: {"code": networks["encoder"](x)}. '
             f"Received: {forward!r}."
         )
+
+
+def _takes_two(forward: Any) -> bool:
+    """Whether it is a function of two arguments, as far as can be known."""
+    if not callable(forward):
+        return False
+    try:
+        inspect.signature(forward).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # written in C
+        return True
+    return True
 
 
 def refuse_shared(networks: Mapping[str, Any]) -> None:
