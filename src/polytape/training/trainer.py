@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -15,7 +16,7 @@ from polytape.stages.scopes import PerNetwork
 from polytape.training.functional import plain_functional
 from polytape.training.objectives.losses import Ledger
 from polytape.training.objectives.means import share
-from polytape.training.objectives.metrics import of_labels
+from polytape.training.objectives.metrics import names_of_results, of_labels
 from polytape.training.objectives.objective import Objective
 from polytape.training.objectives.objectives import Objectives
 from polytape.training.objectives.values import loss_of_objectives
@@ -92,13 +93,17 @@ class Trainer:
             given.update(metrics=metrics, weighted_metrics=weighted_metrics)
             metrics, weighted_metrics = of_labels(metrics), of_labels(weighted_metrics)
         told = gathered(optimizer), source.wrapped, loss_weights, metrics, weighted_metrics
+        self._compile_loss = self._compile_metrics = None  # Keras keeps those that are not replaced
         super().compile(*told, *args, **kwargs)  # type: ignore[misc]
         engine().prepare(self)
         options = {"private": private, "measure": measure, "on_nonfinite": on_nonfinite}
         order = ordered(phases, [*source.given]) if isinstance(source, Objectives) else ()
         settings: dict[str, Any] = {**options, "seed": seed, "phases": order, "verbose": verbose}
         self.plan = Plan(self, self.method_state, source, method, **settings)
-        self._combining = {**given, "combine": method, "seed": self.plan.seed, **options}
+        # Keras takes metrics in a dict that is an attribute for the model's own, and logs them again.
+        combining = {**given, "combine": method, "seed": self.plan.seed, **options}
+        self._combining = MappingProxyType(combining)
+        object.__setattr__(self, "loss", source.described)  # not searched for layers, either
         functional = isinstance(self, plain_functional()) and objectives is None
         known = getattr(self, "output", None) if functional else None
         if known is not None:
@@ -151,6 +156,11 @@ class Trainer:
         if plan is not None and plan.objectives is not None:
             plan.complete(outputs)  # Keras builds the optimizer next
         return outputs
+
+    @property
+    def metrics_names(self) -> list[str]:
+        """The names of what `evaluate` returns, in its order; known after the first batch."""
+        return names_of_results(self)
 
     @property
     def columns(self) -> dict[str, Any]:

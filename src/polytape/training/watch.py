@@ -116,10 +116,13 @@ def callbacks_of(plan: Any) -> list[keras.callbacks.Callback]:
 
 
 def insert(callbacks: Any, *own: keras.callbacks.Callback) -> Any:
-    """The user's callbacks behind our own, so that all of them see our logs."""
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        for callback in own:
-            callbacks.append(callback)
-        return callbacks
+    """Our own callbacks and the user's behind them, so that all of those see our logs.
+
+    A `CallbackList` of the user's becomes another one: what it holds and when it calls its
+    callbacks is settled when it is made.
+    """
     given = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks] if callbacks else []
-    return [*own, *given]
+    if not isinstance(callbacks, keras.callbacks.CallbackList):
+        return [*own, *given]
+    together = [*own, *callbacks.callbacks]
+    return keras.callbacks.CallbackList(together, model=callbacks.model, **(callbacks.params or {}))

@@ -33,6 +33,7 @@ class Ledger:
         self._noted: list[tuple[Path, list[Tensor]]] = []
         self._parts = 3 if halves else 1
         self._samples = samples
+        self.described = loss  # what `model.loss` shows
         self.wrapped = self._wrap(loss, ())
         self._leaves = dict(_leaves(self.wrapped))
         self._weights = _weights(loss, loss_weights)

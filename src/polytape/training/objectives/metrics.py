@@ -29,7 +29,28 @@ def of_labels(metrics: Any) -> Any:
     found = accuracy if chosen_by_shape else keras.metrics.get(metrics)
     wrapper = _Labelled if isinstance(found, keras.metrics.Metric) else _LabelledMean
     name = getattr(found, "name", getattr(found, "__name__", "metric"))
-    return wrapper(found, metrics if isinstance(metrics, str) else str(name))
+    labelled = wrapper(found, metrics if isinstance(metrics, str) else str(name))
+    better = "up" if found is accuracy else getattr(found, "_direction", None)
+    if better is not None:  # Keras's callbacks look for it, to know which value is the best
+        labelled._direction = better
+    return labelled
+
+
+def names_of_results(model: Any) -> list[str]:
+    """The names of the values that `evaluate` returns as a list, in that order.
+
+    Before the first batch metrics that Keras has not built are missing.
+    """
+    metrics = [metric for metric in model.metrics if getattr(metric, "built", True)]
+    first, results = [], {}
+    for metric in metrics:
+        found = metric.result()
+        results.update(found if isinstance(found, dict) else {metric.name: found})
+        compiled = metric is model._compile_metrics
+        first += [each.name for each in (metric.metrics if compiled else [metric])]
+    # As Keras flattens a dict of results: those under the name of a metric, then the others.
+    listed = [name for name in first if name in results]
+    return [*listed, *sorted({*results} - {*listed})]
 
 
 class _Labelled(keras.metrics.Metric):

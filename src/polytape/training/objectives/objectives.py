@@ -80,6 +80,11 @@ class Objectives:
         return parts, labelled.count
 
     @property
+    def described(self) -> dict[str, Any]:
+        """What `model.loss` shows: {objective: its loss}."""
+        return {name: objective.loss for name, objective in self.given.items()}
+
+    @property
     def metrics(self) -> list[keras.metrics.Metric]:
         """What runs along with the epoch."""
         return [*self._means.metrics, *self.improbable.values()]

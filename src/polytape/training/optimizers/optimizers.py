@@ -29,8 +29,10 @@ class Optimizers(keras.optimizers.Optimizer):
     nothing. `iterations` counts the steps in which any of them takes part.
 
     `learning_rate` is that of the first optimizer. Setting it, as `LearningRateScheduler` and
-    `ReduceLROnPlateau` do, multiplies the rates of all by the same factor; a rate of one's own is
-    set by `model.optimizer["encoder"].learning_rate = 1e-4`.
+    `ReduceLROnPlateau` do, multiplies the rates of all by the same factor, and what they log is
+    that of the first; a rate of one's own is set by
+    `model.optimizer["encoder"].learning_rate = 1e-4`. `SwapEMAWeights` exchanges the variables of
+    the optimizers that have `use_ema=True`.
 
     Under the policy "mixed_float16" Keras puts a `LossScaleOptimizer` around the whole:
     `model.optimizer.inner_optimizer["encoder"]`. A gradient that overflows skips the step of all.
@@ -186,6 +188,29 @@ class Optimizers(keras.optimizers.Optimizer):
         if self.built:
             for name, inner in self._inner.items():
                 inner.finalize_variable_values(self._own(name, self._trainable_variables))
+
+    @property
+    def _model_variables_moving_average(self) -> list[Any]:
+        # Where `SwapEMAWeights` looks for the averages of the variables, in the order of these.
+        averaged = {name for name, inner in self._inner.items() if inner.use_ema}
+        if not averaged:
+            raise AttributeError(f"None of the optimizers {', '.join(self._inner)} has use_ema=True.")
+        averages = {
+            id(variable): average
+            for name in averaged
+            for variable, average in zip(
+                self._own(name, self._trainable_variables),
+                self._inner[name]._model_variables_moving_average,
+                strict=True,
+            )
+        }
+        # A variable without an average is exchanged for a copy of itself.
+        return [
+            averages[id(variable)]
+            if id(variable) in averages
+            else keras.Variable(ops.convert_to_numpy(variable), trainable=False)
+            for variable in self._trainable_variables
+        ]
 
     # ------------------------------------------------------------------ settings of all
 

@@ -4,6 +4,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import keras
 import numpy as np
 from rich import box
 from rich.console import Console
@@ -106,6 +107,6 @@ def described(optimizer: Any) -> dict[str, str]:
 
 
 def _described(optimizer: Any) -> str:
-    rate = optimizer.get_config()["learning_rate"]
-    shown = f" {rate:.3g}" if isinstance(rate, float) else ""
+    rate = optimizer.learning_rate  # a variable, unless it follows a schedule
+    shown = f" {float(rate.value):.3g}" if isinstance(rate, keras.Variable) else ""
     return type(optimizer).__name__ + shown
