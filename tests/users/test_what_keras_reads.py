@@ -86,7 +86,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def test_every_log_has_one_name(trained: Any) -> None:
-    model, _, path, seen, history = trained
+    _, _, path, seen, history = trained
     names = [*sorted(WATCHED), *(f"val_{name}" for name in sorted(WATCHED))]
     assert sorted(history) == sorted(names)
     assert all(len(values) == 2 for values in history.values())
@@ -130,7 +130,7 @@ def test_summary_counts_the_optimizer(trained: Any) -> None:
     assert f"Optimizer params: {numbers} " in "\n".join(lines)
 
 
-def test_export_serves_the_outputs(trained: Any, tmp_path: Path) -> None:
+def test_the_compiled_model_describes_itself(trained: Any) -> None:
     model, *_ = trained
     assert set(model.predict(X, verbose=0)) == {"ctr", "cvr"}
     assert model.loss == {"ctr": "binary_crossentropy", "cvr": "mse"}

@@ -100,7 +100,7 @@ class Trainer:
         order = ordered(phases, [*source.given]) if isinstance(source, Objectives) else ()
         settings: dict[str, Any] = {**options, "seed": seed, "phases": order, "verbose": verbose}
         self.plan = Plan(self, self.method_state, source, method, **settings)
-        # Keras takes metrics in a dict that is an attribute for the model's own, and logs them again.
+        # Metrics in an attribute that is a dict Keras takes for the model's own, and logs again.
         combining = {**given, "combine": method, "seed": self.plan.seed, **options}
         self._combining = MappingProxyType(combining)
         object.__setattr__(self, "loss", source.described)  # not searched for layers, either

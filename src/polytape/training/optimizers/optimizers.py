@@ -194,7 +194,9 @@ class Optimizers(keras.optimizers.Optimizer):
         # Where `SwapEMAWeights` looks for the averages of the variables, in the order of these.
         averaged = {name for name, inner in self._inner.items() if inner.use_ema}
         if not averaged:
-            raise AttributeError(f"None of the optimizers {', '.join(self._inner)} has use_ema=True.")
+            raise AttributeError(
+                f"None of the optimizers {', '.join(self._inner)} has use_ema=True."
+            )
         averages = {
             id(variable): average
             for name in averaged
