@@ -8,11 +8,11 @@ discovery: a new file in `methods/` needs no line here.
 from importlib import import_module
 from typing import Any
 
-from polytape.registration import register_when_keras_is_there
+from polytape.registration import register, register_when_keras_is_there
 
 __version__ = "0.1.0"
 
-_HOMES = {
+HOMES = {
     "Combiner": "polytape.combiner",
     "Evidence": "polytape.contract",
     "Features": "polytape.differentiation.features",
@@ -28,18 +28,20 @@ _HOMES = {
     "gradients": "polytape.differentiation.gradients",
     "weigh": "polytape.weighing",
 }
-_MODULES = ("data",)
+MODULES = ("data",)
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
-    if name in _MODULES:
+    if name in HOMES:
+        register()
+        return getattr(import_module(HOMES[name]), name)
+    if name in MODULES:
         return import_module(f"polytape.{name}")
     if name.startswith("_"):
         raise AttributeError(f"module 'polytape' has no attribute {name!r}")
     catalogue = import_module("polytape.catalogue").catalogue()
     if name in catalogue:
+        register()
         return catalogue[name]
     hint = import_module("polytape.contract").did_you_mean(name, __dir__(), cutoff=0.6)
     raise AttributeError(
@@ -49,7 +51,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*_HOMES, *_MODULES, *import_module("polytape.catalogue").catalogue()])
+    return sorted([*HOMES, *MODULES, *import_module("polytape.catalogue").catalogue()])
 
 
 register_when_keras_is_there()

@@ -2,9 +2,11 @@
 
 Keras finds a class of ours by the name under which it is registered, which needs Keras. Importing
 polytape does not import it: a program may still choose the backend, and reports need none. So the
-classes are registered at once if Keras is there, else as soon as anyone has imported it.
+classes are registered at once if Keras is there, else as soon as anyone has imported it; if that is
+one of our own modules, which is then half-way through its import, when the front door is next used.
 """
 
+import functools
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -13,6 +15,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 HOMES = ("training.model", "combiner", "differentiation.features")
+WITHOUT_KERAS = {"registration", "startup", "cli", "reports", "diagnostics"}
 
 
 def register_when_keras_is_there() -> None:
@@ -22,11 +25,18 @@ def register_when_keras_is_there() -> None:
         sys.meta_path.insert(0, _AfterKeras())
 
 
+@functools.cache
 def register() -> None:
     """Import what has classes that Keras saves: they register themselves."""
     for home in HOMES:
         import_module(f"polytape.{home}")
     import_module("polytape.catalogue").catalogue()
+
+
+def _half_way() -> bool:
+    """Whether a module of ours is being imported that needs Keras, and so imports it just now."""
+    parts = (name.split(".")[1] for name in sys.modules if name.startswith("polytape."))
+    return not WITHOUT_KERAS.issuperset(parts)
 
 
 class _AfterKeras(MetaPathFinder):
@@ -47,7 +57,8 @@ class _AfterKeras(MetaPathFinder):
         def exec_module(module: ModuleType) -> None:
             execute(module)
             sys.meta_path.remove(self)
-            register()
+            if not _half_way():
+                register()
 
         spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec

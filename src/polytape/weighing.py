@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from polytape.catalogue import resolve
+from polytape.catalogue.names import MethodLike
 from polytape.contract import (
     OF_LOSSES,
     Evidence,
@@ -27,7 +28,7 @@ from polytape.stages.chain import split
 
 
 def weigh(
-    method: str | Method,
+    method: MethodLike,
     gramian: Any = None,
     losses: Any = None,
     state: State | None = None,

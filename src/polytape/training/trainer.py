@@ -1,17 +1,17 @@
 """The training side of `polytape.Model`: Keras's `compile` and `fit` on several objectives."""
 
 import functools
-import inspect
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import keras
 
 from polytape.catalogue import resolve
+from polytape.catalogue.names import MethodLike
 from polytape.combiner import Combiner
-from polytape.contract import Method, did_you_mean, parts
-from polytape.engines import engine
+from polytape.contract import Method, parts
+from polytape.engines import Measure, engine
 from polytape.stages.scopes import PerNetwork
 from polytape.training.functional import plain_functional
 from polytape.training.objectives.losses import Ledger
@@ -21,13 +21,15 @@ from polytape.training.objectives.objective import Objective
 from polytape.training.objectives.objectives import Objectives
 from polytape.training.objectives.values import loss_of_objectives
 from polytape.training.optimizers.division import gathered
-from polytape.training.phase import ordered
+from polytape.training.phase import Phase, ordered
 from polytape.training.plan import Plan
 from polytape.training.routing.norms import gradient_norms
 from polytape.training.routing.table import routing_table
 from polytape.training.saving import MethodState
 from polytape.training.step import train_step
 from polytape.training.watch import callbacks_of, insert, live_weights
+
+OptimizerLike: TypeAlias = str | dict[str, Any] | keras.optimizers.Optimizer
 
 
 class Trainer:
@@ -37,21 +39,24 @@ class Trainer:
 
     def compile(
         self,
-        optimizer: Any = "rmsprop",
+        optimizer: OptimizerLike | Mapping[str, OptimizerLike] = "rmsprop",
         loss: Any = None,
         loss_weights: Any = None,
         metrics: Any = None,
         weighted_metrics: Any = None,
-        *args: Any,
+        run_eagerly: bool = False,
+        steps_per_execution: int = 1,
+        jit_compile: bool | Literal["auto"] = "auto",
+        auto_scale_loss: bool = True,
+        *,
         objectives: Sequence[Objective] | None = None,
-        combine: Any = "sum",
-        phases: Sequence[Any] | None = None,
-        private: str = "own",
-        measure: str = "parameters",
-        on_nonfinite: str = "drop",
+        combine: MethodLike | Mapping[str, MethodLike] = "sum",
+        phases: Sequence[str | Sequence[str] | Phase] | None = None,
+        private: Literal["own", "weighted", "joint"] = "own",
+        measure: Measure = "parameters",
+        on_nonfinite: Literal["drop", "isolate", "skip", "raise"] = "drop",
         seed: int | None = None,
         verbose: int = 1,
-        **kwargs: Any,
     ) -> None:
         """Keras's `compile`, and how the gradients of the losses are combined.
 
@@ -85,16 +90,24 @@ class Trainer:
 
         `add_loss` terms and weight regularisers are added to the combined gradient as they are.
         """
-        _check_options(super().compile, kwargs)  # type: ignore[misc]
         method = combination(combine)
         source = losses_of(loss, loss_weights, objectives, phases, method)
         given = {"loss": loss, "objectives": objectives, "phases": phases}
         if objectives is not None:
             given.update(metrics=metrics, weighted_metrics=weighted_metrics)
             metrics, weighted_metrics = of_labels(metrics), of_labels(weighted_metrics)
-        told = gathered(optimizer), source.wrapped, loss_weights, metrics, weighted_metrics
         self._compile_loss = self._compile_metrics = None  # Keras keeps those that are not replaced
-        super().compile(*told, *args, **kwargs)  # type: ignore[misc]
+        super().compile(  # type: ignore[misc]
+            optimizer=gathered(optimizer),
+            loss=source.wrapped,
+            loss_weights=loss_weights,
+            metrics=metrics,
+            weighted_metrics=weighted_metrics,
+            run_eagerly=run_eagerly,
+            steps_per_execution=steps_per_execution,
+            jit_compile=jit_compile,
+            auto_scale_loss=auto_scale_loss,
+        )
         engine().prepare(self)
         options = {"private": private, "measure": measure, "on_nonfinite": on_nonfinite}
         order = ordered(phases, [*source.given]) if isinstance(source, Objectives) else ()
@@ -245,17 +258,6 @@ class Trainer:
         self.compile(**{**keras.saving.deserialize_keras_object(config), "verbose": 0})
         if self.built and self.optimizer is not None:  # type: ignore[attr-defined]
             self.optimizer.build(self.trainable_variables)  # type: ignore[attr-defined]
-
-
-def _check_options(of_keras: Any, options: Mapping[str, Any]) -> None:
-    """Raise for an argument that neither Keras's `compile` nor this one knows."""
-    signatures = inspect.signature(of_keras), inspect.signature(Trainer.compile)
-    known = {name for signature in signatures for name in signature.parameters}
-    for name in options:
-        if name not in known:
-            raise TypeError(
-                f"compile() has no argument {name!r}.{did_you_mean(name, known, cutoff=0.6)}"
-            )
 
 
 def combination(combine: Any) -> Method:
