@@ -17,7 +17,7 @@ HOMES = {
     "Evidence": "polytape.contract",
     "Features": "polytape.differentiation.features",
     "GradientTape": "polytape.tape",
-    "Gradients": "polytape.differentiation.jacobian",
+    "Gradients": "polytape.looping",
     "Method": "polytape.contract",
     "Model": "polytape.training.model",
     "Objective": "polytape.training.objectives.objective",
@@ -25,7 +25,7 @@ HOMES = {
     "Phase": "polytape.training.phase",
     "Step": "polytape.training.objectives.objective",
     "derivative": "polytape.differentiation.derivatives",
-    "gradients": "polytape.differentiation.gradients",
+    "gradients": "polytape.looping",
     "weigh": "polytape.weighing",
 }
 MODULES = ("data",)

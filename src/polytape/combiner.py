@@ -18,9 +18,9 @@ from polytape.contract import (
     parts,
     received,
 )
-from polytape.differentiation.gradients import check_variables
-from polytape.differentiation.jacobian import Gradients, path_of
+from polytape.differentiation.jacobian import Jacobian
 from polytape.differentiation.measured import check_measure
+from polytape.differentiation.variables import Variables
 from polytape.settlement import Settlement, check_private
 
 
@@ -62,15 +62,17 @@ class Combiner(keras.layers.Layer):
         self._before: Any = None  # the losses of the last update, and which of them took part
         self._settlement: Settlement | None = None
 
-    def prepare(self, objectives: Sequence[str], variables: Sequence[Any]) -> None:
-        """Create the state now instead of at the first call."""
+    def prepare(self, objectives: Sequence[str], variables: Any) -> None:
+        """Create the state now instead of at the first call.
+
+        variables  as of `pt.gradients`
+        """
         names = check_objective_names(objectives)
         if not names:
             raise ValueError("Combiner.prepare got no objectives: name those of the loop.")
-        variables = check_variables("Combiner.prepare", variables)
-        paths = tuple(path_of(variable) for variable in variables)
-        sizes = [math.prod(variable.shape) for variable in variables]
-        self._prepare(names, paths, sizes)
+        known = Variables.of("Combiner.prepare", variables)
+        sizes = [math.prod(variable.shape) for variable in known.variables]
+        self._prepare(names, known.paths, sizes)
 
     def _prepare(
         self, names: tuple[str, ...], paths: tuple[str, ...], sizes: Sequence[int]
@@ -93,13 +95,13 @@ class Combiner(keras.layers.Layer):
             )
         return known
 
-    def __call__(self, gradients: Gradients, traces: Any = None) -> list[Tensor | None]:
+    def __call__(self, gradients: Jacobian, traces: Any = None) -> list[Tensor | None]:
         """Update directions, one per variable; the state moves on.
 
         traces  (T,) mean squared norms of the gradients of single samples' residuals, zeros in
                 steps where they are not measured: for methods that need "samples" (NTK)
         """
-        if not isinstance(gradients, Gradients):
+        if not isinstance(gradients, Jacobian):
             raise TypeError(
                 "A Combiner takes what pt.gradients(...) returned. "
                 f"Received: an object of type {type(gradients).__name__}."
@@ -118,14 +120,11 @@ class Combiner(keras.layers.Layer):
                 f"Expected traces of shape ({len(connectivity.names)},), one per objective. "
                 f"Received shape: {tuple(np.shape(traces))}."
             )
-        everyone = ops.ones((len(connectivity.names),), dtype="bool")
-        if settlement.private == "joint":
-            gradients = gradients.joint()
-        update, _, active, state = settlement.settle(gradients, everyone, self.steps.value, traces)
-        settlement.state.write(state, ops.any(active))
-        self._before = [*gradients.losses.values()], active
+        found = settlement.settle_in_loop(gradients, self.steps.value, traces)
+        settlement.state.write(found.state, found.accept)
+        self._before = [*gradients.losses.values()], found.active
         self.steps.assign_add(1)
-        return update
+        return found.directions
 
     def look_again(self, losses: Mapping[str, Any]) -> None:
         """Tell what the last update did, for methods that take a second look (FAMO).

@@ -1,50 +1,19 @@
 """`tf.GradientTape` for several losses, in loops of one's own on TensorFlow."""
 
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import keras
 import numpy as np
 from keras import ops
 
-from polytape.catalogue import resolve
-from polytape.combiner import Combiner
-from polytape.contract import Method, Seed, Tensor
+from polytape.contract import Tensor
 from polytape.differentiation.connectivity import Connectivity
-from polytape.differentiation.gradients import (
-    check_objectives,
-    check_variables,
-    collected,
-    scalars_of,
-)
-from polytape.differentiation.jacobian import Gradients, path_of
+from polytape.differentiation.losses import Losses
+from polytape.differentiation.scaling import factor_of
+from polytape.differentiation.variables import Variables
 from polytape.engines import Tape, engine
-from polytape.settlement import Settlement, check_private
-
-
-class TapeGradients(Gradients):
-    """What `tape.gradients` returns: `pt.Gradients` that can be combined on the spot."""
-
-    def combine(self, method: str | Method | Combiner, private: str = "own") -> list[Tensor | None]:
-        """Update directions, one per variable; None where no objective reaches it.
-
-        method   a method or its name, if it needs nothing but these gradients; a `pt.Combiner`,
-                 made once before the loop, for one that keeps a state or draws random numbers
-        private  as of `pt.Combiner`, which brings its own
-
-        Raises `ValueError` if the method keeps a state from step to step or draws random numbers.
-        """
-        if isinstance(method, Combiner):
-            return method(self)
-        method, names = resolve(method), self.connectivity.names
-        check_private(private)
-        if keras.tree.flatten(method.init(names)):
-            _refuse(method, "keeps a state from step to step")
-        settlement = _settlement(method, names, self.connectivity.paths, private)
-        gradients = self.joint() if settlement.private == "joint" else self
-        everyone = ops.ones((len(names),), dtype="bool")
-        return settlement.settle(gradients, everyone, ops.zeros((), "int32"))[0]
+from polytape.looping import Gradients, collected
 
 
 class GradientTape:
@@ -110,12 +79,17 @@ class GradientTape:
         self._recorder().watch(tensor)
 
     def gradients(
-        self, losses: Mapping[str, Any] | Sequence[Any], sources: Sequence[Any]
-    ) -> TapeGradients:
+        self,
+        losses: Mapping[str, Any] | Sequence[Any],
+        sources: Any,
+        scale: Callable[[Tensor], Tensor] | Tensor | float | None = None,
+    ) -> Gradients:
         """The gradient of every loss by every source; to be called once.
 
         losses   {objective name: scalar loss}, or a list of losses, named "0", "1", ...
-        sources  variables of Keras or TensorFlow, or watched tensors, each once
+        sources  variables of Keras or TensorFlow, or watched tensors, each once; or any other form
+                 of `pt.gradients`
+        scale    under loss scaling `optimizer.scale_loss`, as of `pt.gradients`
         returns  gradients with `losses`, `norms`, `cosines`, `gramian`, `grads["name"]` (a list
                  over sources, None where no path exists) and `combine`
 
@@ -130,11 +104,17 @@ class GradientTape:
                 "`with pt.GradientTape() as tape:`."
             )
         self._close()
-        named = _named(losses)
-        sources = check_variables("tape.gradients", sources)
-        recording = tape.recording(scalars_of(named), sources)
-        found = collected(recording, list(named), sources, TapeGradients)
-        _check_reach(tape, found.connectivity, sources, named)
+        if ops.is_tensor(losses):
+            raise TypeError(
+                "tape.gradients takes all losses at once, in a dict or list. Received: one tensor. "
+                'Write tape.gradients({"loss": loss}, variables).'
+            )
+        named = Losses.of(losses, "tape.gradients takes")
+        known = Variables.of("tape.gradients", sources)
+        factor = factor_of("tape.gradients", scale)
+        recording = tape.recording(named.scalars, known.variables)
+        found = collected(recording, named.names, known, factor)
+        _check_reach(tape, found.connectivity, known, named)
         self._tape = None
         return found
 
@@ -162,72 +142,65 @@ class GradientTape:
         self._open = False
 
 
-def _named(losses: Any) -> Mapping[str, Any]:
-    if ops.is_tensor(losses):
-        raise TypeError(
-            "tape.gradients takes all losses at once, in a dict or list. Received: one tensor. "
-            'Write tape.gradients({"loss": loss}, variables).'
-        )
-    if isinstance(losses, (list, tuple)):
-        losses = {str(index): loss for index, loss in enumerate(losses)}
-    check_objectives(losses)
-    return losses
-
-
-@lru_cache(maxsize=64)
-def _settlement(
-    method: Method, names: tuple[str, ...], paths: tuple[str, ...], private: str
-) -> Settlement:
-    """Kept, since the T x T part is compiled."""
-
-    def remember(**_: Any) -> NoReturn:
-        _refuse(method, "keeps a state from step to step")
-
-    def draw() -> NoReturn:
-        _refuse(method, "draws random numbers, other ones in every step")
-
-    return Settlement(method, names, paths, remember, private, Seed(draw))
-
-
-def _refuse(method: Method, why: str) -> NoReturn:
-    raise ValueError(
-        f"{type(method).__name__} {why}, which the gradients of one step cannot hold. Make a "
-        f"pt.Combiner once, before the loop, combiner = pt.Combiner(pt.{type(method).__name__}"
-        "(...)), and write grads.combine(combiner) in it."
-    )
-
-
 def _check_reach(
-    tape: Tape, connectivity: Connectivity, sources: list[Any], losses: Mapping[str, Any]
+    tape: Tape, connectivity: Connectivity, sources: Variables, losses: Losses
 ) -> None:
     """Raise if a loss reaches no source, with the likely cause."""
     unreached = np.flatnonzero(~connectivity.reach.any(axis=1))
     if not unreached.size:
         return
     index = int(unreached[0])
-    name, read = connectivity.names[index], tape.read()
-    reach = tape.recording(scalars_of(losses), read).reach([index])[0] if read else ()
-    others = [path_of(variable) for variable, reached in zip(read, reach, strict=True) if reached]
-    if others:
-        cause = (
-            f"It reaches others: {', '.join(others[:4])}{', ...' * (len(others) > 4)}. Add the "
-            "variables of its network to the list."
-        )
-    elif not read:
-        cause = (
-            "No variable was read inside the `with` block: the prediction was computed outside the "
-            "tape. Call the network inside the block."
-        )
+    paths, read = connectivity.paths, tape.read()
+    reach: Any = tape.recording(losses.scalars, read).reach([index])[0] if read else ()
+    others = [variable for variable, reached in zip(read, reach, strict=True) if reached]
+    among = [source for source in sources.variables if tape.has_read(source)]
+    if not read:
+        cause = _NOTHING_READ
+    elif others and among:
+        cause = _BROKEN.format(len(among), _listed(tape, others))
+    elif others:
+        cause = _OTHERS.format(_listed(tape, others))
+    elif tape.finished(losses.scalars[index]):
+        cause = _NO_PATH
     else:
-        cause = (
-            "It has no recorded path to any variable, though some were read inside the `with` "
-            "block: its prediction was computed outside the tape, or the path goes through "
-            "stop_gradient, argmax, a comparison, a cast to integers or NumPy. A tensor that is "
-            "not computed from variables must be watched before it is used."
-        )
-    raise ValueError(f"Objective {name!r} reaches none of the {len(sources)} sources. {cause}")
+        cause = _BEHIND
+    raise ValueError(
+        f"Objective {connectivity.names[index]!r} reaches none of the {len(paths)} sources: "
+        f"{', '.join(paths[:4])}{', ...' * (len(paths) > 4)}. {cause}"
+    )
 
 
+def _listed(tape: Tape, variables: Sequence[Any]) -> str:
+    paths = [tape.path(variable) for variable in variables[:4]]
+    return f"{', '.join(paths)}{', ...' * (len(variables) > 4)}"
+
+
+_NOTHING_READ = (
+    "No variable was read inside the `with` block: the prediction was computed outside the tape. "
+    "Call the network inside the block."
+)
+_BROKEN = (
+    "The path to them may be broken: {} of them were read inside the `with` block, but what was "
+    "made of them went through NumPy, stop_gradient, argmax, a comparison or a cast to integers. "
+    "It does reach {}. Mend the path; only if the sources are not the ones that this loss shall "
+    "train, give the others."
+)
+_OTHERS = (
+    "It reaches others: {}. If it shall train those, they belong in the list. If it shall train "
+    "the sources, the path from them may be broken: their network was not called inside the `with` "
+    "block, or its output went through NumPy or stop_gradient."
+)
+_BEHIND = (
+    "The loss itself was finished behind the `with` block: variables were read inside it, but what "
+    "was computed afterwards, such as a mean, a sum or a weight, is not recorded. Finish the "
+    "losses inside the block, and call tape.gradients behind it."
+)
+_NO_PATH = (
+    "It has no recorded path to any variable, though some were read inside the `with` block: its "
+    "prediction was computed outside the tape, or the path goes through stop_gradient, argmax, a "
+    "comparison, a cast to integers or NumPy. A tensor that is not computed from variables must be "
+    "watched before it is used."
+)
 _ELSEWHERE = """\
 pt.GradientTape is for TensorFlow, and Keras runs on {}. The same on every backend:
 

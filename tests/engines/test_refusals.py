@@ -24,7 +24,7 @@ def test_not_a_scalar(w: keras.Variable) -> None:
         pt.gradients(lambda: {"a": ops.sum(w * 2.0), "b": w * 2.0}, [w])
 
 
-@pytest.mark.parametrize("answer", [None, [1.0], {}])
+@pytest.mark.parametrize("answer", [None, 1.0, [], {}])
 def test_not_a_dict(w: keras.Variable, answer: object) -> None:
     with pytest.raises(TypeError, match=r'must return a dict \{"name": scalar loss\}.*Received: '):
         pt.gradients(lambda: answer, [w])

@@ -23,6 +23,7 @@ from polytape.contract.method import (
     Observed,
     State,
     ask,
+    has_state,
     parts,
 )
 from polytape.contract.registry import find, registered
@@ -58,6 +59,7 @@ __all__ = [
     "check_seed",
     "did_you_mean",
     "find",
+    "has_state",
     "inadmissible_values",
     "is_number",
     "is_whole",

@@ -107,6 +107,11 @@ class Method(abc.ABC):
         """How many samples are differentiated one by one; a field of methods that need them."""
         return 0
 
+    @property
+    def counts(self) -> bool:
+        """Whether a method that keeps no state reads the number of steps made."""
+        return False
+
     def init(self, names: tuple[str, ...], blocks: tuple[int, ...] = ()) -> State:
         """Initial state: a pytree of NumPy arrays, `()` if the method has none.
 
@@ -160,12 +165,24 @@ class Method(abc.ABC):
 def parts(method: Method) -> Iterator[Method]:
     """The method, and the methods that it is made of."""
     yield method
+    for inner in _held(method):
+        yield from parts(inner)
+
+
+def _held(method: Method) -> Iterator[Method]:
+    """The methods that are fields of a method."""
     for field in dataclasses.fields(method):
         value = getattr(method, field.name)
         held = value.values() if isinstance(value, dict) else value
         for inner in held if isinstance(value, (dict, tuple)) else (value,):
             if isinstance(inner, Method):
-                yield from parts(inner)
+                yield inner
+
+
+def has_state(method: Method, names: tuple[str, ...]) -> bool:
+    """Whether a method has arrays of its own, beside those of the methods it is made of."""
+    theirs = sum(len(keras.tree.flatten(inner.init(names))) for inner in _held(method))
+    return bool(method.memory) or len(keras.tree.flatten(method.init(names))) > theirs
 
 
 def ask(method: Method, evidence: Evidence, state: State) -> tuple[Tensor, State]:

@@ -34,6 +34,12 @@ class Connectivity:
         reach = np.array([[gradient is not None for gradient in row] for row in rows], bool)
         return cls(tuple(names), tuple(paths), reach, joint)
 
+    def within(self, objectives: Sequence[int], variables: Sequence[int]) -> "Connectivity":
+        """That of some objectives and some variables, by index."""
+        names = tuple(self.names[t] for t in objectives)
+        paths = tuple(self.paths[v] for v in variables)
+        return Connectivity(names, paths, self.reach[np.ix_(objectives, variables)], self.joint)
+
     @cached_property
     def shared(self) -> tuple[int, ...]:
         """Variables that two or more objectives reach."""
@@ -51,16 +57,20 @@ class Connectivity:
         """The objectives that reach a variable."""
         return tuple(int(t) for t in np.flatnonzero(self.reach[:, variable]))
 
-    def check(self) -> None:
-        """Raise if an objective reaches no variable at all."""
+    def check(self, frozen: Sequence[str] = ()) -> None:
+        """Raise if an objective reaches no variable at all.
+
+        frozen  paths of variables that no gradient is taken by
+        """
+        resting = f"{len(frozen)} of these are frozen: {', '.join(frozen[:4])}. " if frozen else ""
         for name, row in zip(self.names, self.reach, strict=True):
             if not row.any():
                 raise ValueError(
                     f"Objective {name!r} reaches no trainable variable: no differentiable path "
-                    f"leads from its loss to any of the {len(self.paths)} variables. Likely "
-                    "causes: its output was computed outside the step or by a frozen network, or "
-                    "the path goes through stop_gradient, argmax, a comparison, a cast to "
-                    "integers or NumPy. Remove the objective or mend the path."
+                    f"leads from its loss to any of the {len(self.paths)} variables. {resting}"
+                    "Likely causes: its output was computed outside the step or by a frozen "
+                    "network, or the path goes through stop_gradient, argmax, a comparison, a cast "
+                    "to integers or NumPy. Remove the objective or mend the path."
                 )
 
 
@@ -85,6 +95,13 @@ class Blocks:
         if scope == "variable":
             return cls(tuple(range(len(paths))), tuple(paths))
         owners = networks or [path.split("/")[0] for path in paths]
+        if "unnamed" in owners:
+            raise ValueError(
+                "One Gramian per network needs to know the network of each variable, the first "
+                f"part of its name, and {owners.count('unnamed')} have no name. Give a module or "
+                'names: pt.gradients(losses, {"encoder": encoder, "decoder": decoder}), or '
+                "module.named_parameters()."
+            )
         order = list(dict.fromkeys(owners))
         return cls(tuple(order.index(owner) for owner in owners), tuple(order))
 

@@ -17,8 +17,8 @@ from polytape.engines import Measure, Rows, engine
 Table = Sequence[Sequence[Tensor | None]]  # gradients [t][v]
 
 
-class Gradients:
-    """One gradient per objective, of one forward pass, and what can be read off them.
+class Jacobian:
+    """One gradient per objective, of one forward pass: the rows, and what is made of them.
 
     losses        {name: () float32}
     norms         (T,) gradient norms over the shared variables, loss / parameter
@@ -60,10 +60,10 @@ class Gradients:
             raise KeyError(f"No objective {name!r}. Objectives: {', '.join(self.losses)}.")
         return list(self._rows[self.connectivity.names.index(name)])
 
-    def joint(self) -> "Gradients":
+    def joint(self) -> "Jacobian":
         """The same gradients with private variables counted as shared."""
         connectivity = dataclasses.replace(self.connectivity, joint=True)
-        return Gradients(
+        return Jacobian(
             self.losses, self._rows, connectivity, self._scale, self._extra, self._halves
         )
 
@@ -84,9 +84,27 @@ class Gradients:
         """How many times too large every row is kept."""
         return self._scale
 
-    def replaced(self, rows: Sequence[Sequence[Tensor | None]]) -> "Gradients":
+    @property
+    def scaled(self) -> bool:
+        """Whether rows are kept at the scale of a loss scaling."""
+        return not isinstance(self._scale, float)
+
+    def replaced(self, rows: Sequence[Sequence[Tensor | None]]) -> "Jacobian":
         """The same with other rows, as many times too large."""
-        return Gradients(self.losses, rows, self.connectivity, self._scale, self._extra)
+        return Jacobian(self.losses, rows, self.connectivity, self._scale, self._extra)
+
+    def within(self, objectives: Sequence[int], variables: Sequence[int]) -> "Jacobian":
+        """Some of the objectives on some of the variables, by index, as if there were no others."""
+
+        def cut(table: Table) -> Table:
+            return [[table[t][v] for v in variables] for t in objectives]
+
+        names = [*self.losses]
+        losses = {names[t]: self.losses[names[t]] for t in objectives}
+        connectivity = self.connectivity.within(objectives, variables)
+        extra = None if self._extra is None else [self._extra[v] for v in variables]
+        halves = None if self._halves is None else (cut(self._halves[0]), cut(self._halves[1]))
+        return Jacobian(losses, cut(self._rows), connectivity, self._scale, extra, halves)
 
     @cached_property
     def gramian(self) -> Tensor:
@@ -209,6 +227,11 @@ class Gradients:
         directions_by_variable = dict(zip(self._by_variable, found, strict=True))
         return [directions_by_variable.get(v) for v in range(len(self.connectivity.paths))]
 
+    @property
+    def taken(self) -> Tensor | None:
+        """(T,) bool, once combined: objectives that are in the directions; None: all active."""
+        return None
+
     def _weights(self, variable: int, weights: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
         """Weight (k,) and activity (k,) of the rows of one variable, an extra term included."""
         objectives = np.array(self.connectivity.objectives(variable), int)
@@ -240,7 +263,7 @@ def path_of(variable: Any) -> str:
     """A name for a variable that tells which network it belongs to."""
     if isinstance(variable, keras.Variable):
         return variable.path
-    return str(getattr(variable, "name", "variable"))
+    return str(getattr(variable, "name", None) or "variable")
 
 
 def _embed(product: Tensor, objectives: tuple[int, ...], count: int) -> Tensor:

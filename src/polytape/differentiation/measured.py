@@ -6,27 +6,27 @@ costs one forward pass, T backward passes down to the marked tensors, and one th
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, get_args
 
+import numpy as np
 from keras import ops
 
 from polytape.contract import Method, Seed, Tensor
 from polytape.differentiation.connectivity import Blocks, Connectivity
-from polytape.differentiation.jacobian import Gradients
+from polytape.differentiation.jacobian import Jacobian
 from polytape.differentiation.passes import Directions, at_once, term_by_term
 from polytape.engines import Measure, Recording, engine
 
 MEASURES = get_args(Measure)
 
 
-class Measured(Gradients):
+class Measured(Jacobian):
     """Gradients by the marked tensors, concatenated; those by the variables are combined unseen.
 
-    losses, norms, cosines, gramian  as of `Gradients`, over the marked tensors; loss / feature
+    losses, norms, cosines, gramian  as of `Jacobian`, over the marked tensors; loss / feature
     connectivity                     which objective reaches which variable
-    taken                            (T,) bool, once combined: objectives that are in the update
     """
 
     def __init__(
@@ -41,10 +41,10 @@ class Measured(Gradients):
         self.losses = dict(losses)
         self.connectivity = connectivity
         self._recording, self._scale, self._added = recording, scale, extra
-        self.taken: Tensor = None
+        self._taken: Tensor | None = None
 
     @cached_property
-    def _by_marks(self) -> Gradients:
+    def _by_marks(self) -> Jacobian:
         recording, names = self._recording, self.connectivity.names
         if not recording.marks:
             raise ValueError(_NOTHING_MARKED[recording.measure])
@@ -60,7 +60,7 @@ class Measured(Gradients):
                     "would not be seen. Place pt.Features() where all paths meet and use "
                     'measure="features", or use measure="parameters".'
                 )
-        return Gradients(self.losses, rows, seen, self._scale)
+        return Jacobian(self.losses, rows, seen, self._scale)
 
     def __getitem__(self, name: str) -> list[Tensor | None]:
         if name not in self.losses:
@@ -79,6 +79,13 @@ class Measured(Gradients):
     def joint(self) -> "Measured":
         connectivity = dataclasses.replace(self.connectivity, joint=True)
         return Measured(self.losses, self._recording, connectivity, self._scale, self._added)
+
+    def within(self, objectives: Sequence[int], variables: Sequence[int]) -> "Measured":
+        names = [*self.losses]
+        losses = {names[t]: self.losses[names[t]] for t in objectives}
+        connectivity = self.connectivity.within(objectives, variables)
+        recording = Excerpt(self._recording, objectives, variables)
+        return Measured(losses, recording, connectivity, self._scale)
 
     def gramians(self, blocks: Blocks) -> Tensor:
         del blocks  # the marked tensors are one
@@ -116,13 +123,40 @@ class Measured(Gradients):
             return fine, [gradient for gradient in found if gradient is not None]
 
         fine = engine().finite(reached)
-        self.taken, found = either(fine, lambda: (active, reached), isolated)
+        self._taken, found = either(fine, lambda: (active, reached), isolated)
         left = iter(found)
         return [next(left) if there else None for there in present]
+
+    @property
+    def taken(self) -> Tensor | None:
+        return self._taken
 
     def _cotangents(self, weights: Tensor) -> dict[int, Tensor]:
         found = dict(enumerate(ops.unstack(weights * self._scale)))
         return found if self._added is None else {**found, self._added: self._scale}
+
+
+class Excerpt:
+    """A recording of some of its scalars and variables, by index: a `Recording`."""
+
+    def __init__(
+        self, recording: Recording, scalars: Sequence[int], variables: Sequence[int]
+    ) -> None:
+        self._recording, self._scalars, self._variables = recording, scalars, variables
+        self.scalars: Sequence[Tensor] = [recording.scalars[index] for index in scalars]
+        self.outputs, self.measure = recording.outputs, recording.measure
+        self.marks = range(len(variables), len(variables) + len(recording.marks))
+
+    def pull(
+        self, cotangents: Mapping[int, Tensor], variables: Sequence[int], last: bool = False
+    ) -> list[Tensor | None]:
+        known = [*self._variables, *self._recording.marks]
+        chosen = {self._scalars[index]: seed for index, seed in cotangents.items()}
+        return self._recording.pull(chosen, [known[index] for index in variables], last)
+
+    def reach(self, scalars: Sequence[int]) -> np.ndarray:
+        chosen = [self._scalars[index] for index in scalars]
+        return self._recording.reach(chosen)[:, list(self._variables)]
 
 
 def either(first: Tensor, one: Callable[[], Any], other: Callable[[], Any]) -> Any:

@@ -8,8 +8,9 @@ import keras
 
 from polytape.engines.contract import Engine, Measure, Recording, Rows, Tape
 from polytape.engines.marking import mark
+from polytape.engines.native import check_native
 
-__all__ = ["Engine", "Measure", "Recording", "Rows", "Tape", "engine", "mark"]
+__all__ = ["Engine", "Measure", "Recording", "Rows", "Tape", "check_native", "engine", "mark"]
 
 
 @cache

@@ -54,6 +54,18 @@ class Tape(Protocol):
         """The variables that were read while it was open, in the type of the framework."""
         ...
 
+    def has_read(self, source: Any) -> bool:
+        """Whether a variable, of Keras or of the framework, is among them."""
+        ...
+
+    def path(self, variable: Variable) -> str:
+        """The path that Keras gives to a variable of the framework, or the name that it has."""
+        ...
+
+    def finished(self, scalar: Tensor) -> bool:
+        """Whether a tensor was there when the tape was closed."""
+        ...
+
     def recording(self, scalars: Sequence[Tensor], sources: Sequence[Any]) -> Recording:
         """Scalars of that time, to be differentiated by variables and tensors of that time."""
         ...
@@ -103,6 +115,20 @@ class Engine(Protocol):
 
         These are asked for after the forward pass where it may create them (not on JAX).
         Side effects on other variables (BatchNorm statistics, seeds, metrics) happen once.
+        """
+        ...
+
+    def parameters(self, module: Any) -> dict[str, Variable] | None:
+        """What a module of the framework itself trains, by name; None if it is no such module.
+
+        Frozen parameters are among them where the framework lists them.
+        """
+        ...
+
+    def trains(self, source: Any) -> bool | None:
+        """Whether gradients can be taken by a variable or tensor of the framework itself.
+
+        None if it is neither. Keras's own variables are not asked for.
         """
         ...
 

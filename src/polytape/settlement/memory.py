@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from polytape.contract import Evidence, Method, Seed, State, Tensor, ask
-from polytape.differentiation.jacobian import Gradients
+from polytape.differentiation.jacobian import Jacobian
 from polytape.engines import engine
 
 Matrices = dict[int, Tensor]  # {shared variable: its rows (T, n), float32}
@@ -24,7 +24,7 @@ def empty_memory(method: Method, count: int, sizes: Sequence[int]) -> State:
     return [{name: np.zeros((count, size), "float32") for name in names} for size in sizes]
 
 
-def matrices(gradients: Gradients) -> Matrices:
+def matrices(gradients: Jacobian) -> Matrices:
     """The rows of the shared variables, dense and unscaled; zero where there is no path."""
     found = {}
     unscale = 1.0 / gradients.scale
@@ -36,7 +36,7 @@ def matrices(gradients: Gradients) -> Matrices:
     return found
 
 
-def finite(gradients: Gradients, rows: Matrices) -> Tensor:
+def finite(gradients: Jacobian, rows: Matrices) -> Tensor:
     """(T,) bool: whether loss, gradient and the squares of its entries are finite."""
     squares = [ops.sum(ops.square(matrix), axis=1) for matrix in rows.values()]
     count = len(gradients.losses)
@@ -53,8 +53,8 @@ class Sight(NamedTuple):
     before, after  memory;  offsets  {variable: (n,)}
     """
 
-    raw: Gradients
-    gradients: Gradients
+    raw: Jacobian
+    gradients: Jacobian
     active: Tensor
     measures: Tensor | None
     before: Memory
@@ -91,7 +91,7 @@ class Observer:
         self.method, self.scalarization = method, scalarization
 
     def look(
-        self, gradients: Gradients, active: Tensor, step: Tensor, seed: Seed, state: State
+        self, gradients: Jacobian, active: Tensor, step: Tensor, seed: Seed, state: State
     ) -> Sight:
         """Show the rows of the active objectives, variable by variable, the others' as zero.
 
@@ -111,7 +111,7 @@ class Observer:
         return self._shown(gradients, rows, evidence.reseeded(1), memory, inner)
 
     def _shown(
-        self, gradients: Gradients, rows: Matrices, evidence: Evidence, memory: Memory, state: State
+        self, gradients: Jacobian, rows: Matrices, evidence: Evidence, memory: Memory, state: State
     ) -> Sight:
         active = evidence.active[:, None]
         table: Any = [list(gradients[name]) for name in gradients.losses]

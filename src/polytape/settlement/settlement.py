@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ from keras import ops
 
 from polytape.contract import Evidence, Look, Method, Seed, State, Tensor, ask, parts
 from polytape.differentiation.connectivity import Blocks
-from polytape.differentiation.jacobian import Gradients
+from polytape.differentiation.jacobian import Jacobian
 from polytape.engines import engine
 from polytape.settlement.memory import Observer, empty_memory
 from polytape.settlement.seeds import draw
@@ -20,6 +20,19 @@ from polytape.stages.chain import split
 from polytape.stages.scopes import PerNetwork
 
 PRIVATE = ("own", "weighted", "joint")
+
+
+class InLoop(NamedTuple):
+    """An update and what goes with it.
+
+    directions  by variable, None where nothing reaches it;  active  (T,) bool: what is in them
+    state       of the method, for the next step;  accept  () bool: whether it moves on
+    """
+
+    directions: list[Tensor | None]
+    active: Tensor
+    state: State
+    accept: Tensor
 
 
 class Settlement:
@@ -136,7 +149,7 @@ class Settlement:
         return shared, private, {**keras.tree.pack_sequence_as(state, list(leaves)), **memory}
 
     def settle(
-        self, gradients: Gradients, active: Tensor, step: Tensor, traces: Tensor | None = None
+        self, gradients: Jacobian, active: Tensor, step: Tensor, traces: Tensor | None = None
     ) -> tuple[list[Tensor | None], Tensor, Tensor, State]:
         """Update directions, shared weights, which objectives took part (T,), and the next state.
 
@@ -175,7 +188,33 @@ class Settlement:
         if sight is not None:
             directions = sight.moved(directions)
             state["memory"] = sight.kept(active)
+        if gradients.taken is not None:
+            active = ops.logical_and(active, gradients.taken)
         return directions, shared, active, state
+
+    def settle_in_loop(
+        self, gradients: Jacobian, step: Tensor, traces: Tensor | None = None
+    ) -> InLoop:
+        """As `settle`, where all objectives count and loss scaling is somebody else's.
+
+        Where a gradient is not finite though its loss is, under a scale, all directions are NaN:
+        whoever undoes the scale is to see it, skip the step and lower the scale.
+        """
+        everyone = ops.ones((len(self.names),), dtype="bool")
+        gradients = gradients.joint() if self.private == "joint" else gradients
+        directions, _, active, state = self.settle(gradients, everyone, step, traces)
+        accept = ops.any(active)
+        if gradients.scaled:
+            losses = ops.stack([ops.cast(loss, "float32") for loss in gradients.losses.values()])
+            overflow = ops.any(ops.isfinite(losses) & ~active)
+            reached = [gradient for gradient in directions if gradient is not None]
+            fine = ~overflow & engine().finite(reached)
+            accept = accept & fine
+            factor = ops.where(fine, ops.ones((1,)), float("nan"))
+            directions = [
+                g if g is None else engine().rows([g]).blend(factor, None) for g in directions
+            ]
+        return InLoop(directions, active, state, accept)
 
     def look_again(
         self, before: Sequence[Tensor], after: Sequence[Tensor], active: Tensor, accept: Tensor

@@ -62,6 +62,10 @@ class Reweight(Method):
                     f"LearningRateSchedule. {received(weight)}"
                 )
 
+    @property
+    def counts(self) -> bool:
+        return any(isinstance(weight, LearningRateSchedule) for weight in self.weights.values())
+
     def init(self, names: tuple[str, ...], blocks: tuple[int, ...] = ()) -> State:
         del blocks
         check_names(self.weights, names)

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from polytape.engines import check_native, engine
 from polytape.training.functional import plain_functional
 from polytape.training.routing.networks import check_networks, refuse_shared
 from polytape.training.saving import MethodState
@@ -55,6 +56,15 @@ class Model(Trainer, keras.Model):
         is called as it is. Training one trains the other.
         """
         if not isinstance(model, keras.Model):
+            check_native("pt.Model.wrap takes a Keras model, and this is", model)
+            if engine().parameters(model) is not None:
+                raise TypeError(
+                    f"pt.Model.wrap takes a Keras model, and {type(model).__name__} is a module of "
+                    f"{keras.backend.backend()}. Keras's fit needs a Keras model. Train the module "
+                    "in a loop of your own, with its own optimizer: grads = "
+                    'pt.gradients(losses, module), update = grads.combine("upgrad") and, on '
+                    "PyTorch, `p.grad = u` for each parameter and update."
+                )
             raise TypeError(
                 f"pt.Model.wrap takes a Keras model. Received: {model!r} of type "
                 f"{type(model).__name__}."

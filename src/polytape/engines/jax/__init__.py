@@ -1,7 +1,7 @@
 """JAX: inside `jit`, and eager."""
 
 from polytape.engines.jax.gradients import add_where, dense, finite, rows, stack, zeros_like
-from polytape.engines.jax.recording import derivative, record, tape
+from polytape.engines.jax.recording import derivative, parameters, record, tape, trains
 from polytape.engines.jax.updates import (
     apply,
     aside,
@@ -26,6 +26,7 @@ __all__ = [
     "finite",
     "island",
     "keep",
+    "parameters",
     "prepare",
     "record",
     "recover",
@@ -33,5 +34,6 @@ __all__ = [
     "stack",
     "tape",
     "train_step",
+    "trains",
     "zeros_like",
 ]

@@ -48,6 +48,16 @@ def record(
     return Linearized(function, values, known, measure)
 
 
+def parameters(module: Any) -> None:
+    del module
+    return  # JAX has no modules
+
+
+def trains(source: Any) -> None:
+    del source
+    return  # nor variables: only those of Keras
+
+
 def tape() -> None:
     return None  # what is to be differentiated must be a function
 

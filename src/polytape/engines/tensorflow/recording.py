@@ -1,5 +1,6 @@
 """Recordings: a persistent tape inside the train function, with and without XLA."""
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -71,6 +72,7 @@ class _Tape:
 
     def close(self) -> None:
         self._tape.__exit__(None, None, None)
+        self._end = tf.constant(0.0)  # what comes later was not recorded
 
     def watch(self, tensor: Tensor) -> None:
         self._tape.watch(_raw(tensor))
@@ -78,8 +80,36 @@ class _Tape:
     def read(self) -> Sequence[Variable]:
         return self._tape.watched_variables()
 
+    def has_read(self, source: Any) -> bool:
+        raw = _raw(source)
+        return any(variable is raw for variable in self.read())
+
+    def path(self, variable: Variable) -> str:
+        holders = [item for item in gc.get_referrers(variable) if isinstance(item, keras.Variable)]
+        return str(holders[0].path if holders else variable.name.removesuffix(":0"))
+
+    def finished(self, scalar: Tensor) -> bool:
+        if not tf.is_symbolic_tensor(scalar):
+            return tf.is_symbolic_tensor(self._end) or scalar._id < self._end._id
+        if not tf.is_symbolic_tensor(self._end) or scalar.graph is not self._end.graph:
+            return True
+        order = scalar.graph.get_operations()
+        return order.index(scalar.op) < order.index(self._end.op)
+
     def recording(self, scalars: Sequence[Tensor], sources: Sequence[Any]) -> _Recording:
         return _Recording(self._tape, scalars, sources)
+
+
+def parameters(module: Any) -> dict[str, Variable] | None:
+    if not isinstance(module, tf.Module):
+        return None
+    return {variable.name.removesuffix(":0"): variable for variable in module.trainable_variables}
+
+
+def trains(source: Any) -> bool | None:
+    if isinstance(source, tf.Variable):
+        return source.trainable
+    return True if isinstance(source, tf.Tensor) else None
 
 
 def tape() -> _Tape:

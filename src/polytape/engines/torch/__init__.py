@@ -1,7 +1,7 @@
 """PyTorch: eager, and under `torch.compile`."""
 
 from polytape.engines.torch.gradients import add_where, dense, finite, rows, stack, zeros_like
-from polytape.engines.torch.recording import derivative, record, tape
+from polytape.engines.torch.recording import derivative, parameters, record, tape, trains
 from polytape.engines.torch.updates import (
     apply,
     aside,
@@ -26,6 +26,7 @@ __all__ = [
     "finite",
     "island",
     "keep",
+    "parameters",
     "prepare",
     "record",
     "recover",
@@ -33,5 +34,6 @@ __all__ = [
     "stack",
     "tape",
     "train_step",
+    "trains",
     "zeros_like",
 ]

@@ -44,8 +44,10 @@ class _Recording:
         ]
         known = [*self._variables, *self._marked]
         sources = [known[index] for index in variables]
+        moving = [source for source in sources if source.requires_grad]  # others are frozen
         keep = {"retain_graph": not last, "allow_unused": True}
-        return list(torch.autograd.grad(targets, sources, seeds, **keep))
+        found = iter(torch.autograd.grad(targets, moving, seeds, **keep) if moving else ())
+        return [next(found) if source.requires_grad else None for source in sources]
 
     def reach(self, scalars: Sequence[int]) -> np.ndarray:
         # Autograd's graph is at hand: a walk costs nothing, a gradient would cost a backward pass.
@@ -72,6 +74,14 @@ def record(
     measure: Measure = "parameters",
 ) -> _Recording:
     return _Recording(forward, variables, measure)
+
+
+def parameters(module: Any) -> dict[str, Variable] | None:
+    return dict(module.named_parameters()) if isinstance(module, torch.nn.Module) else None
+
+
+def trains(source: Any) -> bool | None:
+    return source.requires_grad if isinstance(source, torch.Tensor) else None
 
 
 def tape() -> None:

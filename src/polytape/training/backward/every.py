@@ -1,8 +1,7 @@
 """The evidence in full: one backward pass per objective."""
 
-from polytape.contract import Tensor
 from polytape.differentiation.connectivity import Connectivity
-from polytape.differentiation.jacobian import Gradients, Table, mean_rows
+from polytape.differentiation.jacobian import Jacobian, Table, mean_rows
 from polytape.differentiation.measured import Measured
 from polytape.engines import engine
 from polytape.training.backward.outcome import Outcome
@@ -33,10 +32,10 @@ def settled(recorded: Recorded, rows: Table, halves: tuple[Table, Table] | None 
     settlement.reach = connectivity.reach
     given = recorded.named_losses, rows, connectivity, recorded.scale
     if recorded.extra is None:
-        return _settle(recorded, Gradients(*given, halves=halves))
+        return _settle(recorded, Jacobian(*given, halves=halves))
     extra = recorded.routed.pull({recorded.extra: recorded.scale})
     sound = engine().finite([*recorded.added, *(g for g in extra if g is not None)])
-    found = _settle(recorded, Gradients(*given, extra, halves))
+    found = _settle(recorded, Jacobian(*given, extra, halves))
     return found._replace(active=found.active & sound)  # it belongs to every objective
 
 
@@ -46,12 +45,10 @@ def _measured(recorded: Recorded) -> Outcome:
     connectivity.check()
     given = recorded.recording, connectivity, recorded.scale, recorded.extra
     gradients = Measured(recorded.named_losses, *given)
-    found = _settle(recorded, gradients)
-    taken: Tensor = gradients.taken
-    return found._replace(active=found.active & taken)
+    return _settle(recorded, gradients)
 
 
-def _settle(recorded: Recorded, gradients: Gradients) -> Outcome:
+def _settle(recorded: Recorded, gradients: Jacobian) -> Outcome:
     given = recorded.wanted, recorded.step, recorded.traces
     directions, _, active, state = recorded.settlement.settle(gradients, *given)
     return Outcome(directions, active, state)

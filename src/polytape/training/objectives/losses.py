@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from polytape.contract import Tensor, did_you_mean, is_number, received
-from polytape.differentiation.gradients import check_scalar
+from polytape.differentiation.losses import check_scalar
 from polytape.training.objectives.labels import same_rank
 from polytape.training.objectives.samples import sample_losses
 

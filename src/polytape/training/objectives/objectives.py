@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from polytape.contract import Tensor, did_you_mean
-from polytape.differentiation.gradients import check_scalar
+from polytape.differentiation.losses import check_scalar
 from polytape.training.objectives.evaluated import Evaluated, activity
 from polytape.training.objectives.labels import ELEMENTWISE, Labelled
 from polytape.training.objectives.losses import Parts, loss_parts, resolve_loss

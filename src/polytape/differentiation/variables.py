@@ -1,0 +1,131 @@
+"""What gradients are taken by: variables, in any of the forms that people have them in."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from polytape.contract import received
+from polytape.engines import check_native, engine
+
+UNNAMED = "unnamed"  # the first part of the path of a variable that has no name
+
+
+class Variables(NamedTuple):
+    """Variables in order, and a path for each, the first part of which is its network."""
+
+    variables: list[Any]
+    paths: tuple[str, ...]
+    frozen: tuple[str, ...]  # paths of those that are part of a module and do not train
+
+    @classmethod
+    def of(cls, caller: str, given: Any) -> "Variables":
+        """The variables that are meant, or an error if there are none or one is there twice.
+
+        caller  who asks, for errors
+        given   variables, layers or models, modules of the framework; a list of them, a dict
+                {name: one of them}, or pairs (name, variable) such as `named_parameters()` gives
+
+        Of a Keras layer its trainable variables, of a PyTorch module all parameters. Raises
+        `TypeError` for anything else, `ValueError` for a variable that does not train.
+        """
+        found = list(_expanded(caller, given, ""))
+        if not found:
+            raise ValueError(
+                f"{caller} got no variables. A model that was never called has none yet: call it "
+                "once on a batch, or pass an Input, before asking for gradients. Of a frozen model "
+                "none is trainable."
+            )
+        paths: list[str] = []
+        for index, (path, variable, _) in enumerate(found):
+            paths.append(path or f"{UNNAMED}/{path_or_number(variable, index)}")
+        _check_once(caller, [variable for _, variable, _ in found], paths)
+        resting = [path for path, (_, _, trains) in zip(paths, found, strict=True) if not trains]
+        if len(resting) == len(found):
+            raise ValueError(
+                f"{caller}: all {len(found)} parameters are frozen (requires_grad=False), so there "
+                "is nothing to train. Call module.requires_grad_(True)."
+            )
+        return cls([variable for _, variable, _ in found], tuple(paths), tuple(resting))
+
+
+def path_or_number(variable: Any, index: int) -> str:
+    """The name that a variable has of itself, or its place."""
+    try:
+        return str(variable.name or index)
+    except AttributeError:  # eager tensors of TensorFlow have none, and say so
+        return str(index)
+
+
+_Found = tuple[str, Any, bool]  # path or "", variable, whether it trains
+
+
+def _expanded(caller: str, given: Any, name: str) -> Iterator[_Found]:
+    """The variables of one item, below the name that it was given."""
+    if isinstance(given, keras.Variable):
+        if not given.trainable:
+            raise ValueError(_FROZEN.format(caller, given.path, "trainable=False"))
+        yield name or given.path, given, True
+        return
+    if isinstance(given, keras.layers.Layer):
+        yield from _of_layer(caller, given, name)
+        return
+    check_native(f"{caller} got", given)
+    module = engine().parameters(given)
+    if module is not None:
+        for key, parameter in module.items():
+            path = "/".join(filter(None, [name, key.replace(".", "/")]))
+            yield path, parameter, bool(engine().trains(parameter))
+    elif isinstance(given, Mapping):
+        for key, item in given.items():
+            yield from _expanded(caller, item, "/".join(filter(None, [name, str(key)])))
+    elif isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], str):
+        yield from _expanded(caller, given[1], "/".join(filter(None, [name, given[0]])))
+    elif engine().trains(given) is not None:
+        path = name.replace(".", "/")
+        if not engine().trains(given):
+            shown = path or path_or_number(given, 0)
+            raise ValueError(_FROZEN.format(caller, shown, "requires_grad=False"))
+        yield path, given, True
+    elif isinstance(given, Iterable) and not _single(given):
+        for item in given:
+            yield from _expanded(caller, item, name)
+    else:
+        raise TypeError(
+            f"{caller} takes variables: of Keras, of {keras.backend.backend()}, or layers, models "
+            f"and dicts of them. {received(given)}"
+        )
+
+
+def _single(item: Any) -> bool:
+    return isinstance(item, (str, bytes, np.ndarray)) or keras.ops.is_tensor(item)
+
+
+def _of_layer(caller: str, layer: Any, name: str) -> Iterator[_Found]:
+    if not layer.built:
+        raise ValueError(
+            f"{caller} got the layer {layer.name!r}, which was never called and has no variables "
+            "yet. Call it once on a batch, or pass an Input, before asking for gradients."
+        )
+    for variable in layer.trainable_variables:
+        head, _, rest = variable.path.partition("/")
+        below = rest if head == layer.name and rest else variable.path
+        yield f"{name}/{below}" if name else variable.path, variable, True
+
+
+def _check_once(caller: str, variables: list[Any], paths: list[str]) -> None:
+    first: dict[int, int] = {}
+    for index, variable in enumerate(variables):
+        if first.setdefault(id(variable), index) != index:
+            raise ValueError(
+                f"{caller} got the variable {paths[index]!r} twice, as number "
+                f"{first[id(variable)]} and {index}: it would be counted and updated twice. Two "
+                "networks that share a layer both list its variables; give each one once."
+            )
+
+
+_FROZEN = (
+    "{} got the variable {!r}, which is frozen ({}): no gradient is taken by it. Leave it out, set "
+    "it to train, or give the layer or module that holds it, whose frozen variables are left alone."
+)

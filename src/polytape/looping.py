@@ -1,0 +1,302 @@
+"""Gradients for loops of one's own: one forward pass, one gradient per objective."""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, NoReturn
+
+import keras
+import numpy as np
+from keras import ops
+
+from polytape.catalogue import resolve
+from polytape.combiner import Combiner
+from polytape.contract import Method, Seed, Tensor, did_you_mean, has_state, parts, received
+from polytape.differentiation.connectivity import Connectivity
+from polytape.differentiation.jacobian import Jacobian, mean_rows
+from polytape.differentiation.losses import Losses
+from polytape.differentiation.measured import Measured, check_measure
+from polytape.differentiation.scaling import factor_of
+from polytape.differentiation.variables import Variables
+from polytape.engines import Measure, Recording, engine
+from polytape.settlement import Settlement, check_private
+
+
+class Gradients(Jacobian):
+    """One gradient per objective, of one forward pass, and what can be read off them.
+
+    losses        {name: () float32}
+    outputs       what the objective function returned beside the losses, without gradients
+    norms         (T,) gradient norms over the shared variables, loss / parameter
+    cosines       (T, T) cosine similarities over the shared variables; 0 beside a zero row
+    gramian       (T, T) float32 inner products over the shared variables, loss^2 / parameter^2
+    connectivity  which objective reaches which variable
+
+    Shared are the variables that two or more objectives reach. `grads["name"]` is the gradient of
+    one objective, a list over the variables; under `scale` it is that much too large, while what is
+    listed above is not.
+    """
+
+    variables: list[Any] = []
+    outputs: Any = None
+
+    def combine(
+        self,
+        method: str | Method | Combiner,
+        private: str = "own",
+        losses: str | Sequence[str] | None = None,
+        variables: Any = None,
+    ) -> list[Tensor | None]:
+        """Update directions, one per variable; None where no objective reaches it.
+
+        method     a method or its name, if it needs nothing but these gradients; a `pt.Combiner`,
+                   made once before the loop, for one that keeps a state, draws random numbers or
+                   counts steps
+        private    as of `pt.Combiner`, which brings its own
+        losses     names of the objectives that count, as if there were no others; None: all that
+                   reach a variable
+        variables  those that are trained, in any form that `pt.gradients` takes, and that it was
+                   given; the update is in their order. None: all
+
+        Without `losses` and `variables` every objective trains what it reaches: a variable that one
+        reaches takes that one's gradient, one that several reach the combined one. So a critic's
+        loss trains the generator, too, if it reaches it; `losses` and `variables` say who trains
+        what. Several calls on the same gradients are as good as several tapes; each `pt.Combiner`
+        serves one of them.
+
+        Raises `ValueError` if the method keeps a state from step to step, draws random numbers or
+        counts steps; for a loss or variable that these gradients are not of; and if one of the
+        losses reaches none of the variables.
+
+        >>> import keras, polytape as pt
+        >>> a, b = keras.Variable([1.0], name="a"), keras.Variable([2.0], name="b")
+        >>> losses = lambda: {"both": (a[0] * b[0]) ** 2, "size": 3.0 * b[0]}
+        >>> grads = pt.gradients(losses, [a, b])
+        >>> for_a = grads.combine("sum", losses="both", variables=[a])
+        >>> for_b = grads.combine("upgrad", variables=[b])
+        >>> len(for_a), len(for_b)
+        (1, 1)
+        """
+        chosen = self._chosen(losses, variables)
+        if isinstance(method, Combiner):
+            return method(chosen)
+        method, names = resolve(method), chosen.connectivity.names
+        check_private(private)
+        check_measure(chosen.measure, method)
+        settlement = _settlement(method, names, chosen.connectivity.paths, private)
+        return settlement.settle_in_loop(chosen, ops.zeros((), "int32")).directions
+
+    def _chosen(self, losses: str | Sequence[str] | None, variables: Any) -> Jacobian:
+        """These gradients, or those of some objectives by some variables."""
+        if losses is None and variables is None:
+            return self
+        names = self.connectivity.names
+        wanted = (losses,) if isinstance(losses, str) else names if losses is None else (*losses,)
+        objectives = [_index(name, names) for name in wanted]
+        if len(set(objectives)) != len(objectives) or not objectives:
+            raise ValueError(
+                f"combine(losses=...) names each objective that counts once. Received: {losses!r}. "
+                f"Objectives: {', '.join(map(repr, names))}."
+            )
+        places = {id(variable): index for index, variable in enumerate(self.variables)}
+        if variables is None:
+            return self.within(objectives, range(len(places)))
+        asked = Variables.of("combine(variables=...)", variables)
+        for path, variable in zip(asked.paths, asked.variables, strict=True):
+            if id(variable) not in places:
+                raise ValueError(
+                    f"combine(variables=...) got {path!r}, by which no gradients were taken. Give "
+                    "pt.gradients the variables of all networks. It was given: "
+                    f"{_listed(self.connectivity.paths)}."
+                )
+        wanted_places = [places[id(variable)] for variable in asked.variables]
+        reached: Any = self.connectivity.reach[np.ix_(objectives, wanted_places)].any(axis=1)
+        idle = [t for t, reaches in zip(objectives, reached, strict=True) if not reaches]
+        if losses is None and len(idle) < len(objectives):  # then those that do reach them
+            objectives, idle = [t for t in objectives if t not in idle], []
+        if idle:
+            others = np.flatnonzero(self.connectivity.reach[idle[0]])
+            theirs = _listed([self.connectivity.paths[int(v)] for v in others])
+            raise ValueError(
+                f"Objective {names[idle[0]]!r} reaches none of the {len(asked.paths)} variables of "
+                f"combine(variables=...): {_listed(asked.paths)}. It reaches {theirs}. Leave it "
+                "out of `losses`, or mend its path."
+            )
+        return self.within(objectives, wanted_places)
+
+
+class MeasuredGradients(Measured, Gradients):
+    """`Gradients` of which `norms`, `cosines` and `gramian` are by marked tensors."""
+
+
+def gradients(
+    objective_fn: Callable[[], Any],
+    variables: Any,
+    measure: Measure = "parameters",
+    scale: Any = None,
+) -> Gradients:
+    """The gradient of every objective after one forward pass, on any backend.
+
+    objective_fn  called once, without arguments; returns {objective name: scalar loss}, or a list
+                  of losses, named "0", "1", ...; or a tuple of that and anything else, which is
+                  then `grads.outputs`. Everything that is to be differentiated must happen inside
+                  it. For methods that need "halves" every loss is a pair: that of one half of the
+                  batch, that of the other
+    variables     what to differentiate by: `model.trainable_variables`, a model or layer, a PyTorch
+                  module; a list of them; a dict {name: one of them}, or pairs of name and variable
+                  (`module.named_parameters()`). Names make the paths, whose first part is the
+                  network of `pt.PerNetwork`. A module's frozen parameters get None
+    measure       where conflict is measured: at the "parameters", or at the "features", tensors
+                  that passed a `pt.Features()` layer: then `gramian`, `norms` and `cosines` are
+                  over those, and a `Combiner` needs but one backward pass through the network. On
+                  JAX "features" runs the function a second time, abstractly, to find their shapes
+    scale         under loss scaling, what scales a loss: `optimizer.scale_loss` of Keras,
+                  `scaler.scale` of PyTorch; or the number itself. The update comes out scaled, as
+                  `optimizer.apply` or `scaler.step` expects it, and is NaN where a gradient
+                  overflowed, so that they skip the step and lower the scale. The losses themselves
+                  stay unscaled inside `objective_fn`
+
+    There is one backward pass per objective in every step, whatever the method: `pt.Every` and
+    methods of losses save none of them here. `pt.compiled_step` and `pt.Model` know before they
+    differentiate.
+
+    Works eagerly, inside `tf.function`, and inside `jax.jit` under a `keras.StatelessScope`.
+    Updates of other variables made by `objective_fn` (BatchNorm, seeds) happen once.
+
+    Raises `ValueError` if there are no variables, one does not train, a loss is not a scalar, or an
+    objective reaches no variable; `TypeError` if `objective_fn` does not return losses, or for what
+    is no variable. Warns under the policy "mixed_float16" if no scale is given.
+
+    >>> import keras, polytape as pt
+    >>> w = keras.Variable([1.0, 2.0])
+    >>> grads = pt.gradients(lambda: {"a": w[0] ** 2, "b": -w[0] * w[1]}, [w])
+    >>> tuple(grads.gramian.shape)
+    (2, 2)
+    """
+    if not callable(objective_fn):
+        raise TypeError(
+            "pt.gradients records the forward pass itself: give a function that computes the "
+            f'losses and returns {{"name": loss}}. {received(objective_fn)}'
+        )
+    known = Variables.of("pt.gradients", variables)
+    if measure not in ("parameters", "features"):
+        raise ValueError(
+            '`measure` of pt.gradients is "parameters" or "features". To measure at the outputs, '
+            f"pass them through a pt.Features() layer. Received: {measure!r}."
+        )
+    factor = factor_of("pt.gradients", scale)
+    names: list[str] = []
+
+    def forward() -> tuple[list[Tensor], Any]:
+        losses, outputs = Losses.returned(objective_fn())
+        names[:] = losses.names
+        return losses.scalars, outputs
+
+    recording = engine().record(forward, lambda: known.variables, measure)
+    found = collected(recording, names, known, factor)
+    found.connectivity.check(known.frozen)
+    if measure == "features":
+        _ = found.gramian  # so that errors come now
+    return found
+
+
+def collected(
+    recording: Recording, names: Sequence[str], known: Variables, scale: Tensor | float
+) -> Gradients:
+    """The gradients of the recorded losses: one for each name, or one of either half batch."""
+    values = [ops.stop_gradient(loss) for loss in recording.scalars]
+    count = len(names)
+    if recording.measure != "parameters":
+        if len(values) != count:
+            raise ValueError(
+                'A pair of losses for the halves of a batch needs measure="parameters". Received: '
+                f"measure={recording.measure!r}."
+            )
+        connectivity = Connectivity(tuple(names), known.paths, recording.reach(range(count)))
+        losses = dict(zip(names, values, strict=True))
+        found: Gradients = MeasuredGradients(losses, recording, connectivity, scale)
+    else:
+        rows = [recording.pull({t: scale}, range(len(known.paths))) for t in range(len(values))]
+        halves = (rows[:count], rows[count:]) if len(rows) > count else None
+        if halves:
+            rows = mean_rows(*halves)
+            values = [0.5 * (a + b) for a, b in zip(values[:count], values[count:], strict=True)]
+        connectivity = Connectivity.seen(names, known.paths, rows)
+        losses = dict(zip(names, values, strict=True))
+        found = Gradients(losses, rows, connectivity, scale, halves=halves)
+    found.variables = list(known.variables)
+    found.outputs = keras.tree.map_structure(_cut_off, recording.outputs)
+    return found
+
+
+def _cut_off(item: Any) -> Any:
+    return ops.stop_gradient(item) if ops.is_tensor(item) else item
+
+
+def _index(name: str, names: Sequence[str]) -> int:
+    if name not in names:
+        raise ValueError(
+            f"combine(losses=...) names {name!r}, which is not an objective."
+            f"{did_you_mean(str(name), names)} Objectives: {', '.join(map(repr, names))}."
+        )
+    return list(names).index(name)
+
+
+def _listed(paths: Sequence[str]) -> str:
+    return f"{', '.join(paths[:4])}{', ...' * (len(paths) > 4)}" if paths else "nothing"
+
+
+# ------------------------------------------------------------------ methods on the spot
+
+
+def _settlement(
+    method: Method, names: tuple[str, ...], paths: tuple[str, ...], private: str
+) -> Settlement:
+    """Made ready for these objectives and variables, or a refusal that says why."""
+    for part in parts(method):
+        if has_state(part, names) and not (part.constant and part.heeds is None):
+            _refuse(method, part, "keeps a state from step to step")
+        if part.counts:
+            _refuse(method, part, "depends on the number of steps made")
+    known = _settlements(names, paths, private)
+    for other, settlement in known:
+        if other == method:
+            return settlement
+
+    def draw() -> NoReturn:
+        _refuse(method, method, "draws random numbers, other ones in every step")
+
+    settlement = Settlement(method, names, paths, _Constant, private, Seed(draw))
+    known.append((method, settlement))
+    del known[:-8]
+    return settlement
+
+
+@lru_cache(maxsize=64)
+def _settlements(
+    names: tuple[str, ...], paths: tuple[str, ...], private: str
+) -> list[tuple[Method, Settlement]]:
+    """Kept, since the T x T part is compiled. A list, as not every method has a hash."""
+    del names, paths, private
+    return []
+
+
+class _Constant:
+    """In place of a variable: numbers that nothing changes. Made anew for each graph."""
+
+    def __init__(
+        self, *, shape: Any, dtype: str, initializer: Callable[..., Tensor], **_: Any
+    ) -> None:
+        self._make = lambda: initializer(shape, dtype)
+
+    @property
+    def value(self) -> Tensor:
+        return self._make()
+
+
+def _refuse(method: Method, part: Method, why: str) -> NoReturn:
+    within = "" if part is method else f" in {type(method).__name__}"
+    raise ValueError(
+        f"{type(part).__name__}{within} {why}, which the gradients of one step cannot hold. Make a "
+        f"pt.Combiner once, before the loop, combiner = pt.Combiner(pt.{type(method).__name__}"
+        "(...)), and write grads.combine(combiner) in it."
+    )
