@@ -65,7 +65,7 @@ def test_update_equals_the_dense_one(
     found = []
     for full in (False, True):
         combiner = pt.Combiner(method)
-        combiner.prepare("abc", table.trainable_variables)
+        combiner.prepare([*"abc"], table.trainable_variables)
 
         def step(full: bool = full, combiner: pt.Combiner = combiner) -> tf.Tensor:
             grads = pt.gradients(lambda: losses(table, full), table.trainable_variables)

@@ -368,8 +368,6 @@ LOOP: dict[str, Call] = {
     "not a function": lambda: pt.gradients({"a": 1.0}, [keras.Variable(1.0)]),
     "a function with arguments": lambda: pt.gradients(lambda x: {"a": x}, [keras.Variable(1.0)]),
     "no variables": lambda: pt.gradients(lambda: {"a": ops.ones(())}, []),
-    "variables is a model": lambda: pt.gradients(lambda: {"a": ops.ones(())}, model()),
-    "variables is one": lambda: pt.gradients(lambda: {"a": ops.ones(())}, keras.Variable(1.0)),
     "variables are arrays": lambda: pt.gradients(lambda: {"a": ops.ones(())}, [np.ones(2)]),
     "variables are layers": lambda: pt.gradients(lambda: {"a": ops.ones(())}, [layers.Dense(1)]),
     "variables are None": lambda: pt.gradients(lambda: {"a": ops.ones(())}, None),

@@ -75,8 +75,7 @@ def check_scalar(name: str, loss: Any) -> None:
     if not ops.is_tensor(loss) and not isinstance(loss, keras.KerasTensor):
         raise TypeError(
             f"The loss of objective {name!r} is not a tensor. {received(loss)} A loss "
-            "converted to NumPy or to a number has no gradient; predictions are no losses: return "
-            "losses, outputs."
+            "converted to NumPy or to a number has no gradient."
         )
     kind = str(keras.backend.standardize_dtype(loss.dtype))
     if "float" not in kind:

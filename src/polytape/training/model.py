@@ -57,7 +57,8 @@ class Model(Trainer, keras.Model):
         """
         if not isinstance(model, keras.Model):
             check_native("pt.Model.wrap takes a Keras model, and this is", model)
-            if engine().parameters(model) is not None:
+            ours = isinstance(model, keras.layers.Layer)
+            if not ours and engine().parameters(model) is not None:
                 raise TypeError(
                     f"pt.Model.wrap takes a Keras model, and {type(model).__name__} is a module of "
                     f"{keras.backend.backend()}. Keras's fit needs a Keras model. Train the module "
