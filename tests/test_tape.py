@@ -176,7 +176,7 @@ def test_what_cannot_be_watched(x: Any) -> None:
         (lambda w: w[0], TypeError, r'Received: one tensor. Write tape.gradients\(\{"loss": loss'),
         (lambda w: {"a": (w * 1.0).numpy()}, TypeError, r"'a' is not a tensor.* NumPy"),
         (lambda w: {"a": w * 1.0}, ValueError, r"'a' is not a scalar. Received shape: \(2,\)"),
-        (lambda w: [], TypeError, r"at least one entry, .* Received: an empty list"),
+        (lambda w: [], TypeError, r"at least one entry, .* Received: \[\]"),
     ],
 )
 def test_losses_that_are_none(w: keras.Variable, make: Any, error: type, text: str) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from polytape.catalogue import resolve
+from polytape.catalogue.names import MethodLike
 from polytape.combiner import Combiner
 from polytape.contract import Method, Seed, Tensor, did_you_mean, has_state, parts, received
 from polytape.differentiation.connectivity import Connectivity
@@ -41,7 +42,7 @@ class Gradients(Jacobian):
 
     def combine(
         self,
-        method: str | Method | Combiner,
+        method: MethodLike | Combiner,
         private: str = "own",
         losses: str | Sequence[str] | None = None,
         variables: Any = None,
