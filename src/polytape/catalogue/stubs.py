@@ -24,7 +24,8 @@ def front_door() -> str:
     lines = [f"from polytape import {module} as {module}" for module in polytape.MODULES]
     order = sorted(homes.items(), key=lambda item: (item[1], item[0]))
     lines += [f"from {module} import {name} as {name}" for name, module in order]
-    names = sorted([*homes, *polytape.MODULES], key=str.lower)
+    # As ruff has it: names in capitals, classes, functions.
+    names = sorted([*homes, *polytape.MODULES], key=lambda n: (not n.isupper(), n.islower(), n))
     listed = "".join(f'    "{name}",\n' for name in names)
     return f"{HEAD}{chr(10).join(lines)}\n\n__version__: str\n__all__ = [\n{listed}]\n"
 
