@@ -99,7 +99,14 @@ def weigh(
     if last is not None:
         last = _look(last, shape)
     evidence = dataclasses.replace(evidence, cross=cross, last=last, traces=traces)
-    return ask(method, evidence, state)
+    weights, state = ask(method, evidence, state)
+    if (numbers := _known(weights)) is not None and not np.isfinite(numbers).all():
+        raise FloatingPointError(
+            f"{type(method).__name__} came to weights that are not finite, {numbers.tolist()}: on "
+            "these numbers they leave the range of float32. Scale the losses, or choose less "
+            "extreme hyper-parameters. In training such a step is left out."
+        )
+    return weights, state
 
 
 def _look(last: Any, shape: tuple[int, ...]) -> Look:

@@ -57,7 +57,7 @@ REFUSED = {
     "clip at zero": (
         lambda: pt.Clip(0.0),
         ValueError,
-        r"Clip\(norm=0.0\): `norm` must be a number in \(0, inf\). Received: 0.0 of type float",
+        r"Clip\(norm=0.0\): `norm` must be a number in \(0, inf\] in float32. Received: 0.0",
     ),
 }
 

@@ -70,16 +70,33 @@ class Evidence:
         return ops.sqrt(ops.diagonal(self.gramian, axis1=-2, axis2=-1))
 
     def scaled(self, weights: Tensor) -> "Evidence":
-        """The evidence of the objectives multiplied by `weights`, (..., T)."""
+        """The evidence of the objectives multiplied by `weights`, (..., T).
+
+        One whose weight, weighted loss or squared norm is not finite is inactive from here on.
+        """
+        scaled = self._with_products(lambda g: g * weights[..., :, None] * weights[..., None, :])
         losses = self.losses
         if len(weights.shape) == len(losses.shape):
             losses = losses * weights
         traces = None if self.traces is None else self.traces * ops.abs(weights)
-        return dataclasses.replace(
-            self._with_products(lambda g: g * weights[..., :, None] * weights[..., None, :]),
-            losses=losses,
-            traces=traces,
-        )
+        sizes = [losses, weights]
+        if scaled.gramian is not None:
+            sizes.append(ops.diagonal(scaled.gramian, axis1=-2, axis2=-1))
+        active = self.active
+        for size in sizes:
+            fine = ops.isfinite(size)
+            if len(fine.shape) > len(active.shape):  # in every block
+                fine = ops.all(fine, axis=0)
+            active = ops.logical_and(active, fine)
+        return dataclasses.replace(scaled, losses=losses, traces=traces)._among(active)
+
+    def _among(self, active: Tensor) -> "Evidence":
+        """The same with zeros for all but the `active` objectives, (..., T) bool."""
+        both = ops.logical_and(active[..., :, None], active[..., None, :])
+        rest = self._with_products(lambda products: ops.where(both, products, 0.0))
+        losses = ops.where(active, self.losses, 0.0)
+        traces = None if self.traces is None else ops.where(active, self.traces, 0.0)
+        return dataclasses.replace(rest, losses=losses, traces=traces, active=active)
 
     def _with_products(self, change: Callable[[Tensor], Tensor]) -> "Evidence":
         gramian, cross = (

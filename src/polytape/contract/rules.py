@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import typing
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -10,10 +11,17 @@ import numpy as np
 
 from polytape.contract.checks import is_number, is_whole
 
+_APART = 1e6  # the largest factor between two preferences
+_TINY, _LARGEST = float(np.finfo("float32").tiny), float(np.finfo("float32").max)
+
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """A number between `low` and `high`; an end named in `open` is excluded."""
+    """A number between `low` and `high`; an end named in `open` is excluded.
+
+    An end that is not named is admitted, be it infinite. Methods compute in float32: an end of zero
+    or infinity that is excluded excludes what float32 would round to it.
+    """
 
     low: float = -np.inf
     high: float = np.inf
@@ -25,35 +33,53 @@ class Range:
             return self.optional
         if not is_number(value):
             return False
-        above = value > self.low if "low" in self.open else value >= self.low
-        below = value < self.high if "high" in self.open else value <= self.high
+        number: float = value  # type: ignore[assignment]
+        if abs(number) > _LARGEST:
+            number = np.inf if number > 0 else -np.inf
+        if abs(number) < _TINY:
+            number = 0.0
+        above = number > self.low if "low" in self.open else number >= self.low
+        below = number < self.high if "high" in self.open else number <= self.high
         return bool(above and below)
 
     def inadmissible(self) -> Iterator[Any]:
         yield from ("0.5x", float("nan"))
-        if np.isfinite(self.low):
-            yield self.low if "low" in self.open else self.low - 1
-        if np.isfinite(self.high):
-            yield self.high if "high" in self.open else self.high + 1
+        if "low" in self.open:
+            yield self.low
+        elif np.isfinite(self.low):
+            yield self.low - 1
+        if "high" in self.open:
+            yield from (self.high, 1e39) if np.isinf(self.high) else (self.high,)
+        elif np.isfinite(self.high):
+            yield self.high + 1
+        if "low" in self.open and self.low == 0:
+            yield 1e-39
         if not self.optional:
             yield None
 
     def __str__(self) -> str:
-        left = "(" if "low" in self.open or np.isinf(self.low) else "["
-        right = ")" if "high" in self.open or np.isinf(self.high) else "]"
-        return f"a number in {left}{self.low:g}, {self.high:g}{right}{' or None' * self.optional}"
+        left = "(" if "low" in self.open else "["
+        right = ")" if "high" in self.open else "]"
+        rounds = (left == "(" and self.low == 0) or (right == ")" and math.isinf(self.high))
+        return (
+            f"a number in {left}{self.low:g}, {self.high:g}{right}{' in float32' * rounds}"
+            f"{' or None' * self.optional}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class Integer(Range):
-    """A whole number between `low` and `high`."""
+    """A whole number between `low` and `high`, no larger than int32 holds."""
+
+    low: float = -(2**31)
+    high: float = 2**31 - 1
 
     def admits(self, value: Any) -> bool:
         return (value is None or is_whole(value)) and super().admits(value)
 
     def inadmissible(self) -> Iterator[Any]:
         yield from super().inadmissible()
-        yield self.low + 0.5 if np.isfinite(self.low) else 0.5
+        yield self.low + 0.5
 
     def __str__(self) -> str:
         return super().__str__().replace("a number", "a whole number")
@@ -83,13 +109,16 @@ class Preference:
         if value is None:
             return True
         positive = Range(0.0, open="low high")
-        return isinstance(value, tuple) and bool(value) and all(positive.admits(v) for v in value)
+        if not isinstance(value, tuple) or not value or not all(map(positive.admits, value)):
+            return False
+        return max(value) <= _APART * min(value)
 
     def inadmissible(self) -> Iterator[Any]:
         yield from ((), (1.0, 0.0), (1.0, float("nan")), (float("inf"),), 0.5, "sum")
+        yield (1e-4, 1e4)
 
     def __str__(self) -> str:
-        return "a tuple of positive numbers, one per objective, or None"
+        return f"a tuple of positive numbers, one per objective, up to {_APART:g} apart, or None"
 
 
 Rule = Range | OneOf | Preference

@@ -162,26 +162,31 @@ class Jacobian:
         unscale = 1.0 / (self._scale * self._scale)
         return (ops.stack(stack) if blocks.shape else stack[0]) * unscale
 
-    def finite(self, gramian: Tensor | None) -> Tensor:
-        """(T,) bool: whether loss and gradient of each objective are finite.
+    def lengths(self, gramian: Tensor | None) -> Tensor:
+        """(T,) norm of each objective's gradient by all variables, shared and private.
+
+        Not finite where the loss, the gradient or the square of its norm is not.
 
         gramian  (T, T) or (B, T, T): tells it for shared variables; None looks at every row
         """
         known = set(self.connectivity.shared) if gramian is not None else set()
-        sums = [ops.cast(loss, "float32") for loss in self.losses.values()]
-        owners = [*range(len(sums))]
+        squares = []
+        owners: list[int] = []
         for variable, rows in self._by_variable.items():
             if variable not in known:
                 objectives = self.connectivity.objectives(variable)
-                sums += rows.sums()[: len(objectives)]
+                squares += rows.squares()[: len(objectives)]
                 owners += objectives
-        others = np.array(owners) != np.arange(len(self.losses))[:, None]
-        fine = ops.isfinite(ops.stack(sums)) | ops.convert_to_tensor(others)
-        finite = ops.all(fine, axis=-1)
+        losses = ops.stack([ops.cast(loss, "float32") for loss in self.losses.values()])
+        total = ops.where(ops.isfinite(losses), 0.0, losses)
+        if squares:
+            own = ops.convert_to_tensor(np.arange(len(self.losses))[:, None] == np.array(owners))
+            unscale = 1.0 / (self._scale * self._scale)
+            total += ops.sum(ops.where(own, ops.stack(squares), 0.0), axis=-1) * unscale
         if gramian is not None:
-            total = ops.sum(gramian, axis=0) if len(gramian.shape) == 3 else gramian
-            finite = ops.logical_and(finite, ops.isfinite(ops.diagonal(total)))
-        return finite
+            whole = ops.sum(gramian, axis=0) if len(gramian.shape) == 3 else gramian
+            total += ops.diagonal(whole)
+        return ops.sqrt(total)
 
     def combined(
         self,

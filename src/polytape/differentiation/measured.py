@@ -91,8 +91,8 @@ class Measured(Jacobian):
         del blocks  # the marked tensors are one
         return self._by_marks.gramian
 
-    def finite(self, gramian: Tensor | None) -> Tensor:
-        return self._by_marks.finite(gramian)
+    def lengths(self, gramian: Tensor | None) -> Tensor:
+        return self._by_marks.lengths(gramian)
 
     def combined(
         self,

@@ -78,8 +78,8 @@ class Rows(Protocol):
         """(k, k) float32 inner products."""
         ...
 
-    def sums(self) -> list[Tensor]:
-        """Sum of the entries of each of the k rows: finite only if the row is."""
+    def squares(self) -> list[Tensor]:
+        """Squared norm of each of the k rows, float32: finite only if the row is."""
         ...
 
     def matrix(self) -> Tensor:

@@ -11,6 +11,7 @@ _LAST_STEP = 1e-3  # relative; Newton's error after a step is about the square o
 _NEAR = 0.1  # a relative step below this that does not halve the last one is rounding
 _TO_BOUNDARY = 0.99
 _ROUNDING = 3e-7  # gains as near as this to those demanded, relatively, are as good as float32
+_UTMOST = 1e24  # between a demand and one: powers of it stay in float32
 _FLOOR = 1e-8  # of the largest entry: smaller ones count for nothing in a float32 direction
 
 
@@ -50,6 +51,7 @@ def bargain(
     demand = (ops.where(form.alive, form.norms, longest) / longest) ** (power - 1.0)
     if share is not None:
         demand = demand * ops.where(form.alive, share, ops.ones_like(share)) ** power
+    demand = ops.clip(demand, 1 / _UTMOST, _UTMOST)
     beta = _newton(with_ridge(form.cosines), demand, power)
     # In units of the longest row the equations are those of `_newton`, times this factor.
     factor = longest ** ((power - 1.0) / (power + 1.0))

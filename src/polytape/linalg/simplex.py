@@ -31,6 +31,7 @@ def project(vector: Tensor, active: Tensor) -> Tensor:
     >>> [float(v) for v in w]
     [0.75, 0.25, 0.0]
     """
+    vector = ops.clip(vector, -1e38, 1e38)
     largest = ops.max(ops.where(active, vector, -1e38), axis=-1, keepdims=True)
     # Entries that are one or more below the largest become zero, however far below.
     below = ops.where(active, ops.maximum(vector - largest, -1.0), -1.0)

@@ -43,7 +43,7 @@ class FairGrad(Method):
     ['0.397', '1.000']
     """
 
-    alpha: Annotated[float, Range(0.0, open="low high")] = 2.0
+    alpha: Annotated[float, Range(0.01, open="high")] = 2.0
     preference: Annotated[tuple[float, ...] | None, Preference()] = None
 
     reference: ClassVar[str] = "Ban and Ji, ICML 2024"

@@ -1,5 +1,6 @@
 """MMPareto: the losses of modalities beside the multimodal one, encoder by encoder."""
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -8,15 +9,10 @@ from keras import ops
 
 from polytape.contract import Evidence, Method, Range, State, Tensor
 from polytape.linalg.cosine import cosine_form
+from polytape.linalg.length import length_of
 from polytape.linalg.min_norm import min_norm_point
 
 _CANCELLED = 1e-5  # of the squared size of an update: the rounding error of a float32 Gramian
-
-
-def _lengths(gramian: Tensor, weights: Tensor) -> Tensor:
-    """Squared length (..., 1) of the update of weights (..., T)."""
-    square = weights[..., :, None] * gramian * weights[..., None, :]
-    return ops.sum(square, axis=(-2, -1))[..., None]
 
 
 @dataclass(frozen=True)
@@ -78,10 +74,10 @@ class MMPareto(Method):
         return ops.where(conflict, shortest, alive)
 
     def _rescaled(self, gramian: Tensor, active: Tensor, weights: Tensor) -> Tensor:
-        square = _lengths(gramian, weights)
+        length = length_of(gramian, weights)
         norms = ops.sqrt(ops.maximum(ops.diagonal(gramian, axis1=-2, axis2=-1), 0.0))
         size = ops.sum(weights * norms, axis=-1, keepdims=True)
-        left = square > _CANCELLED * ops.square(size)
-        plain = _lengths(gramian, ops.cast(active, "float32"))
-        ratio = ops.where(left, plain, 1.0) / ops.where(left, square, 1.0)
-        return self.boost * weights * ops.sqrt(ops.maximum(ratio, 1.0))
+        left = length > math.sqrt(_CANCELLED) * size
+        plain = length_of(gramian, ops.cast(active, "float32"))
+        ratio = ops.where(left, plain, 1.0) / ops.where(left, length, 1.0)
+        return self.boost * weights * ops.maximum(ratio, 1.0)

@@ -37,11 +37,11 @@ def matrices(gradients: Jacobian) -> Matrices:
 
 
 def finite(gradients: Jacobian, rows: Matrices) -> Tensor:
-    """(T,) bool: whether loss, gradient and the squares of its entries are finite."""
+    """(T,) bool: whether loss, gradient and the square of its norm are finite."""
     squares = [ops.sum(ops.square(matrix), axis=1) for matrix in rows.values()]
     count = len(gradients.losses)
     total = ops.sum(ops.stack(squares), axis=0) if squares else ops.zeros((count,))
-    return gradients.finite(ops.diag(total))
+    return ops.isfinite(gradients.lengths(ops.diag(total)))
 
 
 class Sight(NamedTuple):
@@ -68,14 +68,15 @@ class Sight(NamedTuple):
             for old, new in zip(self.before, self.after, strict=True)
         ]
 
-    def moved(self, directions: list[Tensor | None]) -> list[Tensor | None]:
-        """Directions with their offsets, in the type of the gradients."""
+    def moved(self, directions: list[Tensor | None], due: Tensor) -> list[Tensor | None]:
+        """Directions with their offsets, where these are `due` () bool, in the gradients' type."""
         found = list(directions)
         names = list(self.raw.losses)
         for v in self.raw.connectivity.shared:
             like: Any = self.raw[names[self.raw.connectivity.objectives(v)[0]]][v]
             if v in self.offsets:
-                offset = ops.reshape(self.offsets[v] * self.raw.scale, like.shape)
+                offset = ops.where(due, self.offsets[v] * self.raw.scale, 0.0)
+                offset = ops.reshape(offset, like.shape)
                 found[v] = ops.add(found[v], offset)
             found[v] = ops.cast(found[v], like.dtype)
         return found
@@ -113,7 +114,7 @@ class Observer:
     def _shown(
         self, gradients: Jacobian, rows: Matrices, evidence: Evidence, memory: Memory, state: State
     ) -> Sight:
-        active = evidence.active[:, None]
+        active, fine = evidence.active[:, None], evidence.active
         table: Any = [list(gradients[name]) for name in gradients.losses]
         after, measures = list(memory), []
         offsets: dict[int, Tensor] = {}
@@ -122,8 +123,11 @@ class Observer:
             seen = self.method.observe(shown, memory[v], evidence, state)
             after[v] = seen.memory
             measures.append(seen.measures)
+            for array in seen.memory.values():
+                fine = ops.logical_and(fine, ops.isfinite(ops.sum(array, axis=1)))
             if seen.offset is not None:
                 offsets[v] = seen.offset
+                fine = ops.logical_and(fine, ops.isfinite(ops.sum(seen.offset)))
             taken = ops.where(active, seen.rows, 0.0) * gradients.scale
             for t in gradients.connectivity.objectives(v):
                 table[t][v] = ops.reshape(taken[t], table[t][v].shape)
@@ -133,4 +137,4 @@ class Observer:
             measures.append(self.method.observe(nothing, arrays, evidence, state).measures)
         stacked = None if measures[0] is None else ops.stack(measures)
         replaced = gradients.replaced(table)
-        return Sight(gradients, replaced, evidence.active, stacked, memory, after, offsets)
+        return Sight(gradients, replaced, fine, stacked, memory, after, offsets)

@@ -16,7 +16,7 @@ from polytape.engines import engine
 from polytape.settlement.memory import Observer, empty_memory
 from polytape.settlement.seeds import draw
 from polytape.settlement.state import StateVariables
-from polytape.stages.chain import split
+from polytape.stages.chain import lost, split
 from polytape.stages.scopes import PerNetwork
 
 PRIVATE = ("own", "weighted", "joint")
@@ -126,11 +126,16 @@ class Settlement:
         active: Tensor,
         step: Tensor,
         reach: Any = None,
+        lengths: Tensor | None = None,
         **more: Tensor | None,
     ) -> tuple[Tensor, Tensor, State]:
         """Shared weights (T,) or (B, T), private weights (T,), and the next state.
 
+        Weights of an objective are NaN where they, or the squared norm of its part of the update,
+        are not finite; all of them are where the state would no longer be finite.
+
         losses, active (T,); gramian (T, T), (B, T, T) or None; reach (B, T) NumPy or None;
+        lengths  (T,) norms of the gradients, where they are known
         more  other fields of the evidence: `cross` of the Gramian's shape, `measures` (V, T, k),
         `traces` (T,)
         """
@@ -140,12 +145,13 @@ class Settlement:
         tensors = {name: value for name, value in given.items() if value is not None}
         state = self.state.read()
         if self.linear:  # a handful of operations: not worth a kernel of their own
-            return self._ask(tensors, reach, state)
-        key = (*tensors, None if reach is None else reach.tobytes())
+            return self._ask(tensors, reach, state, lengths)
+        key = (*tensors, lengths is None, None if reach is None else reach.tobytes())
         if key not in self._compiled:
             self._compiled[key] = engine().island(self._body(reach))
         memory = {"memory": state.pop("memory")} if self.observer is not None else {}
-        shared, private, leaves = self._compiled[key](tensors, keras.tree.flatten(state))
+        known = [] if lengths is None else [lengths]
+        shared, private, leaves = self._compiled[key](tensors, keras.tree.flatten(state), known)
         return shared, private, {**keras.tree.pack_sequence_as(state, list(leaves)), **memory}
 
     def settle(
@@ -164,7 +170,9 @@ class Settlement:
         blocks, connectivity = self.blocks, gradients.connectivity
         gramian = None if self.linear else gradients.gramians(blocks)
         cross = gradients.crosses(blocks) if self.halves else None
-        active = ops.logical_and(active, gradients.finite(gramian))
+        lengths = gradients.lengths(gramian)
+        active = ops.logical_and(active, ops.isfinite(lengths))
+        lengths = ops.where(active, lengths, 0.0)
         both = ops.logical_and(active[:, None], active[None, :])
         gramian, cross = (
             None if products is None else ops.where(both, products, 0.0)
@@ -173,9 +181,10 @@ class Settlement:
         losses = ops.stack([ops.cast(loss, "float32") for loss in gradients.losses.values()])
         losses = ops.where(active, losses, 0.0)
         reach, measures = blocks.reach(connectivity), None if sight is None else sight.measures
-        shared, private, state = self.weigh(
-            losses, gramian, active, step, reach, cross=cross, measures=measures, traces=traces
-        )
+        given = losses, gramian, active, step, reach, lengths
+        shared, private, state = self.weigh(*given, cross=cross, measures=measures, traces=traces)
+        seen, active = active, active & _finite(shared) & _finite(private)
+        shared, private = (ops.where(active, weights, 0.0) for weights in (shared, private))
         own: Tensor | None = private
         if self.private == "weighted" and not blocks.shape:
             own = shared if sight is None else shared * private
@@ -186,10 +195,14 @@ class Settlement:
             shared, own, active, blocks, method, self.seed(step).shifted(2)
         )
         if sight is not None:
-            directions = sight.moved(directions)
-            state["memory"] = sight.kept(active)
+            directions = sight.moved(directions, ops.any(active))
+            state["memory"] = sight.kept(seen)
         if gradients.taken is not None:
             active = ops.logical_and(active, gradients.taken)
+        if half := [d for d in directions if d is not None and _is_half(d)]:
+            fine = engine().finite(half)  # they leave their range sooner than the weights tell
+            active = active & fine
+            directions = [d if d is None else _zero_unless(fine, d) for d in directions]
         return directions, shared, active, state
 
     def settle_in_loop(
@@ -247,15 +260,15 @@ class Settlement:
         template = self.state.read()
         template.pop("memory", None)
 
-        def body(tensors: dict[str, Tensor], leaves: list[Tensor]) -> Any:
+        def body(tensors: dict[str, Tensor], leaves: list[Tensor], known: list[Tensor]) -> Any:
             state = keras.tree.pack_sequence_as(template, list(leaves))
-            shared, private, state = self._ask(tensors, reach, state)
+            shared, private, state = self._ask(tensors, reach, state, *known)
             return shared, private, keras.tree.flatten(state)
 
         return body
 
     def _ask(
-        self, tensors: dict[str, Tensor], reach: Any, state: State
+        self, tensors: dict[str, Tensor], reach: Any, state: State, lengths: Tensor | None = None
     ) -> tuple[Tensor, Tensor, State]:
         given = {"gramian": None, "last": state.get("look"), **tensors}
         known = {"names": self.names, "reach": reach, "blocks": self.blocks.names}
@@ -266,16 +279,59 @@ class Settlement:
             private, lead = ask(self.scalarization, evidence, lead)
         shared = private
         if self.combination is not None:
-            scaled = evidence.scaled(private)
-            if self.observer is not None:  # which has seen weighted rows already
-                scaled = dataclasses.replace(scaled, gramian=evidence.gramian)
+            scaled = evidence
+            if self.scalarization is not None:
+                scaled = self._scaled(evidence, private)
+                private = lost(private, evidence, scaled)
             weights, rest = ask(self.combination, scaled.reseeded(1), rest)
             shared = weights if self.observer is not None else private * weights
+        shared, private = _in_range(shared, lengths), _in_range(private, lengths)
         found = {"scalarization": lead, "combination": rest}
         if self.second_look:  # taken account of
             none = _no_look(len(self.names))
             found["look"] = keras.tree.map_structure(ops.convert_to_tensor, none)
+        if moved := _moved(state, found):
+            fine = engine().finite(moved)
+            shared, private = (ops.where(fine, w, float("nan")) for w in (shared, private))
         return shared, private, found
+
+    def _scaled(self, evidence: Evidence, weights: Tensor) -> Evidence:
+        if self.observer is None:
+            return evidence.scaled(weights)
+        # It has seen weighted rows already.
+        scaled = dataclasses.replace(evidence, gramian=None).scaled(weights)
+        return dataclasses.replace(scaled, gramian=evidence.gramian)
+
+
+def _finite(weights: Tensor) -> Tensor:
+    """(T,) bool: whether the weights (T,) or (B, T) of each objective are finite."""
+    fine = ops.isfinite(weights)
+    return ops.all(fine, axis=0) if len(fine.shape) > 1 else fine
+
+
+def _is_half(gradient: Tensor) -> bool:
+    return keras.backend.standardize_dtype(gradient.dtype) == "float16"
+
+
+def _zero_unless(fine: Tensor, gradient: Tensor) -> Tensor:
+    return engine().add_where(engine().zeros_like(gradient), fine, gradient)
+
+
+def _in_range(weights: Tensor, lengths: Tensor | None) -> Tensor:
+    """Weights (T,) or (B, T), NaN where the squared norm of an update with them is not finite.
+
+    lengths  (T,) norms of the gradients; None: not known, and whoever knows the update looks at it
+    """
+    if lengths is None:
+        return weights
+    longest = weights * (lengths * lengths.shape[0])  # of the update, if all are as long
+    return ops.where(ops.isfinite(ops.square(longest)), weights, float("nan"))
+
+
+def _moved(before: State, after: State) -> list[Tensor]:
+    """The numbers in a state that a step has changed; weights that a user gave are not of them."""
+    pairs = zip(keras.tree.flatten(before), keras.tree.flatten(after), strict=True)
+    return [new for old, new in pairs if new is not old and "float" in str(new.dtype)]
 
 
 def _no_look(count: int) -> Look:

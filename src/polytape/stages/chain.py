@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+from keras import ops
 
 from polytape.contract import NEEDS, OF_LOSSES, Evidence, Method, Need, Seed, State, Tensor, ask
 
@@ -84,7 +85,9 @@ class Chain(Method):
         total, states = weights, [first]
         rest = zip(self.stages[1:], state[1:], strict=True)
         for index, (stage, inner) in enumerate(rest, start=1):
-            evidence = evidence.scaled(weights)
+            scaled = evidence.scaled(weights)
+            total = lost(total, evidence, scaled)
+            evidence = scaled
             weights, inner = ask(stage, evidence.reseeded(index), inner)
             total = total * weights
             states.append(inner)
@@ -97,6 +100,12 @@ class Chain(Method):
     def from_config(cls, config: dict[str, Any]) -> "Chain":
         stages = (keras.saving.deserialize_keras_object(stage) for stage in config["stages"])
         return cls(*stages)
+
+
+def lost(weights: Tensor, before: Evidence, after: Evidence) -> Tensor:
+    """The weights (..., T), NaN for objectives that became inactive in between."""
+    gone = ops.logical_and(before.active, ops.logical_not(after.active))
+    return ops.where(gone, float("nan"), weights)
 
 
 def _refuse_before_memory(stages: tuple[Method, ...]) -> None:

@@ -17,7 +17,8 @@ class Clip(Method):
     network is touched for it. To bound the combined update instead, use `GlobalClip`.
 
     Weights: min(1, norm / ||g_t||). Not homogeneous: `norm` is in units of loss / parameter, after
-    loss weights and after removal of any loss scaling. A zero row keeps weight one.
+    loss weights and after removal of any loss scaling; `inf` clips nothing. A zero row keeps weight
+    one.
 
     >>> import polytape as pt
     >>> weights, _ = pt.weigh(pt.Clip(1.0), [[4.0, 0.0], [0.0, 0.25]])
@@ -33,4 +34,4 @@ class Clip(Method):
 
 def shorten(norms: Tensor, longest: float) -> Tensor:
     """Factors, shaped as `norms`, that bring every norm down to `longest` at most."""
-    return longest / ops.maximum(norms, longest)
+    return ops.where(norms > longest, longest / ops.where(norms > 0, norms, 1.0), 1.0)

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 from keras import ops
 
 from polytape.contract import Evidence, Method, Range, State, Tensor, ask
+from polytape.linalg.length import length_of
+from polytape.linalg.reciprocal import or_one
 from polytape.stages.clip import shorten
 
 
@@ -18,7 +20,7 @@ class GlobalClip(Method):
     private variables included. Under a scope, `GlobalClip(PerVariable(m), c)` bounds the whole
     update and `PerVariable(GlobalClip(m, c))` each variable's part.
 
-    Not homogeneous: `norm` is in units of loss / parameter.
+    Not homogeneous: `norm` is in units of loss / parameter; `inf` clips nothing.
 
     >>> import polytape as pt
     >>> weights, _ = pt.weigh(pt.GlobalClip(pt.Sum(), 1.0), [[2.0, 0.0], [0.0, 2.0]])
@@ -42,11 +44,11 @@ class GlobalClip(Method):
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
         weights, state = ask(self.inner, evidence, state)
-        square = ops.einsum("...i,...ij,...j->...", weights, evidence.gramian, weights)
+        norm = length_of(evidence.gramian, weights)
         if evidence.reach is not None:
-            square = ops.sum(square)
-        norm = ops.sqrt(ops.maximum(square, 0.0))
-        return weights * shorten(norm, self.norm)[..., None], state
+            longest = or_one(ops.max(norm))
+            norm = longest * ops.sqrt(ops.sum(ops.square(norm / longest)))
+        return weights * shorten(norm, self.norm), state
 
 
 def refuse_rows(outer: Method, inner: Any) -> None:

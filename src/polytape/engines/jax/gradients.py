@@ -35,8 +35,8 @@ class _Rows:
             0, pieces, lambda i, total: total + product(i * width, width), total
         )
 
-    def sums(self) -> list[Tensor]:
-        return [jnp.sum(row) for row in self._rows]
+    def squares(self) -> list[Tensor]:
+        return [jnp.vdot(row, row) for row in self._rows]
 
     def matrix(self) -> Tensor:
         return jnp.stack(self._rows)

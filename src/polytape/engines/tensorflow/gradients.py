@@ -24,10 +24,11 @@ class _Rows:
         matrix = self.matrix()
         return tf.matmul(matrix, matrix, transpose_b=True)
 
-    def sums(self) -> list[Tensor]:
+    def squares(self) -> list[Tensor]:
         if self._row is not None:
-            return [tf.reduce_sum(self._row)]
-        return tf.unstack(tf.reduce_sum(self._matrix, axis=1))
+            flat = tf.reshape(self._row, [1, -1])
+            return [tf.matmul(flat, flat, transpose_b=True)[0, 0]]
+        return tf.unstack(tf.reduce_sum(tf.square(self._matrix), axis=1))
 
     def matrix(self) -> Tensor:
         return self._matrix if self._row is None else tf.reshape(self._row, [1, -1])

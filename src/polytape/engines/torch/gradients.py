@@ -15,8 +15,8 @@ class _Rows:
     def gram(self) -> Tensor:
         return self._matrix @ self._matrix.T
 
-    def sums(self) -> list[Tensor]:
-        return list(self._matrix.sum(dim=1))
+    def squares(self) -> list[Tensor]:
+        return [torch.dot(row, row) for row in self._matrix]
 
     def matrix(self) -> Tensor:
         return self._matrix

@@ -50,7 +50,7 @@ class DBMTL(Method):
     """
 
     decay: Annotated[float, Range(0.0, 1.0, open="high")] = 0.9
-    power: Annotated[float, Range(0.0)] = 0.0
+    power: Annotated[float, Range(0.0, open="high")] = 0.0
     log: bool = True
 
     needs: ClassVar[Need] = "rows"

@@ -10,6 +10,8 @@ from polytape.contract import Evidence, Method, Need, Observed, Range, Scale, St
 from polytape.linalg.reciprocal import reciprocal
 from polytape.linalg.simplex import softmax
 
+_FAR = 1e30  # apart, and no more, are the logarithms of two weights: one of them is zero long since
+
 
 @dataclass(frozen=True)
 class ExcessMTL(Method):
@@ -44,7 +46,7 @@ class ExcessMTL(Method):
     [1.0, 1.0]
     """
 
-    rate: Annotated[float, Range(0.0, open="low")] = 0.01
+    rate: Annotated[float, Range(0.0, open="low high")] = 0.01
     scale: Scale = "sum"
 
     needs: ClassVar[Need] = "rows"
@@ -71,7 +73,8 @@ class ExcessMTL(Method):
         active = evidence.active
         excess = ops.sum(evidence.measures, axis=-3)[..., 0]
         first = ops.where(ops.logical_and(active, state["first"] == 0), excess, state["first"])
-        gain = self.rate * excess * reciprocal(first)
+        gain = ops.minimum(self.rate * (excess * reciprocal(first)), _FAR)
         logarithms = state["logarithms"] + ops.where(active, gain, 0.0)
         logarithms = logarithms - ops.max(logarithms, axis=-1, keepdims=True)
+        logarithms = ops.maximum(logarithms, -_FAR)
         return softmax(logarithms, active), {"first": first, "logarithms": logarithms}

@@ -1,5 +1,6 @@
 """MConFIG: ConFIG on momenta, of which one is refreshed per step."""
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -85,7 +86,7 @@ class MConFIG(Method):
         weights, _ = ConFIG(self.preference).weigh(evidence, ())
         refreshed = self._refreshed(evidence, state)
         steps = state["steps"] + 1.0
-        weights = weights * (1.0 - self.beta**steps)
+        weights = weights * self._filled(steps)
         last = weights * self._correction(refreshed)
         return weights / (1.0 - self.beta), {"refreshed": refreshed, "last": last, "steps": steps}
 
@@ -95,5 +96,9 @@ class MConFIG(Method):
 
     def _correction(self, refreshed: Tensor) -> Tensor:
         """One over the share of a moment that is filled; zero where there is none."""
-        filled = 1.0 - self.beta**refreshed
+        filled = self._filled(refreshed)
         return ops.where(refreshed > 0, 1.0 / ops.where(refreshed > 0, filled, 1.0), 0.0)
+
+    def _filled(self, steps: Tensor) -> Tensor:
+        """1 - beta ** steps, also for a beta that float32 cannot tell from one."""
+        return -ops.expm1(steps * math.log(self.beta))

@@ -48,9 +48,9 @@ class MoCo(Method):
     """
 
     beta: Annotated[float, Range(0.0, 1.0, open="low")] = 0.5
-    gamma: Annotated[float, Range(0.0, open="low")] = 0.1
-    power: Annotated[float, Range(0.0)] = 0.5
-    rho: Annotated[float, Range(0.0)] = 0.0
+    gamma: Annotated[float, Range(0.0, open="low high")] = 0.1
+    power: Annotated[float, Range(0.0, open="high")] = 0.5
+    rho: Annotated[float, Range(0.0, open="high")] = 0.0
     scale: Scale = "sum"
 
     needs: ClassVar[Need] = "rows"
