@@ -8,7 +8,7 @@ discovery: a new file in `methods/` needs no line here.
 from importlib import import_module
 from typing import Any
 
-from polytape.registration import register, register_when_keras_is_there
+from polytape.registration import register_when_keras_is_there
 
 __version__ = "0.1.0"
 
@@ -33,7 +33,6 @@ MODULES = ("data",)
 
 def __getattr__(name: str) -> Any:
     if name in HOMES:
-        register()
         return getattr(import_module(HOMES[name]), name)
     if name in MODULES:
         return import_module(f"polytape.{name}")
@@ -41,7 +40,6 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'polytape' has no attribute {name!r}")
     catalogue = import_module("polytape.catalogue").catalogue()
     if name in catalogue:
-        register()
         return catalogue[name]
     hint = import_module("polytape.contract").did_you_mean(name, __dir__(), cutoff=0.6)
     raise AttributeError(

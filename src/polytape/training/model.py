@@ -159,9 +159,12 @@ def functional_class() -> Any:
     functional = plain_functional()
 
     class FunctionalModel(Model, functional):  # type: ignore[valid-type, misc]
-        def __init__(self, inputs: Any, outputs: Any, name: Any = None, **kwargs: Any) -> None:
-            functional.__init__(self, inputs, outputs, name=name, **kwargs)
+        # This signature is the one by which every version of Keras knows a functional model.
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            functional.__init__(self, *args, **kwargs)
             self.method_state = MethodState()
+            if self.method_state not in self._layers:  # before 3.15 Keras has its own list
+                self._layers.append(self.method_state)
 
     register = keras.saving.register_keras_serializable(package="polytape")
     return register(FunctionalModel)
