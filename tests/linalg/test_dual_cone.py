@@ -7,7 +7,7 @@ from scipy.optimize import nnls
 from compiled import compiled
 from polytape.linalg.dual_cone import project_onto_dual_cone
 
-SOLVE = compiled(project_onto_dual_cone)
+SOLVE = compiled(lambda gramian, active, u: project_onto_dual_cone(gramian, active, None, u))
 
 
 def vectors(names, size):

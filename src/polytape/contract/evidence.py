@@ -34,6 +34,8 @@ class Evidence:
     last     a `Look` for methods that take a second one, else None
     reach    (B, T)       bool NumPy array if the Gramian is a stack of B blocks that no scope has
                           claimed yet (then `losses` and `active` are (T,)); None otherwise
+    compressed (..., T, T)  the gradients in T coordinates, rows F with F F^T the Gramian; zero
+                          where that tells all there is; None for methods that do not ask for it
     blocks   names of the B blocks of a stack, in order; empty without a scope
     measures (..., V, T, k)  statistics of the rows in each of V variables; None but for methods
                           whose `observe` returns some
@@ -51,6 +53,7 @@ class Evidence:
     measures: Tensor | None = None
     traces: Tensor | None = None
     blocks: tuple[str, ...] = ()
+    compressed: Tensor | None = None
 
     @property
     def turn(self) -> Tensor:
@@ -88,7 +91,9 @@ class Evidence:
             if len(fine.shape) > len(active.shape):  # in every block
                 fine = ops.all(fine, axis=0)
             active = ops.logical_and(active, fine)
-        return dataclasses.replace(scaled, losses=losses, traces=traces)._among(active)
+        rows = None if self.compressed is None else self.compressed * weights[..., :, None]
+        found = dataclasses.replace(scaled, losses=losses, traces=traces, compressed=rows)
+        return found._among(active)
 
     def _among(self, active: Tensor) -> "Evidence":
         """The same with zeros for all but the `active` objectives, (..., T) bool."""
@@ -96,7 +101,12 @@ class Evidence:
         rest = self._with_products(lambda products: ops.where(both, products, 0.0))
         losses = ops.where(active, self.losses, 0.0)
         traces = None if self.traces is None else ops.where(active, self.traces, 0.0)
-        return dataclasses.replace(rest, losses=losses, traces=traces, active=active)
+        rows = self.compressed
+        if rows is not None:
+            rows = ops.where(active[..., :, None], rows, 0.0)
+        return dataclasses.replace(
+            rest, losses=losses, traces=traces, active=active, compressed=rows
+        )
 
     def _with_products(self, change: Callable[[Tensor], Tensor]) -> "Evidence":
         gramian, cross = (
@@ -110,7 +120,7 @@ class Evidence:
         if self.reach is None or self.gramian is None:
             return dataclasses.replace(self, reach=None)
         found = self._with_products(lambda products: ops.sum(products, axis=0))
-        return dataclasses.replace(found, reach=None)
+        return dataclasses.replace(found, reach=None, compressed=None)
 
     def per_block(self) -> "Evidence":
         """Every block as a problem of its own: all arrays get the leading block axis."""

@@ -57,6 +57,9 @@ class Method(abc.ABC):
                 and as large as they are: T times the trainable variables each, saved with the
                 model. Such a method needs "rows", and `observe` sees them before `weigh`; () for
                 one that only wants to see them
+    looks_closely whether, where gradients are nearly dependent, it wants them measured more closely
+                than their Gramian can tell (`evidence.compressed`); two more passes over the rows
+                in these steps
     alternates  whether, after the first step, one objective is differentiated per step, in turn
                 (`evidence.turn`): one backward pass; private variables count as shared
     natural     what the published weights of equal gradients add up to: "sum" (each weight one) or
@@ -71,6 +74,7 @@ class Method(abc.ABC):
     second_look: ClassVar[bool] = False
     heeds: ClassVar[str | None] = None
     memory: ClassVar[tuple[str, ...] | None] = None
+    looks_closely: ClassVar[bool] = False
     alternates: ClassVar[bool] = False
     natural: ClassVar[str | None] = None
     reference: ClassVar[str] = ""

@@ -129,6 +129,35 @@ class Jacobian:
 
         return self._assembled(blocks, product)
 
+    def mixed_gramians(self, blocks: Blocks, mixed: Tensor, active: Tensor) -> Tensor:
+        """Inner products of combinations of gradients, each formed before it is multiplied.
+
+        mixed    (T, T), or (B, T, T) for the blocks of a scope: combinations in rows
+        active   (T,) bool: gradients that are read at all
+        returns  of the shape of `mixed`
+        """
+        stack: list[Any] = [0.0] * (blocks.shape[0] if blocks.shape else 1)
+        for variable in self.connectivity.shared:
+            block, own = blocks.of[variable], mixed
+            if blocks.shape:
+                own = mixed[block]
+            own, kept = self._columns(variable, own, active)
+            stack[block] = stack[block] + self._by_variable[variable].gram(own, kept)
+        unscale = 1.0 / (self._scale * self._scale)
+        stack = [ops.broadcast_to(products, mixed.shape[-2:]) for products in stack]
+        return (ops.stack(stack) if blocks.shape else stack[0]) * unscale
+
+    def _columns(self, variable: int, mixed: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+        """Columns of `mixed` and activity of the rows of one variable; an extra term has none."""
+        objectives = np.array(self.connectivity.objectives(variable), int)
+        extra = int(self._extra is not None and self._extra[variable] is not None)
+        if not extra and len(objectives) == len(self.connectivity.names):
+            return mixed, active
+        return (
+            ops.pad(ops.take(mixed, objectives, axis=-1), [(0, 0), (0, extra)]),
+            ops.concatenate([ops.take(active, objectives), ops.zeros((extra,), dtype="bool")]),
+        )
+
     def crosses(self, blocks: Blocks) -> Tensor:
         """Inner products of the gradients on one half of the batch with those on the other.
 

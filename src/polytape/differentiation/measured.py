@@ -94,6 +94,11 @@ class Measured(Jacobian):
     def lengths(self, gramian: Tensor | None) -> Tensor:
         return self._by_marks.lengths(gramian)
 
+    def mixed_gramians(self, blocks: Blocks, mixed: Tensor, active: Tensor) -> Tensor:
+        del blocks
+        whole = Blocks.by(None, self._by_marks.connectivity.paths)
+        return self._by_marks.mixed_gramians(whole, mixed, active)
+
     def combined(
         self,
         shared: Tensor,

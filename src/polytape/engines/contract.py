@@ -74,8 +74,12 @@ class Tape(Protocol):
 class Rows(Protocol):
     """k gradients of one variable, as the rows of a (k, n) float32 matrix."""
 
-    def gram(self) -> Tensor:
-        """(k, k) float32 inner products."""
+    def gram(self, mixed: Tensor | None = None, kept: Tensor | None = None) -> Tensor:
+        """(k, k) float32 inner products; or those of m combinations of rows, (m, m).
+
+        mixed  (m, k): the combinations, which are formed first and multiplied afterwards
+        kept   (k,) bool: rows that are read at all; None reads them all
+        """
         ...
 
     def squares(self) -> list[Tensor]:

@@ -74,7 +74,11 @@ def _newton(matrix: Tensor, demand: Tensor, power: float) -> Tensor:
         hessian = matrix + identity * curvature[..., None, :]
         hessian = hessian * unit[..., :, None] * unit[..., None, :]
         slope = _times(matrix, beta) - gain
-        change = -solve_spd(hessian, slope * unit) * unit
+        # What would go below the floor stays there, and the others know that it does.
+        free = ops.logical_or(beta > floor, slope < 0)
+        both = ops.logical_and(free[..., :, None], free[..., None, :])
+        pull = ops.where(free, -slope, 0.0)
+        change = solve_spd(ops.where(both, hessian, identity), pull * unit) * unit
         ratio = ops.where(beta <= floor, ops.maximum(change, 0.0), change) / beta
         size = ops.max(ops.abs(ratio), axis=-1, keepdims=True)
         error = ops.max(ops.abs(slope) / _times(ops.abs(matrix), beta), axis=-1, keepdims=True)

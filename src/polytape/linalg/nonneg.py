@@ -10,6 +10,7 @@ from polytape.linalg.solve import solve_spd
 # Accepted residual, relative to the size of the solution: some ten roundings of float32.
 TOLERANCE = 1e-6
 _SLOP = 0.25 * TOLERANCE  # a breach that is rounding, relative to the largest entry
+_REFINEMENTS = 5
 _INTERIOR_STEPS = 40
 _CENTRING = 0.1
 _TO_BOUNDARY = 0.98
@@ -40,6 +41,40 @@ def nonneg_qp(matrix: Tensor, linear: Tensor) -> Tensor:
     size = ops.where(size > 0, size, ops.ones_like(size))
     linear = linear / size
     return _interior(matrix, linear, _pivot(matrix, linear)) * size
+
+
+def refined(
+    matrix: Tensor, y: Tensor, slack_of: Callable[[Tensor], tuple[Tensor, Tensor]]
+) -> Tensor:
+    """A y >= 0 for which slack >= 0 and y slack = 0 hold better than for the one given.
+
+    matrix    (..., T, T)  as for `nonneg_qp`, a little more than the derivative of the slack
+    y         (..., T)     about the solution
+    slack_of  a function of y (..., T): the slack (..., T), better known than `matrix @ y - b` would
+              be, and the unit (..., 1) in which it is to be small
+
+    Newton's method on the conditions, the positive part chosen anew in each step; of all points the
+    best is kept. A step multiplies what is wrong by the share of the matrix that is not derivative.
+    """
+    identity = ops.eye(y.shape[-1], dtype=y.dtype)
+
+    def advance(y: Tensor, best: Tensor, least: Tensor, step: Tensor) -> tuple[Tensor, ...]:
+        slack, unit = slack_of(y)
+        fault = ops.abs(ops.minimum(y, slack / unit))
+        best, least = _better((best, least), y, ops.max(fault, axis=-1, keepdims=True))
+        inside = y - slack > 0
+        both = ops.logical_and(inside[..., :, None], inside[..., None, :])
+        outside = ops.where(inside, ops.zeros_like(y), y)
+        pull = ops.where(inside, _times(matrix, outside) - slack, -y)
+        change = solve_spd(ops.where(both, matrix, identity), pull)
+        y = ops.where(inside, ops.maximum(y + change, 0.0), ops.zeros_like(y))
+        return y, best, least, step + 1
+
+    def going(*loop: Tensor) -> Tensor:
+        return ops.logical_and(ops.any(loop[2] > _SLOP), loop[3] < _REFINEMENTS)
+
+    start = (y, y, ops.full_like(y[..., :1], 1e30), ops.zeros((), dtype="int32"))
+    return ops.while_loop(going, advance, start)[1]
 
 
 def _times(matrix: Tensor, y: Tensor) -> Tensor:

@@ -29,17 +29,9 @@ def with_ridge(matrix: Tensor) -> Tensor:
     size = matrix.shape[-1]
     identity = ops.eye(size, dtype=matrix.dtype)
 
-    def eliminate(_: Tensor, loop: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        rest, least = loop
-        pivot, row = rest[..., 0, 0], rest[..., 0, 1:]
-        factor = row / ops.maximum(pivot, _PIVOT)[..., None]
-        rest = rest[..., 1:, 1:] - factor[..., :, None] * row[..., None, :]
-        return _padded(rest, 1, 1), ops.minimum(least, pivot)
-
     def attempt(added: Tensor, low: Tensor, trial: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         added = ops.where(low, 32.0 * added, added)
-        start = matrix + added[..., None, None] * identity, ops.ones_like(added)
-        _, least = ops.fori_loop(0, size, eliminate, start)
+        least = least_pivot(matrix + added[..., None, None] * identity)
         return added, ops.logical_not(least > 0.25 * added), trial + 1
 
     def going(_added: Tensor, low: Tensor, trial: Tensor) -> Tensor:
@@ -49,6 +41,23 @@ def with_ridge(matrix: Tensor) -> Tensor:
     start = added, ops.ones_like(added, dtype="bool"), ops.zeros((), dtype="int32")
     added = ops.while_loop(going, attempt, start)[0]
     return matrix + added[..., None, None] * identity
+
+
+def least_pivot(matrix: Tensor) -> Tensor:
+    """The smallest pivot (...) of elimination in matrices (..., T, T) of unit diagonal.
+
+    About the smallest eigenvalue, or more than that by a factor of up to some T.
+    """
+
+    def eliminate(_: Tensor, loop: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        rest, least = loop
+        pivot, row = rest[..., 0, 0], rest[..., 0, 1:]
+        factor = row / ops.maximum(pivot, _PIVOT)[..., None]
+        rest = rest[..., 1:, 1:] - factor[..., :, None] * row[..., None, :]
+        return _padded(rest, 1, 1), ops.minimum(least, pivot)
+
+    start = matrix, ops.ones_like(matrix[..., 0, 0])
+    return ops.fori_loop(0, matrix.shape[-1], eliminate, start)[1]
 
 
 def solve_spd(matrix: Tensor, rhs: Tensor) -> Tensor:

@@ -6,9 +6,8 @@ from typing import Annotated, ClassVar
 from keras import ops
 
 from polytape.contract import Evidence, Method, Preference, Scale, State, Tensor
-from polytape.linalg.cosine import cosine_form
+from polytape.linalg.equal_cosines import with_projections
 from polytape.linalg.preference import preferred
-from polytape.linalg.spectral import spectrum
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,11 @@ class ConFIG(Method):
     Weights: may be negative. Degree 1 in the loss scale; the direction does not change if a single
     loss is multiplied by a positive number. Linearly independent gradients: the update conflicts
     with none. Equal gradients: their sum, one each. Exactly opposed rows, or unit rows that
-    balance each other: zero. A zero row is left out and weighs zero. T = 1: one. rank < T: cosines
-    as near to equal as can be, in the sense of least squares, which may conflict.
+    balance each other: zero up to rounding. Rows that do so nearly are told apart, and the
+    direction stays the same whatever a single loss is multiplied by, down to 1e-6 rad where the
+    gradients themselves are at hand, and to 1e-3 rad for T > 2 from a Gramian alone (`pt.weigh`),
+    which is no more than rounding below. A zero row is left out and weighs zero. T = 1: one.
+    rank < T: cosines as near to equal as can be, in the sense of least squares, which may conflict.
 
     >>> import polytape as pt
     >>> weights, _ = pt.weigh(pt.ConFIG(), [[1.0, 0.0], [0.0, 4.0]])
@@ -42,18 +44,16 @@ class ConFIG(Method):
     preference: Annotated[tuple[float, ...] | None, Preference()] = None
     scale: Scale = "sum"
 
+    looks_closely: ClassVar[bool] = True
     natural: ClassVar[str | None] = "sum"
     reference: ClassVar[str] = "Liu, Chu and Thuerey, ICLR 2025"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free", "impartial"})
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
-        cosines, norms, alive = cosine_form(evidence.gramian, evidence.active)
-        live = ops.cast(alive, "float32")
-        found = spectrum(cosines)
-        along = found.coordinates(live * preferred(evidence, self.preference))
-        solution = found.vector(along / found.values)
-        # C y and y^T C y from the coordinates: C is too ill-conditioned to be multiplied again.
-        length = ops.sum(norms * live * found.vector(along), axis=-1, keepdims=True)
-        square = ops.sum(ops.square(along) / found.values, axis=-1, keepdims=True)
+        wanted = preferred(evidence, self.preference)
+        form, solution, projections, square = with_projections(
+            evidence.gramian, evidence.active, wanted, evidence.compressed
+        )
+        length = ops.sum(form.norms * projections, axis=-1, keepdims=True)
         square = ops.where(square > 0, square, 1.0)
-        return live * solution * (length / norms) / square, state
+        return solution * (length / form.norms) / square, state

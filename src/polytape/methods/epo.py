@@ -43,7 +43,10 @@ class EPO(Method):
     T backward passes and at most two programmes, solved on the device to 1e-5 of their terms and
     better, 4e-8 as a rule; with the cosines of the gradients as float32 has them. Where the last
     bound contradicts G w >= 0 it is lowered to what can be had; published code falls back on w = r
-    there. Programmes with several solutions give the middle of them, not a vertex.
+    there. Programmes with several solutions give the middle of them, not a vertex. All this, and
+    that the order of the objectives does not matter, holds for norms up to 1e12 apart; beyond,
+    unknowns of one programme span more than float32 can weigh, and the update may change by some
+    percent of its parts if the objectives change places.
 
     Weights: never negative. Degree 1 in the loss scale. Equal gradients: their sum. Opposed
     gradients: balance takes that of the larger r_t L_t, descent stands still. A zero row weighs

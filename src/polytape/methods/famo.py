@@ -37,7 +37,8 @@ class FAMO(Method):
     1; multiplying a single loss changes the length of the update only. Equal gradients of equal
     losses: their sum, at the start. Opposed gradients of equal length: the one with the larger z_t
     / D_t wins. T = 1: one. A zero row takes its share with its loss. A D_t below zero counts by its
-    size, one of exactly zero weighs zero. An objective that is inactive, or whose D_t is not
+    size, one of exactly zero weighs zero; where all are, w = z, as for any equal D, so that the
+    update goes on. An objective that is inactive, or whose D_t is not
     positive before and after, keeps its s.
 
     >>> import polytape as pt
@@ -69,6 +70,9 @@ class FAMO(Method):
         size = ops.abs(above(evidence, self.ideal))
         least = ops.min(ops.where(reciprocal(size) > 0, size, 3e38), axis=-1, keepdims=True)
         part = softmax(state.value, evidence.active) * (least * reciprocal(size))
+        total = ops.sum(part, axis=-1, keepdims=True)
+        # Where no D is above zero they are all alike, and equal D weigh as z.
+        part = ops.where(total > 0, part, softmax(state.value, evidence.active))
         total = ops.sum(part, axis=-1, keepdims=True)
         return part / ops.where(total > 0, total, 1.0), state
 

@@ -6,8 +6,7 @@ from typing import ClassVar
 from keras import ops
 
 from polytape.contract import Evidence, Method, Scale, State, Tensor
-from polytape.linalg.cosine import cosine_form
-from polytape.linalg.spectral import pseudo_solve
+from polytape.linalg.equal_cosines import with_projections
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,10 @@ class IMTLG(Method):
 
     Weights: may be negative. Degree 1 in the loss scale; the direction does not change if a single
     loss is multiplied by a positive number. Equal gradients: their sum. Exactly opposed rows, or
-    unit rows that balance each other: zero, no update has equal positive projections. A zero row
+    unit rows that balance each other: zero up to rounding, no update has equal positive
+    projections. Rows that do so nearly are told apart down to 1e-6 rad, where the gradients
+    themselves are at hand, and to 1e-3 rad for T > 2 from a Gramian alone (`pt.weigh`); below that
+    the update is zero or that of rounding. A zero row
     is left out, with weight zero; it counts as in a mean, so that the others keep their weights on
     the scale of the sum. T = 1: one. rank < T: projections as nearly equal as can be, in the sense
     of least squares.
@@ -45,15 +47,19 @@ class IMTLG(Method):
 
     scale: Scale = "sum"
 
+    looks_closely: ClassVar[bool] = True
     natural: ClassVar[str | None] = "mean"
     reference: ClassVar[str] = "Liu, Li, Kuang, Xue, Chen, Yang, Liao and Zhang, ICLR 2021"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free", "impartial"})
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
-        cosines, norms, alive = cosine_form(evidence.gramian, evidence.active)
-        live = ops.cast(alive, "float32")
-        shortest = ops.min(ops.where(alive, norms, 1e38), axis=-1, keepdims=True)
-        value = live * pseudo_solve(cosines, live) * (shortest / norms)
+        even = ops.cast(evidence.active, "float32")
+        form, solution, _, _ = with_projections(
+            evidence.gramian, evidence.active, even, evidence.compressed
+        )
+        live = ops.cast(form.alive, "float32")
+        shortest = ops.min(ops.where(form.alive, form.norms, 1e38), axis=-1, keepdims=True)
+        value = live * solution * (shortest / form.norms)
         total = ops.sum(value, axis=-1, keepdims=True)
         size = ops.sum(ops.abs(value), axis=-1, keepdims=True)
         total = ops.maximum(total, 0.01 * size)

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 from keras import ops
 
 from polytape.contract import Evidence, Method, OneOf, Scale, State, Tensor
+from polytape.linalg.compressed import unit_rows
 from polytape.linalg.cosine import cosine_form
 from polytape.linalg.min_norm import min_norm_point
 
@@ -49,6 +50,7 @@ class MGDA(Method):
     normalize: Unit = None
     scale: Scale = "sum"
 
+    looks_closely: ClassVar[bool] = True
     natural: ClassVar[str | None] = "mean"
     reference: ClassVar[str] = "Desideri, 2012; Sener and Koltun, NeurIPS 2018"
     guarantees: ClassVar[frozenset[str]] = frozenset(
@@ -59,9 +61,11 @@ class MGDA(Method):
     }
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
-        gramian, active = evidence.gramian, evidence.active
+        gramian, active, compressed = evidence.gramian, evidence.active, evidence.compressed
         if self.normalize in ("l2", "loss+"):
-            gramian, _, alive = cosine_form(gramian, active)
+            gramian, norms, alive = cosine_form(gramian, active)
+            if compressed is not None:
+                compressed = unit_rows(compressed, norms, alive)
             active = ops.logical_and(active, alive)
         if self.normalize in ("loss", "loss+"):
             size = ops.abs(evidence.losses)
@@ -70,4 +74,6 @@ class MGDA(Method):
             size = ops.where(active, size, 3e38)
             factor = ops.min(size, axis=-1, keepdims=True) / size
             gramian = gramian * factor[..., :, None] * factor[..., None, :]
-        return min_norm_point(gramian, active), state
+            if compressed is not None:
+                compressed = compressed * factor[..., None]
+        return min_norm_point(gramian, active, compressed), state

@@ -13,6 +13,7 @@ from polytape.contract import Evidence, Look, Method, Seed, State, Tensor, ask, 
 from polytape.differentiation.connectivity import Blocks
 from polytape.differentiation.jacobian import Jacobian
 from polytape.engines import engine
+from polytape.linalg.compressed import compressed_rows, dependent, mixing
 from polytape.settlement.memory import Observer, empty_memory
 from polytape.settlement.seeds import draw
 from polytape.settlement.state import StateVariables
@@ -77,6 +78,7 @@ class Settlement:
             "scalarization": lead.init(self.names) if lead else (),
             "combination": rest.init(self.names, self.blocks.shape) if rest else (),
         }
+        self.looks_closely = rest is not None and any(p.looks_closely for p in parts(rest))
         self.second_look = any(part.second_look for part in parts(method))
         if self.second_look:
             initial["look"] = _no_look(len(self.names))
@@ -136,8 +138,8 @@ class Settlement:
 
         losses, active (T,); gramian (T, T), (B, T, T) or None; reach (B, T) NumPy or None;
         lengths  (T,) norms of the gradients, where they are known
-        more  other fields of the evidence: `cross` of the Gramian's shape, `measures` (V, T, k),
-        `traces` (T,)
+        more  other fields of the evidence: `cross` and `compressed` of the Gramian's shape,
+        `measures` (V, T, k), `traces` (T,)
         """
         if more.get("traces") is not None:
             more["traces"] = ops.where(active, more["traces"], 0.0)
@@ -180,9 +182,20 @@ class Settlement:
         )
         losses = ops.stack([ops.cast(loss, "float32") for loss in gradients.losses.values()])
         losses = ops.where(active, losses, 0.0)
+        compressed = self._compressed(gradients, gramian, active) if self.looks_closely else None
         reach, measures = blocks.reach(connectivity), None if sight is None else sight.measures
-        given = losses, gramian, active, step, reach, lengths
-        shared, private, state = self.weigh(*given, cross=cross, measures=measures, traces=traces)
+        shared, private, state = self.weigh(
+            losses,
+            gramian,
+            active,
+            step,
+            reach,
+            lengths,
+            cross=cross,
+            measures=measures,
+            traces=traces,
+            compressed=compressed,
+        )
         seen, active = active, active & _finite(shared) & _finite(private)
         shared, private = (ops.where(active, weights, 0.0) for weights in (shared, private))
         own: Tensor | None = private
@@ -228,6 +241,19 @@ class Settlement:
                 g if g is None else engine().rows([g]).blend(factor, None) for g in directions
             ]
         return InLoop(directions, active, state, accept)
+
+    def _compressed(self, gradients: Jacobian, gramian: Tensor, active: Tensor) -> Tensor:
+        """The gradients in T coordinates where their Gramian cannot tell them apart, else zeros."""
+        if "dependent" not in self._compiled:
+            self._compiled["dependent"] = engine().island(dependent)
+
+        def measured() -> Tensor:
+            mixed = mixing(gramian)
+            products = gradients.mixed_gramians(self.blocks, mixed, active)
+            return compressed_rows(gramian, mixed, products)
+
+        near = self._compiled["dependent"](gramian)
+        return ops.cond(near, measured, lambda: ops.zeros_like(gramian))
 
     def look_again(
         self, before: Sequence[Tensor], after: Sequence[Tensor], active: Tensor, accept: Tensor
@@ -299,8 +325,8 @@ class Settlement:
         if self.observer is None:
             return evidence.scaled(weights)
         # It has seen weighted rows already.
-        scaled = dataclasses.replace(evidence, gramian=None).scaled(weights)
-        return dataclasses.replace(scaled, gramian=evidence.gramian)
+        scaled = dataclasses.replace(evidence, gramian=None, compressed=None).scaled(weights)
+        return dataclasses.replace(scaled, gramian=evidence.gramian, compressed=evidence.compressed)
 
 
 def _finite(weights: Tensor) -> Tensor:

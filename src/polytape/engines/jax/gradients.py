@@ -15,7 +15,7 @@ class _Rows:
         self._shape, self._dtype = gradients[0].shape, gradients[0].dtype
         self._rows = [gradient.reshape(-1).astype("float32") for gradient in gradients]
 
-    def gram(self) -> Tensor:
+    def gram(self, mixed: Tensor | None = None, kept: Tensor | None = None) -> Tensor:
         # Long rows in as many pieces as there are rows, one after the other, so that stacking them
         # never holds more than one row on top of the rows themselves; short pieces also accumulate
         # less rounding error.
@@ -26,6 +26,10 @@ class _Rows:
         def product(start: Tensor, width: int) -> Tensor:
             cut = [jax.lax.dynamic_slice_in_dim(row, start, width) for row in self._rows]
             piece = jnp.stack(cut)
+            if kept is not None:
+                piece = jnp.where(kept[:, None], piece, 0.0)
+            if mixed is not None:
+                piece = jnp.matmul(mixed, piece, precision="highest")
             return jnp.matmul(piece, piece.T, precision="highest")
 
         total = product(pieces * width, size - pieces * width)

@@ -20,8 +20,12 @@ class _Rows:
             stacked = tf.cast(tf.stack(dense), tf.float32)
             self._matrix = tf.reshape(stacked, [len(dense), -1])
 
-    def gram(self) -> Tensor:
+    def gram(self, mixed: Tensor | None = None, kept: Tensor | None = None) -> Tensor:
         matrix = self.matrix()
+        if kept is not None:
+            matrix = tf.where(kept[:, None], matrix, 0.0)
+        if mixed is not None:
+            matrix = tf.matmul(mixed, matrix)
         return tf.matmul(matrix, matrix, transpose_b=True)
 
     def squares(self) -> list[Tensor]:

@@ -12,8 +12,15 @@ class _Rows:
         self._shape, self._dtype = gradients[0].shape, gradients[0].dtype
         self._matrix = torch.stack([g.reshape(-1).to(torch.float32) for g in gradients])
 
-    def gram(self) -> Tensor:
-        return self._matrix @ self._matrix.T
+    def gram(self, mixed: Tensor | None = None, kept: Tensor | None = None) -> Tensor:
+        matrix = self._kept(kept)
+        matrix = matrix if mixed is None else mixed @ matrix
+        return matrix @ matrix.T
+
+    def _kept(self, kept: Tensor | None) -> Tensor:
+        if kept is None:
+            return self._matrix
+        return torch.where(kept[:, None], self._matrix, torch.zeros_like(self._matrix))
 
     def squares(self) -> list[Tensor]:
         return [torch.dot(row, row) for row in self._matrix]
@@ -22,10 +29,7 @@ class _Rows:
         return self._matrix
 
     def blend(self, weights: Tensor, kept: Tensor | None) -> Tensor:
-        matrix = self._matrix
-        if kept is not None:
-            matrix = torch.where(kept[:, None], matrix, torch.zeros_like(matrix))
-        return self.restore(weights @ matrix)
+        return self.restore(weights @ self._kept(kept))
 
     def restore(self, flat: Tensor) -> Tensor:
         return flat.reshape(self._shape).to(self._dtype)

@@ -57,6 +57,7 @@ class MConFIG(Method):
 
     needs: ClassVar[Need] = "rows"
     memory: ClassVar[tuple[str, ...] | None] = ("moment",)
+    looks_closely: ClassVar[bool] = True
     alternates: ClassVar[bool] = True
     reference: ClassVar[str] = "Liu, Chu and Thuerey, ICLR 2025"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free", "impartial"})
