@@ -4,6 +4,7 @@ Where gradients are an angle away from cancelling each other out, the update is 
 than they are. Rows in float32 leave 2e-7, divided by that angle, of its direction.
 """
 
+from functools import cache
 from typing import Any
 
 import keras
@@ -13,6 +14,7 @@ from keras import ops
 from near_front import EXACT, Array, apart, gradients, near_front, opposed, unit
 
 import polytape as pt
+from compiled import compiled
 
 pytestmark = pytest.mark.engine
 ANGLES = (1e-2, 1e-3, 1e-4, 1e-5)
@@ -24,9 +26,15 @@ def direction(combiner: pt.Combiner, rows: Array) -> Array:
     return ops.convert_to_numpy(combiner(gradients(rows, variable))[0]).astype("float64")
 
 
+@cache
+def weigher(method: Any) -> Any:
+    return compiled(lambda gramian, losses: pt.weigh(method, gramian, losses)[0])
+
+
 def weights_of(method: Any, gramian: Array, losses: Any = None) -> Array:
-    weights, _ = pt.weigh(method, np.float32(gramian), losses)
-    return ops.convert_to_numpy(weights).astype("float64")
+    given = np.ones(len(gramian)) if losses is None else losses
+    tensors = (ops.convert_to_tensor(np.float32(value)) for value in (gramian, given))
+    return ops.convert_to_numpy(weigher(method)(*tensors)).astype("float64")
 
 
 @pytest.mark.parametrize("name", EXACT)
