@@ -24,6 +24,7 @@ HOMES = {
     "Optimizers": "polytape.training.optimizers.optimizers",
     "Phase": "polytape.training.phase",
     "Step": "polytape.training.objectives.objective",
+    "compiled_step": "polytape.stepping",
     "derivative": "polytape.differentiation.derivatives",
     "gradients": "polytape.looping",
     "weigh": "polytape.weighing",

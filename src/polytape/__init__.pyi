@@ -73,6 +73,7 @@ from polytape.stages.reweight import Reweight as Reweight
 from polytape.stages.scopes import PerNetwork as PerNetwork
 from polytape.stages.scopes import PerVariable as PerVariable
 from polytape.stages.smoothed import Smoothed as Smoothed
+from polytape.stepping import compiled_step as compiled_step
 from polytape.tape import GradientTape as GradientTape
 from polytape.training.model import Model as Model
 from polytape.training.objectives.objective import Objective as Objective
@@ -159,6 +160,7 @@ __all__ = [
     "Tchebycheff",
     "TrimmedMean",
     "UPGrad",
+    "compiled_step",
     "data",
     "derivative",
     "gradients",

@@ -71,8 +71,12 @@ class Combiner(keras.layers.Layer):
         if not names:
             raise ValueError("Combiner.prepare got no objectives: name those of the loop.")
         known = Variables.of("Combiner.prepare", variables)
+        self.settlement_for(names, known)
+
+    def settlement_for(self, names: Sequence[str], known: Variables) -> Settlement:
+        """The method at work on these objectives and variables, with its state."""
         sizes = [math.prod(variable.shape) for variable in known.variables]
-        self._prepare(names, known.paths, sizes)
+        return self._prepare(tuple(names), known.paths, sizes)
 
     def _prepare(
         self, names: tuple[str, ...], paths: tuple[str, ...], sizes: Sequence[int]

@@ -8,9 +8,19 @@ import keras
 
 from polytape.engines.contract import Engine, Measure, Recording, Rows, Tape
 from polytape.engines.marking import mark
-from polytape.engines.native import check_native
+from polytape.engines.native import check_native, framework_of
 
-__all__ = ["Engine", "Measure", "Recording", "Rows", "Tape", "check_native", "engine", "mark"]
+__all__ = [
+    "Engine",
+    "Measure",
+    "Recording",
+    "Rows",
+    "Tape",
+    "check_native",
+    "engine",
+    "framework_of",
+    "mark",
+]
 
 
 @cache

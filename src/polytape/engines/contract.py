@@ -180,6 +180,22 @@ class Engine(Protocol):
         """A function of tensors made fast to call from inside a step (compiled, if that helps)."""
         ...
 
+    def survey(self, function: Callable[[], Any]) -> None:
+        """Run a function for what it meets on its way, without values where that is possible.
+
+        It runs in a stateless scope of the caller's, which keeps it from changing variables.
+        """
+        ...
+
+    def compiled(
+        self, step: Callable[..., Any], variables: Sequence[Variable]
+    ) -> Callable[..., Any]:
+        """A training step made fast to call from outside; traced once for each shape.
+
+        step       takes nests of tensors and returns one; may change `variables` and no others
+        """
+        ...
+
     def aside(self, function: Callable[[], Any], changing: Sequence[Variable]) -> Any:
         """What `function` returns, run without gradients and without a trace.
 

@@ -1,5 +1,6 @@
 """One training step, the same on every backend: record, settle, apply; phase after phase."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -59,7 +60,7 @@ def _advance(model: Any, given: Given, phase: int, repeat: int) -> tuple[Any, Te
     verdict = judged(plan, recorded, outcome)
     settlement.state.write(outcome.state, verdict.accept)
     plan.dropped.update_state(course.spread(verdict.left_out, len(plan.names)), present)
-    _apply(model, course, verdict)
+    update(optimizer, plan.places.variables, course, verdict)
     if settlement.second_look:
         changing = [*model.non_trainable_variables, *model.metrics_variables]
         after = engine().aside(lambda: forward()[0][: len(settlement.names)], changing)
@@ -67,12 +68,12 @@ def _advance(model: Any, given: Given, phase: int, repeat: int) -> tuple[Any, Te
     return outputs, recording.scalars[recorded.total]
 
 
-def _apply(model: Any, course: Course, verdict: Verdict) -> None:
+def update(optimizer: Any, variables: Sequence[Any], course: Course, verdict: Verdict) -> None:
     """One step of the optimizer, or of those of several that an active objective concerns."""
-    optimizers, variables = several(model.optimizer), model.plan.places.variables
+    optimizers = several(optimizer)
     if optimizers is None:
         as_keras = course.plain and course.routes.open
-        engine().apply(model.optimizer, verdict.directions, variables, verdict.act, as_keras)
+        engine().apply(optimizer, verdict.directions, variables, verdict.act, as_keras)
         return
     reach: Any = course.settlement.reach
     concerned = {}
@@ -80,7 +81,7 @@ def _apply(model: Any, course: Course, verdict: Verdict) -> None:
         own = [v for v, owner in enumerate(optimizers.owners or ()) if owner == name]
         concerned[name] = verdict.concerns(np.flatnonzero(reach[:, own].any(axis=1)).tolist())
     with optimizers.taking_part(concerned):  # each behind a guard of its own: no second one
-        if optimizers is model.optimizer:
+        if optimizers is optimizer:
             optimizers.apply(verdict.directions, variables)
         else:
-            engine().apply(model.optimizer, verdict.directions, variables, verdict.act)
+            engine().apply(optimizer, verdict.directions, variables, verdict.act)

@@ -27,6 +27,12 @@ class Scope(keras.StatelessScope):
             self.state_mapping = {**self.original_scope.state_mapping, **self.state_mapping}
         return self
 
+    def get_current_value(self, variable: Variable) -> Tensor | None:
+        found = super().get_current_value(variable)
+        if found is None and self.original_scope is not None:
+            return self.original_scope.get_current_value(variable)
+        return found
+
     def add_update(self, update: tuple[Variable, Tensor]) -> None:
         variable, value = update
         self.touched[id(variable)] = variable

@@ -16,6 +16,44 @@ def island(function: Callable[..., Any]) -> Callable[..., Any]:
     return jax.jit(function)
 
 
+def survey(function: Callable[[], Any]) -> None:
+    jax.eval_shape(lambda: function() and None)
+
+
+def compiled(step: Callable[..., Any], variables: Sequence[Variable]) -> Callable[..., Any]:
+    known = {id(variable) for variable in variables}
+
+    def pure(values: list[Tensor], args: Any, kwargs: Any) -> tuple[list[Tensor], Any]:
+        with Scope(list(zip(variables, values, strict=True))) as scope:
+            found = step(*args, **kwargs)
+        lost = [variable.path for key, variable in scope.touched.items() if key not in known]
+        if lost:
+            raise ValueError(
+                f"The step changes {lost[0]!r}, which it did not meet when its variables were "
+                "looked for, before the first step: the losses take another way now. Let them read "
+                "the same variables in every step."
+            )
+        return [scope.get_current_value(variable) for variable in variables], found
+
+    # All state is taken over, as in `fit`: there is no second copy of it.
+    run = jax.jit(pure, donate_argnums=0)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        taken: set[int] = set()
+        values = []
+        for variable in variables:
+            value = variable.value
+            shared = id(value) in taken  # by assignment of one variable to another
+            taken.add(id(value))
+            values.append(jnp.copy(value) if shared else value)
+        values, found = run(values, args, kwargs)
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        return found
+
+    return call
+
+
 def aside(function: Callable[[], Any], changing: Sequence[Variable]) -> Any:
     del changing  # what happens in the scope stays there
     with Scope():

@@ -19,6 +19,15 @@ def island(function: Callable[..., Any]) -> Callable[..., Any]:
     return tf.function(function, jit_compile=True, autograph=False)
 
 
+def survey(function: Callable[[], Any]) -> None:
+    function()
+
+
+def compiled(step: Callable[..., Any], variables: Sequence[Variable]) -> Callable[..., Any]:
+    del variables  # they are updated in place
+    return tf.function(step, autograph=False)
+
+
 def aside(function: Callable[[], Any], changing: Sequence[Variable]) -> Any:
     kept = [tf.identity(variable.value) for variable in changing]
     found = function()

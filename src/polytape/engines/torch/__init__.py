@@ -6,10 +6,12 @@ from polytape.engines.torch.updates import (
     apply,
     aside,
     assign,
+    compiled,
     island,
     keep,
     prepare,
     recover,
+    survey,
     train_step,
 )
 
@@ -21,6 +23,7 @@ __all__ = [
     "apply",
     "aside",
     "assign",
+    "compiled",
     "dense",
     "derivative",
     "finite",
@@ -32,6 +35,7 @@ __all__ = [
     "recover",
     "rows",
     "stack",
+    "survey",
     "tape",
     "train_step",
     "trains",

@@ -14,6 +14,16 @@ def island(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.no_grad()(function)
 
 
+def survey(function: Callable[[], Any]) -> None:
+    with torch.random.fork_rng():
+        function()
+
+
+def compiled(step: Callable[..., Any], variables: Sequence[Variable]) -> Callable[..., Any]:
+    del variables  # they are updated in place
+    return step
+
+
 def aside(function: Callable[[], Any], changing: Sequence[Variable]) -> Any:
     kept = [variable.value.clone() for variable in changing]
     with torch.random.fork_rng(), torch.no_grad():  # Dropout draws from the global generator

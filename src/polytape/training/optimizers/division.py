@@ -12,14 +12,14 @@ from polytape.training.routing.routes import Places
 REST = "*"
 
 
-def gathered(optimizer: Any) -> Any:
+def gathered(optimizer: Any, asked_by: str = "compile(optimizer=...)") -> Any:
     """The `optimizer` of `compile`; of a dict, its optimizers as one."""
     if not isinstance(optimizer, Mapping):
-        return resolved(optimizer, "compile(optimizer=...)")
+        return resolved(optimizer, asked_by)
     if not optimizer:
         raise ValueError(
-            "compile(optimizer={}) has no optimizer: name one for each network, or one for all as "
-            f'"{REST}".'
+            f"{asked_by.replace('...', '{}')} has no optimizer: name one for each network, or one "
+            f'for all as "{REST}".'
         )
     return Optimizers(optimizer)
 

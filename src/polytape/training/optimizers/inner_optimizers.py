@@ -48,6 +48,13 @@ def resolved(optimizer: Any, asked_by: str) -> keras.optimizers.Optimizer:
             f"{asked_by} must be a Keras optimizer, its name or its config. Received the class "
             f"{optimizer.__name__} itself: add the parentheses."
         )
+    root = type(optimizer).__module__.partition(".")[0]
+    if root in _OTHERS:
+        raise TypeError(
+            f"{asked_by} is an optimizer of {root} ({type(optimizer).__name__}), which updates "
+            f"other variables than Keras's. Give the one of Keras: keras.optimizers.Adam(...). "
+            f"{_OTHERS[root]}"
+        )
     if isinstance(optimizer, (list, tuple)):
         raise TypeError(
             f"{asked_by} takes several optimizers by the names of their networks, "
@@ -97,3 +104,14 @@ def _settable_rate(name: str, inner: Any) -> float:
             "Set those of the others one by one, or give it a float learning_rate."
         )
     return float(ops.convert_to_numpy(rate))
+
+
+_OTHERS = {
+    "torch": (
+        "A torch.optim optimizer trains a PyTorch module in a loop of your own: update = "
+        'pt.gradients(losses, module).combine("upgrad"), then `p.grad = u` for each parameter and '
+        "update, and optimizer.step(): see examples/torch_loop.py."
+    ),
+    "optax": "One of optax is applied in a loop of your own, to the update of pt.gradients.",
+    "tensorflow": "Those of tf.compat.v1 are of another age.",
+}

@@ -1,0 +1,287 @@
+"""A compiled training step for loops of one's own: losses, optimizer and method in one call."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from polytape.catalogue.names import MethodLike
+from polytape.combiner import Combiner
+from polytape.contract import Tensor, parts, received
+from polytape.differentiation.losses import Losses
+from polytape.differentiation.measured import check_measure
+from polytape.differentiation.variables import Variables
+from polytape.engines import Measure, engine, framework_of
+from polytape.methods.sum import Sum
+from polytape.settlement import Settlement
+from polytape.training.backward import Recorded, backward
+from polytape.training.course import Course
+from polytape.training.optimizers.division import divide, gathered, several
+from polytape.training.routing.bonds import undivided
+from polytape.training.routing.routes import Places, Routes, warn_untrained
+from polytape.training.step import update
+from polytape.training.verdict import judged
+
+
+class CompiledStep:
+    """What `pt.compiled_step` returns: call it with a batch, and everything moves on by one step.
+
+    optimizer  the optimizer, or `pt.Optimizers`;  combiner  the `pt.Combiner`: both can be saved
+    variables  what is trained, once the first step has been made
+    """
+
+    on_nonfinite = "drop"
+
+    def __init__(
+        self,
+        losses: Callable[..., Any],
+        optimizer: Any,
+        combiner: MethodLike | Combiner,
+        networks: Any,
+        measure: Measure = "parameters",
+        run_eagerly: bool = False,
+    ) -> None:
+        """As `pt.compiled_step`."""
+        if not callable(losses):
+            raise TypeError(
+                "pt.compiled_step takes a function of the batch that returns the losses: "
+                f'def losses(x, y): ... return {{"a": loss_a}}. {received(losses)}'
+            )
+        self.losses, self.networks, self.run_eagerly = losses, networks, run_eagerly
+        self.optimizer = gathered(optimizer, "compiled_step(optimizer=...)")
+        self.combiner = combiner if isinstance(combiner, Combiner) else Combiner(combiner)
+        if any(part.samples for part in parts(self.combiner.method)):
+            raise ValueError(
+                "This method compares the gradients of single samples, which pt.compiled_step does "
+                "not measure. Train with pt.Model, or give a pt.Combiner its `traces` in a loop."
+            )
+        self.measure = check_measure(measure, self.combiner.method)
+        self.variables: list[Any] = []
+        self._course: Course | None = None
+        self._others: list[Any] = []  # what the losses change beside what is trained
+        self._run: Callable[..., Any] = self._step
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """One step on a batch, whose arguments go to `losses`; what it returned comes back."""
+        args, kwargs = (_tensors(batch) for batch in (args, kwargs))
+        if self._course is None:
+            self._prepare(args, kwargs)
+        still = [variable.path for variable in self.variables if not variable.trainable]
+        if still:
+            raise ValueError(
+                f"{still[0]!r} was trainable when this step was made and is frozen now. Make a new "
+                "pt.compiled_step, with the same optimizer and Combiner if their variables are the "
+                "same."
+            )
+        return self._run(*args, **kwargs)
+
+    # ------------------------------------------------------------------ before the first step
+
+    def _prepare(self, args: Any, kwargs: Any) -> None:
+        """Learn names and variables from the losses, and make all state there will be."""
+        found: list[Losses] = []
+
+        def look() -> None:
+            found[:] = [Losses.returned(self.losses(*args, **kwargs))[0]]
+
+        with _Survey() as survey:
+            engine().survey(look)
+        names = found[0].names
+        known = Variables.of("pt.compiled_step", self.networks)
+        for path, variable in zip(known.paths, known.variables, strict=True):
+            if not isinstance(variable, keras.Variable):
+                raise TypeError(
+                    f"pt.compiled_step trains Keras variables with Keras optimizers, and {path!r} "
+                    f"is none ({type(variable).__name__}). For a PyTorch module take pt.gradients, "
+                    "`p.grad = u` for each parameter and update, and optimizer.step(): see "
+                    "examples/torch_loop.py."
+                )
+        self.variables = known.variables
+        if (optimizers := several(self.optimizer)) is not None:
+            divide(optimizers, Places(self._named_networks(), self.variables))
+        if not self.optimizer.built:
+            self.optimizer.build(self.variables)
+        settlement = self.combiner.settlement_for(names, known)
+        self._course = self._charted(settlement)
+        own = [*self.variables, *self.optimizer.variables, *self.combiner.variables]
+        self._others = [v for v in survey.variables if not any(v is other for other in own)]
+        if not self.run_eagerly:
+            self._run = engine().compiled(self._step, [*own, *self._others])
+
+    def _charted(self, settlement: Settlement) -> Course:
+        count, width = len(settlement.names), len(self.variables)
+        routes, bonds = Routes.anywhere(count, width), undivided(count, width)
+        plain = settlement.method == Sum()
+        return Course(settlement.names, tuple(range(count)), settlement, routes, bonds, plain)
+
+    def _named_networks(self) -> Mapping[str, Any]:
+        if not isinstance(self.networks, Mapping):
+            raise TypeError(
+                "Several optimizers are given by the names of their networks, so networks need "
+                'names: pt.compiled_step(losses, {"encoder": "adam", "*": "sgd"}, method, '
+                f'{{"encoder": encoder, "decoder": decoder}}). {received(self.networks)}'
+            )
+        return self.networks
+
+    # ------------------------------------------------------------------ the step
+
+    def _step(self, *args: Any, **kwargs: Any) -> Any:
+        course, optimizer = self._course, self.optimizer
+        assert course is not None  # noqa: S101  (made before the first step)
+        settlement = course.settlement
+        shape: list[bool] = []  # whether there are outputs
+
+        def forward() -> tuple[list[Tensor], Any]:
+            returned = self.losses(*args, **kwargs)
+            losses, outputs = Losses.returned(returned)
+            self._check(losses, outputs)
+            shape[:] = [isinstance(returned, tuple) and returned[1] is outputs]
+            return _scalars(losses, settlement.halves), outputs
+
+        recording = engine().record(forward, lambda: self.variables, self.measure)
+        scale = ops.cast(optimizer.scale_loss(ops.ones(())), "float32")
+        rescales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        count = ops.add(self.combiner.steps.value, 0)
+        recorded = Recorded(recording, course, count, scale, None, rescales=rescales)
+        first = settlement.reach is None and not settlement.checked
+        outcome = backward(recorded)
+        if first:
+            pairs = zip(self.variables, outcome.directions, strict=True)
+            warn_untrained([variable for variable, gradient in pairs if gradient is None])
+        verdict = judged(self, recorded, outcome)
+        settlement.state.write(outcome.state, verdict.accept)
+        self.combiner.steps.assign_add(1)
+        update(optimizer, self.variables, course, verdict)
+        if settlement.second_look:
+            after = engine().aside(lambda: forward()[0][: len(settlement.names)], self._others)
+            settlement.look_again(recorded.losses, after, verdict.active, verdict.accept)
+        losses = dict(zip(settlement.names, map(ops.stop_gradient, recorded.losses), strict=True))
+        if not shape[0]:
+            return losses
+        return losses, keras.tree.map_structure(_cut_off, recording.outputs)
+
+    def _check(self, losses: Losses, outputs: Any) -> None:
+        names = self._course.names if self._course else ()
+        if tuple(losses.names) != names:
+            raise ValueError(
+                f"The losses are {', '.join(map(repr, losses.names))} now, and were "
+                f"{', '.join(map(repr, names))} in the first step. The method's state has a row "
+                "for each: make a pt.compiled_step for each set of losses."
+            )
+        for leaf in keras.tree.flatten(outputs):
+            if leaf is not None and not ops.is_tensor(leaf):
+                raise TypeError(
+                    "What a compiled step returns beside the losses are tensors, in any nest. "
+                    f"{received(leaf)}"
+                )
+
+
+def compiled_step(
+    losses: Callable[..., Any],
+    optimizer: Any,
+    combiner: MethodLike | Combiner,
+    networks: Any,
+    measure: Measure = "parameters",
+    run_eagerly: bool = False,
+) -> CompiledStep:
+    """A training step for a loop of one's own, compiled, the same on every backend.
+
+    losses       a function of the batch: `losses(x, y)` makes the forward pass, with
+                 `training=True`, and returns {objective name: scalar loss}, a list of losses, or
+                 (losses, outputs). Written for a compiler: no NumPy, `keras.ops.cond` for `if`
+    optimizer    a Keras optimizer or its name, with or without a `LossScaleOptimizer`; or
+                 {network: optimizer}, "*" for all others
+    combiner     a `pt.Combiner`, a method or its name
+    networks     what is trained, in any form that `pt.gradients` takes: a model, a list of models,
+                 a dict {name: model}, or variables
+    measure      as of `pt.gradients`; also "parameters" or "features"
+    run_eagerly  whether not to compile, for debugging
+    returns      step(*batch) -> what `losses` returns: {name: () tensor}, with outputs
+                 ({name: () tensor}, outputs). A batch is arrays, numbers or nests of them, float64
+                 as `keras.config.floatx()`
+
+    TensorFlow runs it in a `tf.function`, JAX in a `jax.jit` that takes over all state, donated, as
+    it does in `fit`; PyTorch runs it as it is. It is traced once for each shape of the batch.
+    Whatever variables the losses read or change (BatchNorm, seeds, metrics) are found by running
+    them once more before the first step, without effect. Methods cost what they cost in `fit`: one
+    backward pass for methods of losses and in the steps between those of `pt.Every`. The second
+    look of `pt.FAMO` is taken. Losses are scaled as the optimizer wishes, and it learns of an
+    overflow. What is not finite never reaches a variable: its objective is left out of the step, or
+    the step skipped, as with `on_nonfinite="drop"` of `pt.Model`.
+
+    Terms that layers add (`add_loss`, regularisers) count only if `losses` returns them.
+
+    Raises `TypeError` or `ValueError` for whatever does not fit, before anything is updated.
+
+    >>> import keras, numpy as np, polytape as pt
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    >>> def losses(x, y):
+    ...     error = (model(x, training=True) - y) ** 2
+    ...     return {"left": keras.ops.mean(error[:, 0]), "right": keras.ops.mean(error[:, 1])}
+    >>> step = pt.compiled_step(losses, "sgd", "upgrad", model)
+    >>> logs = step(np.ones((4, 3)), np.zeros((4, 2)))
+    >>> sorted(logs)
+    ['left', 'right']
+    """
+    return CompiledStep(losses, optimizer, combiner, networks, measure, run_eagerly)
+
+
+class _Survey(keras.StatelessScope):
+    """Notes which variables are read or changed, and lets none of them change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._met: dict[int, Any] = {}
+
+    @property
+    def variables(self) -> list[Any]:
+        return list(self._met.values())
+
+    def get_current_value(self, variable: Any) -> Any:
+        self._met.setdefault(id(variable), variable)
+        return super().get_current_value(variable)
+
+    def add_update(self, update: tuple[Any, Tensor]) -> None:
+        self._met.setdefault(id(update[0]), update[0])
+        super().add_update(update)
+
+
+def _scalars(losses: Losses, halves: bool) -> list[Tensor]:
+    """T losses, their total, and behind them the losses of either half if they are wanted."""
+    count = len(losses.names)
+    pairs = len(losses.scalars) > count
+    if halves and not pairs:
+        raise ValueError(
+            "This method compares the gradients of two half batches: let the losses return a pair "
+            'for each objective, {"name": (loss of one half, loss of the other)}.'
+        )
+    one, two = losses.scalars[:count], losses.scalars[count:]
+    whole = [0.5 * (a + b) for a, b in zip(one, two, strict=True)] if pairs else one
+    total = sum(whole[1:], start=whole[0])
+    return [*whole, total, *(losses.scalars if halves else ())]
+
+
+def _cut_off(item: Any) -> Any:
+    return ops.stop_gradient(item) if ops.is_tensor(item) else item
+
+
+def _tensors(batch: Any) -> Any:
+    """Arrays and numbers as tensors, so that a new number is no new function."""
+    return keras.tree.map_structure(_tensor, batch)
+
+
+def _tensor(item: Any) -> Any:
+    if item is None or ops.is_tensor(item):
+        return item
+    if isinstance(item, (bool, str)) or not isinstance(item, (int, float, np.ndarray, np.generic)):
+        if framework_of(item) is None:
+            raise TypeError(
+                "A compiled step takes arrays and numbers. Anything else is told by the function "
+                f"of the losses itself: functools.partial(losses, training=True). {received(item)}"
+            )
+        item = np.asarray(item)  # a tensor of another framework, from its data loader
+    array = np.asarray(item)
+    single = array.dtype == np.float64
+    return ops.convert_to_tensor(array, dtype=keras.config.floatx() if single else None)
