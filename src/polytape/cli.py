@@ -1,5 +1,7 @@
 """The command line: `polytape compare` and `polytape methods`. Keras is imported when needed."""
 
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -8,11 +10,15 @@ from rich.console import Console
 
 from polytape import __version__
 from polytape.startup import choose_backend, quiet_frameworks
+from polytape.streams import surviving_streams
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from polytape.contract import Method
     from polytape.diagnostics.records import Comparison
 
+MOST = {"--seeds": 1_000, "--epochs": 100_000}  # beyond it is a slip of the keyboard
 DEFAULT_METHODS = "sum,pcgrad,upgrad,nashmtl,alignedmtl"
 
 REMEDY = (
@@ -31,7 +37,8 @@ console = Console()
 
 def main() -> None:
     """Entry point of the `polytape` command."""
-    app()
+    with surviving_streams():
+        app()
 
 
 @app.callback(invoke_without_command=True)
@@ -65,16 +72,61 @@ def run_comparison(
     with quiet_frameworks():
         try:
             choose_backend(training=True)
-            found = _compare(problem, methods, seeds, epochs, out, batch_size, learning_rate)
+            keep = Keeping(out)
+            found = _compare(problem, methods, seeds, epochs, keep, batch_size, learning_rate)
         except ImportError as error:
             _refuse(f"{error}. {REMEDY}")
         except (ValueError, TypeError, OSError) as error:
             _refuse(str(error))
-    _show(found, out)
+    _show(found, keep)
     if found.interrupted:
         raise typer.Exit(130)
-    if all(run.status != "finished" for run in found.runs):
+    if keep.failures or all(run.status != "finished" for run in found.runs):
         raise typer.Exit(1)
+
+
+class Keeping:
+    """Writes results into a folder. What cannot be written is told at the end and stops nothing."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.written: list[str] = []
+        self.failures: dict[str, str] = {}
+
+    def try_folder(self) -> None:
+        """Make the folder and see, before anything is trained, whether it takes a file."""
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.out) as file:
+                file.write(b"results")
+        except OSError as error:
+            raise ValueError(
+                f"The results cannot be written to {self.out}: {error}. Name another folder, as "
+                "in --out results."
+            ) from error
+
+    def write(self, name: str, writer: Callable[[Path], object]) -> None:
+        """Have one file written; the same name again replaces what was said of it before."""
+        self.failures.pop(name, None)
+        try:
+            writer(self.out / name)
+        except Exception as error:  # a picture may fail in many ways, and the others count
+            self.failures[name] = str(error).strip() or type(error).__name__
+            return
+        if name not in self.written:
+            self.written.append(name)
+
+    def tell(self) -> None:
+        """What was written, and what was not, and why."""
+        done = [name for name in self.written if name not in self.failures]
+        if done:
+            text = f"\nWritten to {self.out}: {', '.join(done)}"
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+        for name, reason in self.failures.items():
+            _complain(
+                f"{name} could not be written to {self.out}: {reason}. Free space or allow "
+                "writing there, or name another folder with --out."
+            )
 
 
 def _compare(
@@ -82,7 +134,7 @@ def _compare(
     methods: str,
     seeds: int,
     epochs: int,
-    out: Path,
+    keep: Keeping,
     batch_size: int | None,
     learning_rate: float | None,
 ) -> "Comparison":
@@ -92,7 +144,7 @@ def _compare(
 
     chosen = _resolve(methods)
     task = problems.load(problem)
-    out.mkdir(parents=True, exist_ok=True)
+    keep.try_folder()
     with LiveProgress(console, epochs, task.objectives) as progress:
         return compare(
             task,
@@ -102,7 +154,7 @@ def _compare(
             batch_size=batch_size,
             learning_rate=learning_rate,
             watch=progress,
-            save=lambda so_far: so_far.save(out / "records.json"),
+            save=lambda so_far: keep.write("records.json", so_far.save),
         )
 
 
@@ -127,7 +179,10 @@ def list_methods(
     if name:
         typer.echo(methods.specification(found[0]))
     elif out is not None:
-        out.write_text(methods.page(found), encoding="utf-8")
+        try:
+            out.write_text(methods.page(found), encoding="utf-8")
+        except OSError as error:
+            _refuse(f"The page cannot be written: {error}. Name a file, as in --out methods.md.")
         typer.echo(f"Written to {out}.")
     else:
         console.print(methods.terminal(found, console.width))
@@ -143,6 +198,8 @@ def _check_numbers(
     for option, value in whole.items():
         if value is not None and value < 1:
             _refuse(f"{option} must be at least 1. Received: {value}.")
+        if value is not None and value > MOST.get(option, value):
+            _refuse(f"{option} must be at most {MOST[option]:,}. Received: {value}.")
     if learning_rate is not None and not 0 < learning_rate < float("inf"):
         _refuse(f"--learning-rate must be a positive number. Received: {learning_rate}.")
 
@@ -163,31 +220,44 @@ def _resolve(names: str) -> "dict[str, Method]":
 
 
 def _refuse(message: str) -> NoReturn:
-    typer.echo(" ".join(message.split()), err=True)
+    _complain(message)
     raise typer.Exit(2)
+
+
+def _complain(message: str) -> None:
+    """One line on standard error."""
+    typer.echo(" ".join(message.split()), err=True)
 
 
 # --------------------------------------------------------------------------- after training
 
 
-def _show(found: "Comparison", out: Path) -> None:
+def _show(found: "Comparison", keep: Keeping) -> None:
     from polytape.reports import figures, tables
 
     if not found.runs:
         console.print("Nothing was finished, nothing is written.")
         return
+    keep.write("records.json", found.save)
     console.print()
-    console.print(tables.terminal_table(found))
+    _print_whole(tables.terminal_table(found))
     console.print()
     console.print(tables.caption(found), style="dim", markup=False, highlight=False)
     for note in tables.notes(found):
         console.print(note, style="yellow", markup=False, highlight=False)
-    found.save(out / "records.json")
-    (out / "table.md").write_text(tables.markdown(found), encoding="utf-8")
-    (out / "table.csv").write_text(tables.csv_text(found), encoding="utf-8")
-    written = "records.json, table.md, table.csv"
+
+    def text(content: str) -> Callable[[Path], object]:
+        return lambda path: path.write_text(content, encoding="utf-8")
+
+    keep.write("table.md", text(tables.markdown(found)))
+    keep.write("table.csv", text(tables.csv_text(found)))
     if any(run.status == "finished" for run in found.runs):
-        figures.curves(found, out / "curves.png")
-        figures.tradeoff(found, out / "tradeoff.png")
-        written += ", curves.png, tradeoff.png"
-    console.print(f"\nWritten to {out}: {written}", markup=False, highlight=False, soft_wrap=True)
+        keep.write("curves.png", lambda path: figures.curves(found, path))
+        keep.write("tradeoff.png", lambda path: figures.tradeoff(found, path))
+    keep.tell()
+
+
+def _print_whole(table: "Table") -> None:
+    """Print a table with all its columns: in a narrow terminal its lines go on in the next."""
+    needed = console.measure(table, options=console.options.update(width=10_000)).maximum
+    Console(width=max(needed, console.width)).print(table)

@@ -62,7 +62,9 @@ def quiet_frameworks() -> Iterator[None]:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     python.flush()
     # Left open afterwards: a logging handler made in the meantime may still hold it.
-    sys.stderr = open(os.dup(2), "w", buffering=1)  # noqa: SIM115
+    sys.stderr = open(  # noqa: SIM115
+        os.dup(2), "w", buffering=1, encoding=python.encoding, errors=python.errors
+    )
     try:
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), 2)

@@ -96,7 +96,12 @@ class Problem:
 
         Errors: ValueError that names the part.
         """
-        parts = self.data()
+        try:
+            parts = self.data()
+        except Exception as error:
+            raise ValueError(
+                f"Problem({self.name!r}): `data()` failed with {type(error).__name__}: {error}"
+            ) from error
         if not isinstance(parts, tuple) or len(parts) != 4:
             raise ValueError(
                 f"Problem({self.name!r}): `data()` must return (x_train, y_train, x_val, y_val). "

@@ -122,6 +122,9 @@ def _module(path: Path) -> ModuleType:
         raise ValueError(f"{path} cannot be imported as a Python file.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickling look their module up there
+    folder = str(path.absolute().parent)
+    if folder not in sys.path:  # as for `python file.py`: modules beside the file are found
+        sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
     except Exception as error:
