@@ -21,11 +21,12 @@ class Recording(Protocol):
     outputs: Any  # what it returned second
     measure: Measure
     marks: range  # indices, behind the variables, of the tensors marked as that measure
+    stand_ins: range  # indices, behind those, of the losses' stand-ins, in the order they were made
 
     def pull(
         self, cotangents: Mapping[int, Tensor], variables: Sequence[int], last: bool = False
     ) -> list[Tensor | None]:
-        """Gradient of sum_s cotangents[s] * scalars[s] for some variables or marks, by index.
+        """Gradient of sum_s cotangents[s] * scalars[s] for variables, marks, stand-ins, by index.
 
         Only the part of the network between those scalars and those variables is differentiated.
         None where no path exists.
@@ -112,10 +113,12 @@ class Engine(Protocol):
         forward: Forward,
         variables: Callable[[], Sequence[Variable]],
         measure: Measure = "parameters",
+        stand_ins: bool = False,
     ) -> Recording:
         """Run `forward` once, so that its scalars can be differentiated by the `variables`.
 
-        Tensors marked as `measure` on the way can be differentiated by, too.
+        Tensors marked as `measure` on the way can be differentiated by, too; and so can the
+        stand-ins of losses, if they are wanted.
 
         These are asked for after the forward pass where it may create them (not on JAX).
         Side effects on other variables (BatchNorm statistics, seeds, metrics) happen once.

@@ -1,7 +1,7 @@
 """Tensors marked in a forward pass, by which a recording can be differentiated as by variables."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 
 import keras
@@ -9,13 +9,18 @@ import keras
 from polytape.engines.contract import Measure, Tensor
 
 Marker = Callable[[Tensor], Tensor]
-_listening: ContextVar[tuple[Measure, Marker] | None] = ContextVar("listening", default=None)
+_LOSS = "loss"
+_listening: ContextVar[Mapping[str, Marker]] = ContextVar("listening", default={})  # noqa: B039
 
 
 @contextlib.contextmanager
-def listening(measure: Measure, marker: Marker) -> Iterator[None]:
-    """Hand every tensor that is marked as `measure` to the `marker`, which returns its stand-in."""
-    token = _listening.set((measure, marker))
+def listening(measure: Measure, marker: Marker, of_losses: Marker | None = None) -> Iterator[None]:
+    """Hand every tensor that is marked as `measure` to the `marker`, which returns its stand-in.
+
+    of_losses  the same for losses; None: nobody asks for them
+    """
+    markers = {measure: marker}
+    token = _listening.set(markers if of_losses is None else {**markers, _LOSS: of_losses})
     try:
         yield
     finally:
@@ -27,10 +32,18 @@ def mark(tensor: Tensor, measure: Measure) -> Tensor:
 
     Tensors without a gradient (integers, strings, None) are returned as they are.
     """
-    current = _listening.get()
-    if current is None or current[0] != measure or not _differentiable(tensor):
-        return tensor
-    return current[1](tensor)
+    marker = _listening.get().get(measure)
+    return tensor if marker is None or not _differentiable(tensor) else marker(tensor)
+
+
+def stand_in(loss: Tensor) -> Tensor:
+    """The number that a loss comes to, which no variable has touched, if a recording asks for it.
+
+    What is computed from it can be differentiated by it, and by the variables only in so far as it
+    depends on them by other ways. Without such a recording the loss itself.
+    """
+    marker = _listening.get().get(_LOSS)
+    return loss if marker is None else marker(keras.ops.stop_gradient(loss))
 
 
 def _differentiable(tensor: Tensor) -> bool:

@@ -124,7 +124,8 @@ class Networks(Model):
         self.joined = forward
         self.built = all(network.built for network in networks.values())
 
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Any, training: Any = None) -> Any:
+        del training  # asked for so that Keras hands it on to the layers of the networks
         if self.joined is not None:
             return self.joined(self.networks, inputs)
         if isinstance(inputs, Mapping) and set(self.networks) <= set(inputs):

@@ -18,7 +18,8 @@ class Linearized:
 
     function   returns scalars and anything else; called once, and what it assigns to variables is
                assigned once
-    variables  what the first of the values are inside it; the others are marks
+    variables  what the first of the values are inside it
+    stand_ins  how many of the last are those of losses; what is between is marks
     """
 
     def __init__(
@@ -27,6 +28,7 @@ class Linearized:
         values: Sequence[Tensor],
         variables: Sequence[Variable] = (),
         measure: Measure = "parameters",
+        stand_ins: int = 0,
     ) -> None:
         touched: list[Variable] = []
 
@@ -37,7 +39,8 @@ class Linearized:
             return list(scalars), (outputs, [value for _, value in scope.updates()])
 
         self.measure: Measure = measure
-        self.marks = range(len(variables), len(values))
+        self.marks = range(len(variables), len(values) - stand_ins)
+        self.stand_ins = range(self.marks.stop, len(values))
         self._values = list(values)
         self.scalars, self._linear, (self.outputs, updates) = jax.linearize(
             pure, self._values, has_aux=True

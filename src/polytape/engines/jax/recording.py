@@ -9,43 +9,63 @@ import jax.numpy as jnp
 from polytape.engines.contract import Forward, Measure, Tensor, Variable
 from polytape.engines.jax.linearized import Linearized
 from polytape.engines.jax.scope import Scope
-from polytape.engines.marking import listening
+from polytape.engines.marking import Marker, listening
 
 
-def _probes(forward: Forward, measure: Measure) -> list[Tensor]:
+def _probes(
+    forward: Forward, measure: Measure, stand_ins: bool
+) -> tuple[list[Tensor], list[Tensor]]:
     """A zero to be added to each marked tensor, so that there is something to differentiate by.
 
-    The shapes come from an abstract evaluation, whose effects are forgotten.
+    The same for each stand-in, if they are wanted. The shapes come from an abstract evaluation,
+    whose effects are forgotten.
     """
     marked: list[jax.ShapeDtypeStruct] = []
+    losses: list[jax.ShapeDtypeStruct] = []
 
-    def note(tensor: Tensor) -> Tensor:
-        marked.append(jax.ShapeDtypeStruct(tensor.shape, tensor.dtype))
-        return tensor
+    def noting(found: list[jax.ShapeDtypeStruct]) -> Marker:
+        def note(tensor: Tensor) -> Tensor:
+            found.append(jax.ShapeDtypeStruct(tensor.shape, tensor.dtype))
+            return tensor
+
+        return note
 
     def run() -> None:
-        with Scope(), listening(measure, note):
+        with Scope(), listening(measure, noting(marked), noting(losses) if stand_ins else None):
             forward()
 
     jax.eval_shape(run)
-    return [jnp.zeros(found.shape, found.dtype) for found in marked]
+    zeros = [[jnp.zeros(each.shape, each.dtype) for each in found] for found in (marked, losses)]
+    return zeros[0], zeros[1]
 
 
 def record(
     forward: Forward,
     variables: Callable[[], Sequence[Variable]],
     measure: Measure = "parameters",
+    stand_ins: bool = False,
 ) -> Linearized:
     known = variables()
-    probes = [] if measure == "parameters" else _probes(forward, measure)
+    marks: list[Tensor] = []
+    losses: list[Tensor] = []
+    if stand_ins or measure != "parameters":
+        marks, losses = _probes(forward, measure, stand_ins)
 
     def function(values: list[Tensor]) -> tuple[Sequence[Tensor], Any]:
-        rest = iter(values[len(known) :])
-        with listening(measure, lambda tensor: tensor + next(rest)):
+        start = len(known) + len(marks)
+        of_marks, of_losses = iter(values[len(known) : start]), iter(values[start:])
+
+        def mark(tensor: Tensor) -> Tensor:
+            return tensor + next(of_marks)
+
+        def stand_in(tensor: Tensor) -> Tensor:
+            return tensor + next(of_losses)
+
+        with listening(measure, mark, stand_in if stand_ins else None):
             return forward()
 
-    values = [*(variable.value for variable in known), *probes]
-    return Linearized(function, values, known, measure)
+    values = [*(variable.value for variable in known), *marks, *losses]
+    return Linearized(function, values, known, measure, len(losses))
 
 
 def parameters(module: Any) -> None:

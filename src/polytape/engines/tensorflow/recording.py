@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from polytape.engines.contract import Forward, Measure, Tensor, Variable
-from polytape.engines.marking import listening
+from polytape.engines.marking import Marker, listening
 
 
 class _Recording:
@@ -21,12 +21,15 @@ class _Recording:
         marked: Sequence[Tensor] = (),
         measure: Measure = "parameters",
         outputs: Any = None,
+        stand_ins: Sequence[Tensor] = (),
     ) -> None:
         self._tape, self.scalars, self.outputs = tape, scalars, outputs
         self.measure: Measure = measure
         self._variables = [_raw(variable) for variable in variables]
-        self._known = [*self._variables, *marked]
-        self.marks = range(len(self._variables), len(self._known))
+        self._known = [*self._variables, *marked, *stand_ins]
+        count = len(self._variables)
+        self.marks = range(count, count + len(marked))
+        self.stand_ins = range(self.marks.stop, len(self._known))
 
     def pull(
         self, cotangents: Mapping[int, Tensor], variables: Sequence[int], last: bool = False
@@ -49,18 +52,25 @@ def record(
     forward: Forward,
     variables: Callable[[], Sequence[Variable]],
     measure: Measure = "parameters",
+    stand_ins: bool = False,
 ) -> _Recording:
-    tape, marked = tf.GradientTape(persistent=True), []
+    tape = tf.GradientTape(persistent=True)
+    marked: list[Tensor] = []
+    losses: list[Tensor] = []
 
-    def mark(tensor: Tensor) -> Tensor:
-        stand_in = tf.identity(tensor)  # so that only what is behind the mark counts
-        tape.watch(stand_in)
-        marked.append(stand_in)
-        return stand_in
+    def noting(found: list[Tensor]) -> Marker:
+        def mark(tensor: Tensor) -> Tensor:
+            stand_in = tf.identity(tensor)  # so that only what is behind the mark counts
+            tape.watch(stand_in)
+            found.append(stand_in)
+            return stand_in
 
-    with tape, listening(measure, mark):
+        return mark
+
+    of_losses = noting(losses) if stand_ins else None
+    with tape, listening(measure, noting(marked), of_losses):
         scalars, outputs = forward()
-    return _Recording(tape, scalars, variables(), marked, measure, outputs)
+    return _Recording(tape, scalars, variables(), marked, measure, outputs, losses)
 
 
 class _Tape:

@@ -9,27 +9,28 @@ import torch
 from torch.autograd.graph import get_gradient_edge
 
 from polytape.engines.contract import Forward, Measure, Tensor, Variable
-from polytape.engines.marking import listening
+from polytape.engines.marking import Marker, listening
 
 
 class _Recording:
     def __init__(
-        self, forward: Forward, variables: Callable[[], Sequence[Variable]], measure: Measure
+        self,
+        forward: Forward,
+        variables: Callable[[], Sequence[Variable]],
+        measure: Measure,
+        stand_ins: bool,
     ) -> None:
         self.measure: Measure = measure
-        self._marked: list[Tensor] = []
-        with torch.enable_grad(), listening(measure, self._mark):
+        marked: list[Tensor] = []
+        losses: list[Tensor] = []
+        of_losses = _noting(losses) if stand_ins else None
+        with torch.enable_grad(), listening(measure, _noting(marked), of_losses):
             self.scalars, self.outputs = forward()
         self._variables = [_raw(variable) for variable in variables()]
+        self._known = [*self._variables, *marked, *losses]
         count = len(self._variables)
-        self.marks = range(count, count + len(self._marked))
-
-    def _mark(self, tensor: Tensor) -> Tensor:
-        stand_in = tensor.view_as(tensor)  # so that only what is behind the mark counts
-        if not stand_in.requires_grad:
-            stand_in = tensor.detach().requires_grad_()
-        self._marked.append(stand_in)
-        return stand_in
+        self.marks = range(count, count + len(marked))
+        self.stand_ins = range(self.marks.stop, len(self._known))
 
     def pull(
         self, cotangents: Mapping[int, Tensor], variables: Sequence[int], last: bool = False
@@ -42,8 +43,7 @@ class _Recording:
             torch.as_tensor(cotangents[index], dtype=target.dtype, device=target.device)
             for index, target in zip(used, targets, strict=True)
         ]
-        known = [*self._variables, *self._marked]
-        sources = [known[index] for index in variables]
+        sources = [self._known[index] for index in variables]
         moving = [source for source in sources if source.requires_grad]  # others are frozen
         keep = {"retain_graph": not last, "allow_unused": True}
         found = iter(torch.autograd.grad(targets, moving, seeds, **keep) if moving else ())
@@ -54,6 +54,17 @@ class _Recording:
         leaves = [get_gradient_edge(v).node if v.requires_grad else None for v in self._variables]
         found = [_nodes(self.scalars[index].grad_fn) for index in scalars]
         return np.array([[leaf in nodes for leaf in leaves] for nodes in found], bool)
+
+
+def _noting(marked: list[Tensor]) -> Marker:
+    def mark(tensor: Tensor) -> Tensor:
+        stand_in = tensor.view_as(tensor)  # so that only what is behind the mark counts
+        if not stand_in.requires_grad:
+            stand_in = tensor.detach().requires_grad_()
+        marked.append(stand_in)
+        return stand_in
+
+    return mark
 
 
 def _nodes(root: Any) -> set[Any]:
@@ -72,8 +83,9 @@ def record(
     forward: Forward,
     variables: Callable[[], Sequence[Variable]],
     measure: Measure = "parameters",
+    stand_ins: bool = False,
 ) -> _Recording:
-    return _Recording(forward, variables, measure)
+    return _Recording(forward, variables, measure, stand_ins)
 
 
 def parameters(module: Any) -> dict[str, Variable] | None:
