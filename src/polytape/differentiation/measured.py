@@ -151,6 +151,7 @@ class Excerpt:
         self.scalars: Sequence[Tensor] = [recording.scalars[index] for index in scalars]
         self.outputs, self.measure = recording.outputs, recording.measure
         self.marks = range(len(variables), len(variables) + len(recording.marks))
+        self.stand_ins = range(0)
 
     def pull(
         self, cotangents: Mapping[int, Tensor], variables: Sequence[int], last: bool = False

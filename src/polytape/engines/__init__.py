@@ -7,7 +7,7 @@ from typing import cast
 import keras
 
 from polytape.engines.contract import Engine, Measure, Recording, Rows, Tape
-from polytape.engines.marking import mark, stand_in
+from polytape.engines.marking import mark, stand_in, unheard
 from polytape.engines.native import check_native, framework_of
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "framework_of",
     "mark",
     "stand_in",
+    "unheard",
 ]
 
 

@@ -19,8 +19,20 @@ def listening(measure: Measure, marker: Marker, of_losses: Marker | None = None)
 
     of_losses  the same for losses; None: nobody asks for them
     """
-    markers = {measure: marker}
-    token = _listening.set(markers if of_losses is None else {**markers, _LOSS: of_losses})
+    markers: dict[str, Marker] = {measure: marker}
+    if of_losses is not None:
+        markers[_LOSS] = of_losses
+    token = _listening.set(markers)
+    try:
+        yield
+    finally:
+        _listening.reset(token)
+
+
+@contextlib.contextmanager
+def unheard() -> Iterator[None]:
+    """Hand over nothing meanwhile."""
+    token = _listening.set({})
     try:
         yield
     finally:

@@ -104,13 +104,16 @@ def chart(plan: Any, saved: Iterator[Any] | None) -> list[Course]:
         settings = plan.private, plan.seed, saved, sizes, networks
         settlement = Settlement(method, names, paths, keras.Variable, *settings)
         among = tuple(plan.names.index(name) for name in names)
-        plain = method == Sum() or (bool(given) and _weighs_and_sums(method))
+        plain = is_plain(method, bool(given))
         found.append(Course(names, among, settlement, routes, _bonds(plan, routes), plain))
     return found
 
 
-def _weighs_and_sums(method: Method) -> bool:
-    stages = method.stages if isinstance(method, Chain) else ()
+def is_plain(method: Method, of_objectives: bool) -> bool:
+    """Whether a method is the sum of the weighted losses, as in Keras."""
+    if method == Sum():
+        return True
+    stages = method.stages if isinstance(method, Chain) and of_objectives else ()
     return len(stages) == 2 and isinstance(stages[0], Reweight) and stages[1] == Sum()
 
 

@@ -1,6 +1,7 @@
 """`polytape.Model`: a Keras model whose `compile` takes some arguments more."""
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ import keras
 
 from polytape.engines import check_native, engine
 from polytape.training.functional import plain_functional
+from polytape.training.overrides import loss_mode, overriding, refuse_unreached, seen_from
 from polytape.training.routing.networks import check_networks, refuse_shared
 from polytape.training.saving import MethodState
 from polytape.training.trainer import Trainer
@@ -53,7 +55,12 @@ class Model(Trainer, keras.Model):
         """A `polytape.Model` around an existing model: same layers, same variables.
 
         A functional or Sequential model with known inputs is taken over layer by layer; any other
-        is called as it is. Training one trains the other.
+        is called as it is. Training one trains the other. Where its class overrides `call`,
+        `compute_loss`, `compute_metrics` or `metrics`, these are asked, and `super()` in them is
+        the wrapping model's; what it was compiled with does not count.
+
+        Raises `TypeError` for what is no Keras model, and for one whose class overrides what could
+        not be asked, as `train_step`: derive that class from `polytape.Model` instead.
         """
         if not isinstance(model, keras.Model):
             check_native("pt.Model.wrap takes a Keras model, and this is", model)
@@ -72,7 +79,7 @@ class Model(Trainer, keras.Model):
             )
         if type(model) is plain_functional():
             return cls(model.input, model.output, name=model.name)
-        if isinstance(model, keras.Sequential) and model.built and model.inputs:
+        if type(model) is keras.Sequential and model.built and model.inputs:
             return cls(model.inputs, model.outputs, name=model.name)
         return Wrapped(model)
 
@@ -83,8 +90,57 @@ class Wrapped(Model):
 
     def __init__(self, network: keras.Model, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        refuse_unreached(network)
         self.network = network
         self.built = network.built
+
+    def overriding(self, name: str) -> str | None:
+        return super().overriding(name) or overriding(self.network, name)
+
+    @property
+    def takes_training(self) -> bool:
+        return "training" in inspect.signature(self.network.call).parameters
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        if overriding(self.network, "compute_loss") is None:
+            return self.own_loss(x, y, y_pred, sample_weight, training)
+        seen, mode = seen_from(self, self.network), loss_mode(self.network, training)
+        return seen.compute_loss(x, y, y_pred, sample_weight, **mode)
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        if overriding(self.network, "compute_metrics") is None:
+            return self.update_metrics(x, y, y_pred, sample_weight)
+        seen = seen_from(self, self.network)
+        return seen.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        if overriding(self.network, "metrics") is None:
+            return self.own_metrics
+        return seen_from(self, self.network).metrics
+
+    def own_loss(self, *args: Any) -> Any:
+        """The loss but for what the network's class makes of it."""
+        return super().compute_loss(*args)
+
+    def update_metrics(self, *args: Any) -> Any:
+        """`compute_metrics` but for what the network's class makes of it."""
+        return super().compute_metrics(*args)
+
+    @property
+    def own_metrics(self) -> list[keras.metrics.Metric]:
+        """Those of this model and those that the network has as attributes."""
+        found = super().metrics
+        known = set(map(id, found))
+        of_network = keras.layers.Layer.metrics.fget(self.network)  # without what it compiled
+        return [*found, *(metric for metric in of_network if id(metric) not in known)]
 
     def build(self, input_shape: Any) -> None:
         if not self.network.built:

@@ -1,6 +1,5 @@
 """What `compile` decides for the step: objectives, phases, methods, rules for bad values."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,13 +16,16 @@ from polytape.engines import Recording
 from polytape.settlement import Settlement, check_private
 from polytape.settlement.seeds import peeked
 from polytape.stages.reweight import Reweight, check_names
-from polytape.training.course import Clock, Course, chart
+from polytape.training.course import Clock, Course, chart, is_plain
 from polytape.training.dropped import Dropped
 from polytape.training.objectives.losses import Ledger
 from polytape.training.objectives.objectives import Objectives
+from polytape.training.objectives.returned import Returned
+from polytape.training.objectives.values import never_evaluated
 from polytape.training.optimizers.division import divide, several
+from polytape.training.overrides import loss_mode, reaches_super
 from polytape.training.phase import Phase
-from polytape.training.routing.advice import advise
+from polytape.training.routing.advice import advise, advise_alone, advise_untracked, combines
 from polytape.training.routing.routes import Places, check_trained, warn_untrained
 from polytape.training.routing.table import described, routing_table
 from polytape.training.statistics import Statistics
@@ -68,6 +70,12 @@ class Plan:
         # Read now: within a traced step a rate is no number.
         self.optimizers = described(model.optimizer)
         self._untold = bool(verbose) and isinstance(source, Objectives)
+        self.overrides: str | None = model.overriding("compute_loss")
+        self.loss_mode = loss_mode(model, True)
+        self.apart = self._takes_apart()
+        self.may_bypass = ""  # a user's train_step that has to call super()
+        self.reached = False  # whether one did
+        self._check_overrides()
         self._checked: Any = None  # the keys of outputs that fitted
         self.statistics = Statistics(self)
         self.kept: Any = None  # what the engine needs to undo a failing first step
@@ -75,13 +83,61 @@ class Plan:
         self.courses: list[Course] = []
         self.routes: dict[str, np.ndarray] = {}  # (V,) bool by objective: what it may train
         self.reaches: dict[str, np.ndarray] = {}  # and what it reaches, once that is known
-        parameters = inspect.signature(model.call).parameters
-        self._training = {"training": True} if "training" in parameters else {}
+        self._training = {"training": True} if model.takes_training else {}
 
     @property
     def objectives(self) -> Objectives | None:
         """The objectives, if they were given to `compile` as such."""
         return self.source if isinstance(self.source, Objectives) else None
+
+    def _takes_apart(self) -> bool:
+        """Whether the losses in the total of a user's `compute_loss` are told from the rest.
+
+        Where that total is all that a step differentiates, they need not be.
+        """
+        if self.overrides is None or self.source.empty:
+            return False
+        given = self.objectives.given.values() if self.objectives else ()
+        routed = any(objective.trains is not None for objective in given)
+        plain = is_plain(self.method, self.objectives is not None)
+        return routed or not plain or self.on_nonfinite == "isolate"
+
+    def _check_overrides(self) -> None:
+        """Raise if a class overrides so much that the losses would not be combined."""
+        plain = is_plain(self.method, self.objectives is not None)
+        if self.overrides is not None:
+            if self.source.empty and combines(self.method):
+                raise ValueError(never_evaluated(self.overrides, self.method))
+            if any(part.samples for part in parts(self.method)):
+                raise ValueError(
+                    f"{type(self.method).__name__} compares the losses of single samples, and "
+                    f"{self.overrides} overrides compute_loss, whose total is of the whole batch. "
+                    "Write what it adds as an objective of its own, or choose another method."
+                )
+        owner = self.model.overriding("train_step")
+        if owner is None or (plain and self.objectives is None):
+            return
+        self.may_bypass = f"{owner}.train_step"
+        if not reaches_super(self.model.train_step, "train_step"):
+            raise ValueError(self._bypassed())
+
+    def _bypassed(self) -> str:
+        return (
+            f"{self.may_bypass} does not call super().train_step(...), which is where losses are "
+            f"combined: {type(self.method).__name__} would do nothing. Call it there; or leave "
+            "train_step alone and give the losses to compile(), with phases=[...] where one is to "
+            'follow another; or use combine="sum" with loss=, as plain Keras.'
+        )
+
+    def check_reached(self) -> None:
+        """Raise if a step went past this plan, by a `train_step` that did not look like it."""
+        if self.may_bypass and not self.reached:
+            raise RuntimeError(self._bypassed())
+
+    def returned(self, recording: Recording, course: Course) -> Returned:
+        """A recording of a total that a user's `compute_loss` returned, taken apart."""
+        of = self.source.gathered_of(course.names)
+        return Returned(recording, course.names, of, f"{self.overrides}.compute_loss")
 
     # ------------------------------------------------------------------ completion
 
@@ -113,6 +169,8 @@ class Plan:
         others = self.model.non_trainable_variables
         seeds = [variable for variable in others if "seed_generator_state" in variable.path]
         self.holder.hold(self.own_variables, metrics, seeds, self.method, self.names)
+        advise_alone(self)
+        advise_untracked(self)
 
     @property
     def own_variables(self) -> list[Any]:
@@ -176,7 +234,7 @@ class Plan:
 
     def loss_tracker(self) -> Any:
         """Keras's running mean of the total loss."""
-        return self.model.metrics[0]
+        return self.model.running_loss
 
     @property
     def rescales(self) -> bool:
@@ -215,7 +273,7 @@ class Plan:
         """Keras's total loss, completed: of a list of losses on one output it holds the first."""
         if keras.tree.is_nested(outputs) or len(self.names) < 2:
             return total
-        return total + sum(self.source.values(self.names)[1:])
+        return total + sum(self.source.returned(self.names)[1:])
 
     def raise_if_dropped(self) -> None:
         """Raise if the user asked for it and an objective was left out."""

@@ -5,6 +5,7 @@ from typing import Any
 from keras import ops
 
 from polytape.contract import Tensor
+from polytape.engines import engine
 
 Kept = list[tuple[Any, Tensor]]
 
@@ -37,5 +38,7 @@ class Statistics:
 def restore(kept: Kept) -> None:
     """Take back statistics that a bad batch made non-finite."""
     for variable, value in kept:
-        fine = ops.all(ops.isfinite(variable.value))
-        variable.assign(ops.where(fine, variable.value, value))
+        spoilt = ops.logical_not(ops.all(ops.isfinite(variable.value)))
+        # Not written where there is nothing to mend: among them are weights of frozen layers, which
+        # PyTorch must find untouched when it goes backwards.
+        engine().assign([variable], [value], spoilt)

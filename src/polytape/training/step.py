@@ -21,6 +21,7 @@ def train_step(model: Any, data: Any) -> dict[str, Tensor]:
     """A step of a `polytape.Model` on one batch: Keras logs out, model and optimizer updated."""
     given = x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
     plan = model.plan
+    plan.reached = True
     totals = []
     for phase, declared in enumerate(plan.phases):
         for repeat in range(declared.steps):
@@ -28,7 +29,7 @@ def train_step(model: Any, data: Any) -> dict[str, Tensor]:
         totals.append(total)
     plan.loss_tracker().update_state(sum(totals[1:], start=totals[0]), batch_size(x))
     plan.clock.tick()
-    return model.compute_metrics(x, y, outputs, sample_weight)
+    return model.compute_metrics(x, y, outputs, sample_weight=sample_weight)
 
 
 def _advance(model: Any, given: Given, phase: int, repeat: int) -> tuple[Any, Tensor]:
@@ -42,9 +43,12 @@ def _advance(model: Any, given: Given, phase: int, repeat: int) -> tuple[Any, Te
         return scalars(plan, course, total), (y_pred, plan.present(course))
 
     before = plan.statistics.kept()
-    recording = engine().record(forward, lambda: model.trainable_variables, plan.measure)
+    recorder = engine().record
+    recording = recorder(forward, lambda: model.trainable_variables, plan.measure, plan.apart)
     restore(before)
     course = plan.courses[phase]
+    returned = plan.returned(recording, course) if plan.apart else None
+    recording = returned or recording
     if not optimizer.built:  # a model that was not built is built by now
         optimizer.build(plan.places.variables)
     settlement, (outputs, present) = course.settlement, recording.outputs
@@ -63,7 +67,12 @@ def _advance(model: Any, given: Given, phase: int, repeat: int) -> tuple[Any, Te
     update(optimizer, plan.places.variables, course, verdict)
     if settlement.second_look:
         changing = [*model.non_trainable_variables, *model.metrics_variables]
-        after = engine().aside(lambda: forward()[0][: len(settlement.names)], changing)
+
+        def again() -> list[Tensor]:
+            found = forward()[0]
+            return (returned.of(found) if returned else found)[: len(settlement.names)]
+
+        after = engine().aside(again, changing)
         settlement.look_again(recorded.losses, after, verdict.active, verdict.accept)
     return outputs, recording.scalars[recorded.total]
 

@@ -1,6 +1,7 @@
 """The training side of `polytape.Model`: Keras's `compile` and `fit` on several objectives."""
 
 import functools
+import inspect
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
@@ -21,6 +22,7 @@ from polytape.training.objectives.objective import Objective
 from polytape.training.objectives.objectives import Objectives
 from polytape.training.objectives.values import loss_of_objectives
 from polytape.training.optimizers.division import gathered
+from polytape.training.overrides import overriding
 from polytape.training.phase import Phase, ordered
 from polytape.training.plan import Plan
 from polytape.training.routing.norms import gradient_norms
@@ -135,15 +137,30 @@ class Trainer:
         plan = self._compiled("compute_loss")
         if plan.objectives is not None:
             given = x, y, sample_weight
-            return loss_of_objectives(plan, plan.names, given, y_pred, training)
+            names = plan.objectives.asked or plan.names
+            return loss_of_objectives(plan, names, given, y_pred, training)
         plan.check_outputs(y_pred)
         ledger: Any = plan.source
         ledger.check_targets(y)
-        if share(self, y, y_pred, sample_weight):
-            plan.check_outputs(y_pred)  # forgets what that noted
+        with ledger.thrown_away():
+            share(self, y, y_pred, sample_weight)
         total = super().compute_loss(x, y, y_pred, sample_weight, training)  # type: ignore[misc]
         plan.complete(y_pred)
         return plan.whole(total, y_pred)
+
+    def overriding(self, name: str) -> str | None:
+        """Who overrides a method that Keras's training calls; None if nobody does."""
+        return overriding(self, name)
+
+    @property
+    def takes_training(self) -> bool:
+        """Whether `call` asks if it trains. If not it runs as in inference, as in Keras."""
+        return "training" in inspect.signature(self.call).parameters  # type: ignore[attr-defined]
+
+    @property
+    def running_loss(self) -> keras.metrics.Metric:
+        """Keras's running mean of the total loss, also where `metrics` is overridden."""
+        return super().metrics[0]  # type: ignore[misc]
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         if self.plan.objectives is not None:
@@ -217,6 +234,7 @@ class Trainer:
         if plan.courses and (weights := live_weights(plan)):
             plan.follow(weights)
         logs = super().train_on_batch(*args, **kwargs)  # type: ignore[misc]
+        plan.check_reached()
         plan.raise_if_dropped()
         return logs
 

@@ -77,6 +77,14 @@ class Stop(keras.callbacks.Callback):
         self.model.plan.raise_if_dropped()
 
 
+class Reach(keras.callbacks.Callback):
+    """Raises after a first batch whose step went past the plan."""
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        del batch, logs
+        self.model.plan.check_reached()
+
+
 class Follow(keras.callbacks.Callback):
     """Before each batch hands the values of variables that are weights to the method's state."""
 
@@ -112,6 +120,8 @@ def callbacks_of(plan: Any) -> list[keras.callbacks.Callback]:
     found: list[keras.callbacks.Callback] = [Watch()]
     if plan.on_nonfinite == "raise":
         found.append(Stop())
+    if plan.may_bypass:
+        found.append(Reach())
     return [*found, Follow(plan)] if live_weights(plan) else found
 
 

@@ -1,7 +1,8 @@
 """Keras's own loss evaluation, listened to: the value of every loss given to `compile`."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -9,11 +10,20 @@ from keras import ops
 
 from polytape.contract import Tensor, did_you_mean, is_number, received
 from polytape.differentiation.losses import check_scalar
+from polytape.engines import stand_in, unheard
 from polytape.training.objectives.labels import same_rank
 from polytape.training.objectives.samples import sample_losses
 
 Path = tuple[Any, ...]
 Parts = list[Tensor]  # the loss of a batch, of its two halves, of its first samples (a vector)
+
+
+class Note(NamedTuple):
+    """What one loss came to: its parts, and what Keras got of it."""
+
+    path: Path
+    parts: Parts
+    returned: Tensor
 
 
 class Ledger:
@@ -30,7 +40,8 @@ class Ledger:
 
         samples  how many samples' own losses are noted, too
         """
-        self._noted: list[tuple[Path, list[Tensor]]] = []
+        self._noted: list[Note] = []
+        self._gathering = self._several = False
         self._parts = 3 if halves else 1
         self._samples = samples
         self.described = loss  # what `model.loss` shows
@@ -48,13 +59,49 @@ class Ledger:
         return _Noted(resolve_loss(loss), path, self._noted, self._parts == 3, self._samples)
 
     @property
+    def losses(self) -> list[Any]:
+        """The losses themselves, as they were given."""
+        return [leaf.loss for leaf in self._leaves.values()]
+
+    @property
     def empty(self) -> bool:
         """Whether no loss was given."""
         return not self._leaves
 
     def clear(self) -> None:
         """Forget the values of the last evaluation."""
-        self._noted.clear()
+        if not self._gathering:
+            self._noted.clear()
+            self._several = False
+
+    @contextlib.contextmanager
+    def gathering(self, names: Sequence[str]) -> Iterator[None]:
+        """Keep the values of all evaluations made meanwhile: a user's code may make several.
+
+        names  of the objectives that are asked for: always all of them
+        """
+        del names
+        self.clear()
+        self._gathering = self._several = True
+        try:
+            yield
+        finally:
+            self._gathering = False
+
+    @contextlib.contextmanager
+    def thrown_away(self) -> Iterator[None]:
+        """Note nothing of what is evaluated meanwhile."""
+        kept = list(self._noted)
+        try:
+            with unheard():
+                yield
+        finally:
+            self._noted[:] = kept
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether there are values."""
+        return bool(self._noted)
 
     def names(self, outputs: Any, output_names: Sequence[str]) -> tuple[str, ...] | None:
         """Objective names; None if they cannot be known before the outputs are.
@@ -88,20 +135,45 @@ class Ledger:
         part  0: of the whole batch; 1, 2: of its first and second half, where these are noted;
               -1: of its first samples, a vector, where these are
         """
-        order = list(self._leaves)
-        noted = sorted(self._noted, key=lambda entry: order.index(entry[0]))  # stable
-        if len(noted) != len(names):
+        last = self._evaluations(names)[-1]
+        return [self._weighted(note.path, note.parts[part]) for note in last]
+
+    def returned(self, names: Sequence[str]) -> list[Tensor]:
+        """Weighted values as Keras got them, of the evaluation just made."""
+        last = self._evaluations(names)[-1]
+        return [self._weighted(note.path, note.returned) for note in last]
+
+    def gathered(self, names: Sequence[str], part: int = 0) -> list[Tensor]:
+        """Values, without weights, of all evaluations that were gathered, as they were made."""
+        self._evaluations(names)
+        return [note.parts[part] for note in self._noted]
+
+    def gathered_of(self, names: Sequence[str]) -> list[int]:
+        """The objective, by place, of each of the values that were gathered."""
+        found = [(id(note), t) for each in self._evaluations(names) for t, note in enumerate(each)]
+        place = dict(found)
+        return [place[id(note)] for note in self._noted]
+
+    def _weighted(self, path: Path, value: Tensor) -> Tensor:
+        weight = self._weights.get(path)
+        return value if weight is None else ops.multiply(value, weight)
+
+    def _evaluations(self, names: Sequence[str]) -> list[list[Note]]:
+        """The notes of each evaluation, in the order of `names`."""
+        order, count = list(self._leaves), len(names)
+        whole = not len(self._noted) % count if self._several else len(self._noted) == count
+        if not self._noted or not whole:
             raise ValueError(
-                f"Compiled for {len(names)} objectives ({', '.join(names)}), but this step "
-                f"computed {len(noted)} losses. If outputs, losses or targets changed since "
+                f"Compiled for {count} objectives ({', '.join(names)}), but this step "
+                f"computed {len(self._noted)} losses. If outputs, losses or targets changed since "
                 "compile(), call compile() again."
             )
         found = []
-        for name, (path, values) in zip(names, noted, strict=True):
-            value = values[part]
-            check_scalar(name, values[0])
-            weight = self._weights.get(path)
-            found.append(value if weight is None else ops.multiply(value, weight))
+        for start in range(0, len(self._noted), count):
+            noted = self._noted[start : start + count]
+            found.append(sorted(noted, key=lambda note: order.index(note.path)))  # stable
+            for name, note in zip(names, found[-1], strict=True):
+                check_scalar(name, note.parts[0])
         return found
 
     def check_targets(self, targets: Any) -> None:
@@ -141,18 +213,20 @@ class _Noted(keras.losses.Loss):
         self,
         loss: keras.losses.Loss,
         path: Path,
-        noted: list[tuple[Path, list[Tensor]]],
+        noted: list[Note],
         halves: bool,
         samples: int,
     ) -> None:
         super().__init__(name=loss.name, dtype=loss.dtype)
-        self._loss, self._path, self._list = loss, path, noted
+        self.loss, self._path, self._list = loss, path, noted
         self._halves, self._samples = halves, samples
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
-        found = loss_parts(self._loss, y_true, y_pred, sample_weight, self._halves, self._samples)
-        self._list.append((self._path, [ops.cast(v, keras.config.floatx()) for v in found]))
-        return found[0]
+        found = loss_parts(self.loss, y_true, y_pred, sample_weight, self._halves, self._samples)
+        returned = stand_in(found[0])
+        parts = [ops.cast(v, keras.config.floatx()) for v in found]
+        self._list.append(Note(self._path, parts, returned))
+        return returned
 
 
 def loss_parts(

@@ -67,8 +67,8 @@ class _Mean(keras.metrics.Metric):
         return self._means.result(self._place)
 
 
-def share(model: Any, y: Any, y_pred: Any, sample_weight: Any) -> bool:
-    """Give a compiled model such means of its losses, before its first step; whether it did.
+def share(model: Any, y: Any, y_pred: Any, sample_weight: Any) -> None:
+    """Give a compiled model such means of its losses, before its first step.
 
     The one place that touches Keras's evaluation of losses from within. Upon its first call that
     makes a metric with two variables for each loss; where they are not of the kind known here, they
@@ -76,10 +76,9 @@ def share(model: Any, y: Any, y_pred: Any, sample_weight: Any) -> bool:
     """
     evaluation = getattr(model, "_compile_loss", None)
     if evaluation is None or evaluation.built:
-        return False
+        return
     with keras.StatelessScope():  # what is computed here is thrown away
         evaluation(y, y_pred, sample_weight)
     found = evaluation.metrics
     if found and all(type(metric) is keras.metrics.Mean for metric in found):
         found[:] = Means([metric.name for metric in found]).metrics
-    return True

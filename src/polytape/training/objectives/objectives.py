@@ -1,6 +1,7 @@
 """The objectives of one `compile(objectives=...)`, evaluated: values, activity, running means."""
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -39,9 +40,12 @@ class Objectives:
         }
         self._found: dict[str, Evaluated] = {}
         self._weighted: dict[str, Tensor] = {}
+        self._evaluations = 0
+        self.asked: tuple[str, ...] | None = None  # of a phase, while it is evaluated
 
     def evaluate(self, step: Step, names: Sequence[str]) -> None:
         """Compute the losses of some objectives, in the mode of the step."""
+        self._evaluations += 1
         failed: list[Exception] = []
 
         def run() -> None:
@@ -91,6 +95,11 @@ class Objectives:
 
     # ------------------------------------------------------------------ as of a Ledger
 
+    @property
+    def losses(self) -> list[Any]:
+        """The losses themselves, as they were given."""
+        return [objective.loss for objective in self.given.values()]
+
     empty = False  # there is no objective without a loss
     wrapped = None  # nothing for Keras to evaluate
 
@@ -98,6 +107,31 @@ class Objectives:
         """Objective names, known from the start."""
         del outputs, output_names
         return tuple(self.given)
+
+    @contextlib.contextmanager
+    def gathering(self, names: Sequence[str]) -> Iterator[None]:
+        """Let a user's `compute_loss` evaluate the objectives of a phase."""
+        self._evaluations, self.asked = 0, tuple(names)
+        try:
+            yield
+        finally:
+            self.asked = None
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether there are values. ValueError if there are those of more than one evaluation."""
+        if self._evaluations > 1:
+            raise ValueError(
+                "compute_loss calls super().compute_loss(...) "
+                f"{self._evaluations} times, and a step evaluates objectives once. Call it once, "
+                "and write what it was called for again as an objective of its own: "
+                'pt.Objective("again", function_of_the_step).'
+            )
+        return self._evaluations == 1
+
+    def gathered_of(self, names: Sequence[str]) -> list[int]:
+        """As of a Ledger: each has one value."""
+        return [*range(len(names))]
 
     def values(self, names: Sequence[str], part: int = 0) -> list[Tensor]:
         """Values of the evaluation just made: see `Ledger.values`. Weights come later."""
@@ -111,6 +145,10 @@ class Objectives:
         for name, weight in weights.items():
             loss = self._found[name].parts[0]
             self._weighted[name] = self._found[name].kept(ops.cast(weight, loss.dtype) * loss)
+
+    def returned(self, names: Sequence[str]) -> list[Tensor]:
+        """As of a Ledger: the shares in the total loss."""
+        return self.weighted(names)
 
     def weighted(self, names: Sequence[str]) -> list[Tensor]:
         """The shares just noted, () each; zero for an objective that is not active."""

@@ -9,6 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from polytape.catalogue import all_methods, catalogue
+from polytape.contract import Method, parts
+from polytape.differentiation.jacobian import path_of
 from polytape.methods.mean import Mean
 from polytape.methods.sum import Sum
 from polytape.training.optimizers.division import several, unscaled
@@ -30,8 +33,54 @@ def advise(plan: Any, trained: Trained) -> None:
         warnings.warn(text, UserWarning, stacklevel=2)
 
 
+def combines(method: Method) -> bool:
+    """Whether a method asks how losses compare: stages and sums of one loss do something, too."""
+    stages = {*catalogue().values()} - {*all_methods().values()}
+    leaves = [part for part in parts(method) if not isinstance(part, (*stages, Sum, Mean))]
+    return bool(leaves)
+
+
+def advise_alone(plan: Any) -> None:
+    """Warn of a method that has one objective."""
+    if len(plan.names) == 1 and combines(plan.method):
+        warnings.warn(
+            f"There is one objective, {plan.names[0]!r}, so {type(plan.method).__name__} has "
+            'nothing to combine: use combine="sum", or give each loss a name of its own, in '
+            "compile(loss={...}) or compile(objectives=[...]).",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def advise_untracked(plan: Any) -> None:
+    """Warn of losses with variables that the model does not know, and hence nobody trains."""
+    known = set(map(id, plan.model.variables))
+    for loss in plan.source.losses:
+        for variable in _held(loss):
+            if id(variable) not in known:
+                warnings.warn(
+                    f"The loss {type(loss).__name__} holds {path_of(variable)!r}, which is "
+                    "trainable and no variable of the model: nothing trains it, as in plain Keras. "
+                    "Make it a weight or a layer of the model and read it in a function of the "
+                    "step, step.networks[...]; or set `trainable = False` if it is to stay.",
+                    UserWarning,
+                    stacklevel=2,
+                )
+
+
+def _held(loss: Any) -> list[Any]:
+    """The trainable variables among the attributes of a loss."""
+    found: list[Any] = []
+    for value in keras.tree.flatten([*getattr(loss, "__dict__", {}).values()]):
+        if isinstance(value, keras.layers.Layer):
+            found += value.trainable_variables
+        elif isinstance(value, keras.Variable) and value.trainable:
+            found.append(value)
+    return found
+
+
 def _weights(plan: Any, trained: Trained) -> Iterator[str]:
-    mixed = plan.private == "joint" or plan.model.losses
+    mixed = plan.private == "joint" or plan.model.losses or plan.overrides
     if mixed or not isinstance(plan.method, (Sum, Mean)):
         return
     for name, row in trained.items():
