@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from polytape.contract import Method, Tensor
-from polytape.differentiation.gradients import check_scalar
+from polytape.differentiation.losses import check_scalar
 from polytape.engines import stand_in
 from polytape.training.course import Course
 from polytape.training.objectives.objective import Step
