@@ -76,6 +76,10 @@ class _Behind(keras.Model):
         return self.owner.get_metrics_result()
 
     @property
+    def losses(self) -> list[Tensor]:
+        return self.owner.losses
+
+    @property
     def metrics(self) -> list[keras.metrics.Metric]:
         return self.owner.own_metrics
 
