@@ -57,7 +57,7 @@ def held(owner: Any, name: str) -> list[np.ndarray]:
 
 def test_an_objective_without_a_label_keeps_its_memory() -> None:
     found = net(CountsEverything())
-    for y in (Y, NAN, Y):
+    for y in (Y, INF, Y):
         found.train_on_batch(X, y)
     count, total = held(found.method_state, "count"), held(found.method_state, "total")
     for part in count[:2]:  # the trunk

@@ -11,7 +11,7 @@ import polytape as pt
 from small import LOSSES, arrays, assert_same, data, everything, model
 
 X, Y = data(16)
-NAN = {**Y, "a": np.full_like(Y["a"], np.nan)}
+INF = {**Y, "a": np.full_like(Y["a"], np.inf)}  # NaN would be no label
 METHODS = {
     "sum": "sum",
     "mean": "mean",
@@ -40,7 +40,7 @@ def fit(found, y, x=X):
 def test_one_objective_is_left_out_and_the_others_go_on(name):
     found = compiled(METHODS[name])
     before = arrays(found.trainable_variables)
-    history = fit(found, NAN)
+    history = fit(found, INF)
     assert history["dropped"] == [1]
     after = everything(found)
     assert all(np.isfinite(value).all() for value in after)
@@ -58,7 +58,7 @@ def test_the_others_are_combined_as_if_it_did_not_exist(combine):
     without.compile(
         keras.optimizers.Adam(0.01), {name: LOSSES[name] for name in "bc"}, combine=combine
     )
-    fit(with_it, NAN)
+    fit(with_it, INF)
     fit(without, {name: Y[name] for name in "bc"})
     pairs = zip(with_it.trainable_variables, without.trainable_variables, strict=True)
     for one, other in pairs:
@@ -97,7 +97,7 @@ def test_a_finite_loss_with_a_gradient_that_is_not(combine):
 def test_the_warning_names_the_objective():
     found = compiled("upgrad")
     with pytest.warns(RuntimeWarning, match=r"Epoch 1: .*left out of the step: 'a' \(1 x\)"):
-        found.fit(X, NAN, verbose=0, batch_size=16)
+        found.fit(X, INF, verbose=0, batch_size=16)
 
 
 @pytest.mark.parametrize("loss", [LOSSES, {**LOSSES, "b": root}], ids=["loss", "gradient"])
@@ -106,7 +106,7 @@ def test_a_method_of_one_pass_skips_the_step_and_says_why(loss):
     found.compile(keras.optimizers.Adam(0.01), loss, combine=pt.DWA(steps=1))
     before = everything(found)
     with pytest.warns(RuntimeWarning, match=r"'a' \(1 x\)" + r".*'b'" * (loss is not LOSSES)):
-        found.fit(X, NAN if loss is LOSSES else Y, batch_size=16, verbose=0)
+        found.fit(X, INF if loss is LOSSES else Y, batch_size=16, verbose=0)
     assert_same(before, everything(found)[: len(before)])
 
 
@@ -117,7 +117,7 @@ def test_skip_leaves_everything_as_it_was(combine, way):
     found = compiled(combine, busy=False, on_nonfinite=way)
     fit(found, Y)
     before = everything(found)
-    fit(found, NAN)
+    fit(found, INF)
     assert_same(before, everything(found))
 
 
@@ -125,7 +125,7 @@ def test_skip_leaves_everything_as_it_was(combine, way):
 def test_raise_stops_and_names_the_objective(way):
     found = compiled("upgrad", on_nonfinite="raise")
     with pytest.raises(FloatingPointError, match=r"not finite: 'a' \(1 x\).*division of zero"):
-        fit(found, NAN) if way == "fit" else found.train_on_batch(X, NAN)
+        fit(found, INF) if way == "fit" else found.train_on_batch(X, INF)
     assert all(np.isfinite(value).all() for value in everything(found))
 
 

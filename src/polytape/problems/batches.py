@@ -7,6 +7,8 @@ import numpy as np
 from keras import ops
 
 from polytape.problems.problem import count
+from polytape.training.objectives.labels import masked
+from polytape.training.objectives.losses import resolve_loss
 
 
 class Batches(keras.utils.PyDataset):
@@ -40,11 +42,5 @@ def rows(arrays: Any, chosen: Any) -> Any:
 
 
 def mean_loss(loss: Any, targets: Any, outputs: Any) -> Any:
-    """Mean of a Keras loss over the labelled examples, ()."""
-    targets = np.asarray(targets)
-    axes = tuple(range(1, targets.ndim))
-    labelled = ~np.isnan(targets).any(axis=axes) if targets.dtype.kind == "f" else ...
-    if labelled is not ... and not labelled.all():
-        chosen = np.flatnonzero(labelled)
-        targets, outputs = targets[chosen], ops.take(outputs, chosen, axis=0)
-    return ops.mean(keras.losses.get(loss)(targets, outputs))
+    """Mean of a Keras loss over the labels there are, (); 0 if there are none."""
+    return ops.mean(masked(resolve_loss(loss), np.asarray(targets), outputs)[0])

@@ -13,19 +13,19 @@ class Dropped(keras.metrics.Metric):
     """How often each objective was left out since the epoch began, because it was not finite.
 
     counts  (T,) float32
-    idle    () float32: phases of a step without an active objective; None if there can be none
+    idle    () float32: phases of a step without an active objective
     """
 
-    def __init__(self, names: Sequence[str], may_idle: bool) -> None:
+    def __init__(self, names: Sequence[str]) -> None:
         super().__init__(name="dropped")
         self.names = tuple(names)
         self.counts = self.add_variable((len(names),), initializer="zeros", name="counts")
-        self.idle = self.add_variable((), "zeros", name="idle") if may_idle else None
+        self.idle = self.add_variable((), "zeros", name="idle")
 
     def update_state(self, dropped: Tensor, present: Tensor | None) -> None:
         """dropped, present: (T,) bool; None: all objectives are present."""
         self.counts.assign_add(ops.cast(dropped, "float32"))
-        if self.idle is not None and present is not None:
+        if present is not None:
             self.idle.assign_add(ops.cast(~ops.any(present), "float32"))
 
     def result(self) -> dict[str, Tensor]:
@@ -36,12 +36,16 @@ class Dropped(keras.metrics.Metric):
 
     def idle_steps(self) -> int:
         """How often there was nothing to do."""
-        return 0 if self.idle is None else int(ops.convert_to_numpy(self.idle.value))
+        return int(ops.convert_to_numpy(self.idle.value))
 
     def _found(self) -> np.ndarray:
         return ops.convert_to_numpy(self.counts.value)
 
     def describe(self) -> str:
         """The objectives and how often, as text; empty if none was left out."""
+        return ", ".join(f"{name!r} ({count} x)" for name, count in self.left_out().items())
+
+    def left_out(self) -> dict[str, int]:
+        """The objectives that were left out, and how often."""
         named = zip(self.names, self._found(), strict=True)
-        return ", ".join(f"{name!r} ({int(count)} x)" for name, count in named if count)
+        return {name: int(count) for name, count in named if count}

@@ -18,6 +18,7 @@ from polytape.settlement.seeds import peeked
 from polytape.stages.reweight import Reweight, check_names
 from polytape.training.course import Clock, Course, chart, is_plain
 from polytape.training.dropped import Dropped
+from polytape.training.objectives.culprits import culprits
 from polytape.training.objectives.losses import Ledger
 from polytape.training.objectives.objectives import Objectives
 from polytape.training.objectives.returned import Returned
@@ -79,6 +80,7 @@ class Plan:
         self._checked: Any = None  # the keys of outputs that fitted
         self.statistics = Statistics(self)
         self.kept: Any = None  # what the engine needs to undo a failing first step
+        self.data: Any = None, None  # the inputs and targets of the `fit` that runs
         self.names: tuple[str, ...] = ()
         self.courses: list[Course] = []
         self.routes: dict[str, np.ndarray] = {}  # (V,) bool by objective: what it may train
@@ -163,7 +165,7 @@ class Plan:
             for course in courses
             for name, allowed in zip(course.names, course.routes.allowed, strict=True)
         }
-        self.dropped = Dropped(self.names, self.objectives is not None)
+        self.dropped = Dropped(self.names)
         self.courses = courses
         metrics = [self.dropped, *(self.objectives.metrics if self.objectives else ())]
         others = self.model.non_trainable_variables
@@ -230,7 +232,9 @@ class Plan:
 
     def present(self, course: Course) -> Tensor | None:
         """(T,) bool: which objectives of a phase are active in this step; None: always all."""
-        return None if self.objectives is None else self.objectives.present(course.names)
+        if isinstance(self.source, Objectives):
+            return self.source.present(course.names)
+        return self.source.present(course.names, as_keras=course.plain)
 
     def loss_tracker(self) -> Any:
         """Keras's running mean of the total loss."""
@@ -279,10 +283,20 @@ class Plan:
         """Raise if the user asked for it and an objective was left out."""
         if self.on_nonfinite == "raise" and (named := self.dropped.describe()):
             raise FloatingPointError(
-                f"A loss or gradient is not finite: {named}. No variable was touched by it. "
-                "Look for log or division of zero, an exploding loss, or NaN in the data of that "
-                "objective."
+                f"A loss or gradient is not finite: {named}.{self.culprits()} No variable was "
+                "touched by it. Look for log or division of zero, an exploding loss, or NaN in the "
+                "data of that objective."
             )
+
+    def culprits(self) -> str:
+        """What in the data of the `fit` that runs is not finite, as sentences; or nothing."""
+        x, y = self.data
+        keys: dict[str, Any] = {name: name for name in self.dropped.left_out()}
+        if self.objectives is not None:
+            given = [self.objectives.given[name] for name in keys]
+            keys = {one.name: one.target for one in given if not one.of_step}
+        places = {name: self.names.index(name) for name in keys}
+        return culprits(x, y, keys, places)
 
     def reweight(self, weights: Mapping[str, float]) -> None:
         """Write into the `Reweight` states what a user asked for."""

@@ -11,6 +11,7 @@ from polytape.contract import Tensor
 from polytape.engines import engine
 from polytape.training.backward import Recorded, backward
 from polytape.training.course import Course
+from polytape.training.objectives.masks import carry, masks_of
 from polytape.training.objectives.values import Given, batch_size, scalars, training_loss
 from polytape.training.optimizers.division import several
 from polytape.training.statistics import restore
@@ -40,7 +41,7 @@ def _advance(model: Any, given: Given, phase: int, repeat: int) -> tuple[Any, Te
         y_pred = plan.forward(given[0])
         total = training_loss(plan, phase, given, y_pred)
         course = plan.course(phase)
-        return scalars(plan, course, total), (y_pred, plan.present(course))
+        return scalars(plan, course, total), (y_pred, masks_of(y_pred), plan.present(course))
 
     before = plan.statistics.kept()
     recorder = engine().record
@@ -51,7 +52,8 @@ def _advance(model: Any, given: Given, phase: int, repeat: int) -> tuple[Any, Te
     recording = returned or recording
     if not optimizer.built:  # a model that was not built is built by now
         optimizer.build(plan.places.variables)
-    settlement, (outputs, present) = course.settlement, recording.outputs
+    settlement, (outputs, masks, present) = course.settlement, recording.outputs
+    carry(masks, outputs)
     scale = ops.cast(optimizer.scale_loss(ops.ones(())), "float32")
     count = plan.clock.read()
     if plan.phases[phase].steps > 1:

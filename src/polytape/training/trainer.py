@@ -15,7 +15,8 @@ from polytape.contract import Method, parts
 from polytape.engines import Measure, engine
 from polytape.stages.scopes import PerNetwork
 from polytape.training.functional import plain_functional
-from polytape.training.objectives.losses import Ledger
+from polytape.training.objectives.given import arguments, check_class_weight, completed, whole
+from polytape.training.objectives.losses import Ledger, Path
 from polytape.training.objectives.means import share
 from polytape.training.objectives.metrics import names_of_results, of_labels
 from polytape.training.objectives.objective import Objective
@@ -95,9 +96,11 @@ class Trainer:
         method = combination(combine)
         source = losses_of(loss, loss_weights, objectives, phases, method)
         given = {"loss": loss, "objectives": objectives, "phases": phases}
-        if objectives is not None:
-            given.update(metrics=metrics, weighted_metrics=weighted_metrics)
-            metrics, weighted_metrics = of_labels(metrics), of_labels(weighted_metrics)
+        given.update(metrics=metrics, weighted_metrics=weighted_metrics)
+        metrics, weighted_metrics = (
+            of_labels(nest, source.holes, functools.partial(_ignored, self, source))
+            for nest in (metrics, weighted_metrics)
+        )
         self._compile_loss = self._compile_metrics = None  # Keras keeps those that are not replaced
         super().compile(  # type: ignore[misc]
             optimizer=gathered(optimizer),
@@ -142,8 +145,14 @@ class Trainer:
         plan.check_outputs(y_pred)
         ledger: Any = plan.source
         ledger.check_targets(y)
+<<<<<<< HEAD
         with ledger.thrown_away():
             share(self, y, y_pred, sample_weight)
+=======
+        sample_weight = completed(sample_weight, y)
+        if share(self, ledger, y, y_pred, sample_weight):
+            plan.check_outputs(y_pred)  # forgets what that noted
+>>>>>>> a23eb06 (Labels: what is none is none through loss= as through objectives=, in metrics and weights; class_weight of an objective; targets that are not finite are named)
         total = super().compute_loss(x, y, y_pred, sample_weight, training)  # type: ignore[misc]
         plan.complete(y_pred)
         return plan.whole(total, y_pred)
@@ -163,22 +172,57 @@ class Trainer:
         return super().metrics[0]  # type: ignore[misc]
 
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        sample_weight = completed(sample_weight, y)
         if self.plan.objectives is not None:
-            y, y_pred = self.plan.objectives.measured(y, y_pred)
+            y, y_pred, sample_weight = self.plan.objectives.measured(y, y_pred, sample_weight)
         return super().compute_metrics(x, y, y_pred, sample_weight)  # type: ignore[misc]
 
     def train_step(self, *args: Any) -> Any:
         return engine().train_step(self, functools.partial(train_step, self), *args)
 
-    def fit(self, *args: Any, callbacks: Any = None, **kwargs: Any) -> Any:
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
         own = callbacks_of(self._compiled("fit"))
+        given = self._given(super().fit, args, kwargs)  # type: ignore[misc]
+        callbacks = insert(given.pop("callbacks", None), *own)
+        self.plan.data = given.get("x"), given.get("y")
         try:
-            return super().fit(*args, callbacks=insert(callbacks, *own), **kwargs)  # type: ignore[misc]
+            return super().fit(**given, callbacks=callbacks)  # type: ignore[misc]
         except BaseException:
             engine().recover(self.plan.kept)
             raise
         finally:
             self.plan.kept = None
+            self.plan.data = None, None
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        self._compiled("evaluate")
+        return super().evaluate(**self._given(super().evaluate, args, kwargs))  # type: ignore[misc]
+
+    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        self._compiled("test_on_batch")
+        return super().test_on_batch(**self._given(super().test_on_batch, args, kwargs))  # type: ignore[misc]
+
+    def _given(self, method: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+        """The arguments of `fit` and its like by name, looked through for missing labels.
+
+        Raises ValueError for weights of samples or classes that fit no target.
+        """
+        given = arguments(method, args, kwargs)
+        x, y, validation = (given.get(name) for name in ("x", "y", "validation_data"))
+        check_class_weight(given.get("class_weight"), y)
+        if "_use_cached_eval_dataset" in given:  # fit() knows already
+            return given
+        given["sample_weight"] = completed(given.get("sample_weight"), y)
+        if isinstance(validation, (tuple, list)) and len(validation) == 3:
+            weights = completed(validation[2], validation[1])
+            given["validation_data"] = (*validation[:2], weights)
+        if self.plan.source.holes.expect(whole(x, y, validation)):
+            # Made anew, now: a callback may evaluate other data while a fit runs.
+            if self.train_function is not None:  # type: ignore[has-type]
+                super().make_train_function(force=True)  # type: ignore[misc]
+            if self.test_function is not None:  # type: ignore[has-type]
+                super().make_test_function(force=True)  # type: ignore[misc]
+        return given
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         outputs = super().__call__(*args, **kwargs)  # type: ignore[misc]
@@ -233,14 +277,20 @@ class Trainer:
         plan = self._compiled("train_on_batch")
         if plan.courses and (weights := live_weights(plan)):
             plan.follow(weights)
+<<<<<<< HEAD
         logs = super().train_on_batch(*args, **kwargs)  # type: ignore[misc]
         plan.check_reached()
         plan.raise_if_dropped()
+=======
+        given = self._given(super().train_on_batch, args, kwargs)  # type: ignore[misc]
+        plan.data = given.get("x"), given.get("y")
+        try:
+            logs = super().train_on_batch(**given)  # type: ignore[misc]
+            plan.raise_if_dropped()
+        finally:
+            plan.data = None, None
+>>>>>>> a23eb06 (Labels: what is none is none through loss= as through objectives=, in metrics and weights; class_weight of an objective; targets that are not finite are named)
         return logs
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        self._compiled("evaluate")
-        return super().evaluate(*args, **kwargs)  # type: ignore[misc]
 
     def _compiled(self, asked_by: str) -> Plan:
         """The plan, or `RuntimeError` before `compile`."""
@@ -306,3 +356,10 @@ def losses_of(
             '`loss` and `loss_weights`, or write them as pt.Objective("depth", "mse", weight=0.5).'
         )
     return Objectives(objectives, halves, samples)
+
+
+def _ignored(model: Any, source: Ledger | Objectives, path: Path) -> int | None:
+    """The class that the loss of an output ignores, if it does."""
+    if isinstance(source, Objectives):
+        return source.ignored(path)
+    return source.ignored(path, tuple(getattr(model, "output_names", None) or ()))

@@ -15,6 +15,7 @@ class Count:
     described: str
     idle: int
     improbable: dict[str, str]
+    culprits: str = ""
 
 
 class Watch(keras.callbacks.Callback):
@@ -28,6 +29,7 @@ class Watch(keras.callbacks.Callback):
         self._ever = False
         self._count: Count | None = None
         self._told: set[str] = set()
+        self._culprits: str | None = None
 
     def on_test_begin(self, logs: Any = None) -> None:
         del logs
@@ -49,8 +51,8 @@ class Watch(keras.callbacks.Callback):
         if count.dropped:
             warnings.warn(
                 f"Epoch {epoch + 1}: a loss or gradient was not finite and its objective was left "
-                f'out of the step: {count.described}. `on_nonfinite="raise"` stops at the '
-                "first one.",
+                f"out of the step: {count.described}.{count.culprits} "
+                '`on_nonfinite="raise"` stops at the first one.',
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -63,7 +65,11 @@ class Watch(keras.callbacks.Callback):
         dropped, found = plan.dropped, plan.objectives
         improbable = found.improbable.items() if found else ()
         described = {name: text for name, each in improbable if (text := each.describe())}
-        return Count(dropped.total(), dropped.describe(), dropped.idle_steps(), described)
+        total = dropped.total()
+        if total and self._culprits is None:  # looks through the data: once is enough
+            self._culprits = plan.culprits()
+        told = total, dropped.describe(), dropped.idle_steps()
+        return Count(*told, described, self._culprits or "")
 
 
 class Stop(keras.callbacks.Callback):

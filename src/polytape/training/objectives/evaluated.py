@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from polytape.contract import Tensor, received
+from polytape.training.objectives.labels import Labels
 from polytape.training.objectives.losses import Parts
 from polytape.training.objectives.objective import Objective, Step
 
@@ -16,12 +17,12 @@ class Evaluated:
     """An objective in one evaluation.
 
     parts    its loss, and those of halves and samples that a method asked for
-    labels   () float32: how many entries had a label; None if it is no loss with labels
+    labels   those that it found; None if it is no loss with labels
     present  () bool: whether it is active; None: in every step
     """
 
     parts: Parts
-    labels: Tensor | None
+    labels: Labels | None
     present: Tensor | None
 
     def kept(self, number: Tensor) -> Tensor:
@@ -29,10 +30,10 @@ class Evaluated:
         return number if self.present is None else ops.where(self.present, number, 0.0)
 
 
-def activity(objective: Objective, step: Step, labels: Tensor | None) -> Tensor | None:
+def activity(objective: Objective, step: Step, labels: Labels | None) -> Tensor | None:
     """Whether an objective is active in a step, () bool; None if it is in every step.
 
-    labels  () how many entries have one; None if it is no loss with labels
+    labels  those that it found; None if it is no loss with labels
 
     Raises ValueError if its `when` answers with more than one boolean.
     """
@@ -54,5 +55,5 @@ def activity(objective: Objective, step: Step, labels: Tensor | None) -> Tensor 
             )
         asked.append(due)
     if labels is not None:
-        asked.append(labels > 0)
+        asked.append(labels.present)
     return functools.reduce(ops.logical_and, asked) if asked else None

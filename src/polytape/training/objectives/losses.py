@@ -10,8 +10,12 @@ from keras import ops
 
 from polytape.contract import Tensor, did_you_mean, is_number, received
 from polytape.differentiation.losses import check_scalar
+<<<<<<< HEAD
 from polytape.engines import stand_in, unheard
 from polytape.training.objectives.labels import same_rank
+=======
+from polytape.training.objectives.labels import Holes, Labelled, Labels, of_labelled, same_rank
+>>>>>>> a23eb06 (Labels: what is none is none through loss= as through objectives=, in metrics and weights; class_weight of an objective; targets that are not finite are named)
 from polytape.training.objectives.samples import sample_losses
 
 Path = tuple[Any, ...]
@@ -30,20 +34,33 @@ class Ledger:
     """The losses of one `compile(loss=...)`: names, weights, and values as Keras computes them.
 
     Keras evaluates the losses itself (targets matched to outputs, masks, sample weights, metrics);
-    each leaf of the `loss` argument is replaced by one that notes the value it returns.
+    each leaf of the `loss` argument is replaced by one that notes the value it returns. Where
+    targets may be NaN that is the loss of what is labelled, and Keras's own elsewhere.
     """
 
     def __init__(
-        self, loss: Any, loss_weights: Any, halves: bool = False, samples: int = 0
+        self,
+        loss: Any,
+        loss_weights: Any,
+        halves: bool = False,
+        samples: int = 0,
+        holes: Holes | None = None,
     ) -> None:
         """halves   whether the losses of both halves of the batch are noted, too
 
         samples  how many samples' own losses are noted, too
+        holes    whether targets may be NaN
         """
+<<<<<<< HEAD
         self._noted: list[Note] = []
         self._gathering = self._several = False
         self._parts = 3 if halves else 1
         self._samples = samples
+=======
+        self._noted: list[_Value] = []
+        self._halves, self._samples = halves, samples
+        self.holes = holes or Holes()
+>>>>>>> a23eb06 (Labels: what is none is none through loss= as through objectives=, in metrics and weights; class_weight of an objective; targets that are not finite are named)
         self.described = loss  # what `model.loss` shows
         self.wrapped = self._wrap(loss, ())
         self._leaves = dict(_leaves(self.wrapped))
@@ -56,7 +73,7 @@ class Ledger:
             return type(loss)(self._wrap(item, (*path, i)) for i, item in enumerate(loss))
         if loss is None:
             return None
-        return _Noted(resolve_loss(loss), path, self._noted, self._parts == 3, self._samples)
+        return _Noted(resolve_loss(loss), path, self)
 
     @property
     def losses(self) -> list[Any]:
@@ -103,6 +120,56 @@ class Ledger:
         """Whether there are values."""
         return bool(self._noted)
 
+    def note(
+        self, loss: keras.losses.Loss, path: Path, y_true: Any, y_pred: Any, sample_weight: Any
+    ) -> Tensor:
+        """Evaluate the loss at a path: its value, as Keras is to see it."""
+        compared = y_true, y_pred, sample_weight
+        whole = not self.holes.possible
+        found, labels = loss_parts(loss, *compared, self._halves, self._samples, whole)
+        parts = [ops.cast(part, keras.config.floatx()) for part in found]
+        self._noted.append(_Value(path, parts, labels))
+        return found[0]
+
+    def share(self) -> Tensor | None:
+        """() float32: of the entries of the loss just evaluated those with a label; None: all."""
+        return self._noted[-1].labels.share
+
+    def present(self, names: Sequence[str], as_keras: bool) -> Tensor | None:
+        """(T,) bool: which of `names` have a label in the batch just evaluated; None: all.
+
+        as_keras  whether only NaN is no label. Else one does not count, either, whose sample weight
+                  is zero, that a mask hides or that is of a class that the loss ignores
+        """
+
+        def of(labels: Labels) -> Tensor | None:
+            if as_keras:
+                return labels.count > 0 if labels.holes else None
+            return labels.present if labels.may_be_none else None
+
+        if self.empty:
+            return None
+        found = [of(value.labels) for value in self._in_order(names)]
+        if all(present is None for present in found):
+            return None
+        return ops.stack([ops.ones((), "bool") if p is None else p for p in found])
+
+    def ignored(self, path: Path, output_names: Sequence[str] = ()) -> int | None:
+        """The class that a loss of the output at a path ignores, if one does."""
+        known = list(output_names)
+
+        def named(part: Any) -> Any:
+            return known[part] if isinstance(part, int) and part < len(known) else part
+
+        for leaf, noted in self._leaves.items():
+            same = [*map(named, leaf[:1]), *leaf[1:]][: len(path)] == [
+                *map(named, path[:1]),
+                *path[1:],
+            ][: len(leaf)]
+            if (same or len(self._leaves) == 1) and noted.ignore_class is not None:
+                return noted.ignore_class
+        return None
+
     def names(self, outputs: Any, output_names: Sequence[str]) -> tuple[str, ...] | None:
         """Objective names; None if they cannot be known before the outputs are.
 
@@ -135,6 +202,7 @@ class Ledger:
         part  0: of the whole batch; 1, 2: of its first and second half, where these are noted;
               -1: of its first samples, a vector, where these are
         """
+<<<<<<< HEAD
         last = self._evaluations(names)[-1]
         return [self._weighted(note.path, note.parts[part]) for note in last]
 
@@ -163,11 +231,27 @@ class Ledger:
         order, count = list(self._leaves), len(names)
         whole = not len(self._noted) % count if self._several else len(self._noted) == count
         if not self._noted or not whole:
+=======
+        found = []
+        for name, noted in zip(names, self._in_order(names), strict=True):
+            value = noted.parts[part]
+            check_scalar(name, noted.parts[0])
+            weight = self._weights.get(noted.path)
+            found.append(value if weight is None else ops.multiply(value, weight))
+        return found
+
+    def _in_order(self, names: Sequence[str]) -> list["_Value"]:
+        """What was noted, in the order of `names`."""
+        order = list(self._leaves)
+        noted = sorted(self._noted, key=lambda value: order.index(value.path))  # stable
+        if len(noted) != len(names):
+>>>>>>> a23eb06 (Labels: what is none is none through loss= as through objectives=, in metrics and weights; class_weight of an objective; targets that are not finite are named)
             raise ValueError(
                 f"Compiled for {count} objectives ({', '.join(names)}), but this step "
                 f"computed {len(self._noted)} losses. If outputs, losses or targets changed since "
                 "compile(), call compile() again."
             )
+<<<<<<< HEAD
         found = []
         for start in range(0, len(self._noted), count):
             noted = self._noted[start : start + count]
@@ -175,6 +259,9 @@ class Ledger:
             for name, note in zip(names, found[-1], strict=True):
                 check_scalar(name, note.parts[0])
         return found
+=======
+        return noted
+>>>>>>> a23eb06 (Labels: what is none is none through loss= as through objectives=, in metrics and weights; class_weight of an objective; targets that are not finite are named)
 
     def check_targets(self, targets: Any) -> None:
         """Raise if losses named by output lack their target."""
@@ -206,9 +293,10 @@ class Ledger:
                 )
 
 
-class _Noted(keras.losses.Loss):
-    """A loss that notes what it returned."""
+class _Value(NamedTuple):
+    """What a loss came to: at which path, its parts, and the labels it found."""
 
+<<<<<<< HEAD
     def __init__(
         self,
         loss: keras.losses.Loss,
@@ -227,6 +315,23 @@ class _Noted(keras.losses.Loss):
         parts = [ops.cast(v, keras.config.floatx()) for v in found]
         self._list.append(Note(self._path, parts, returned))
         return returned
+=======
+    path: Path
+    parts: Parts
+    labels: Labels
+
+
+class _Noted(keras.losses.Loss):
+    """A loss whose values go through a ledger."""
+
+    def __init__(self, loss: keras.losses.Loss, path: Path, ledger: Ledger) -> None:
+        super().__init__(name=loss.name, dtype=loss.dtype)
+        self._loss, self._path, self._ledger = loss, path, ledger
+        self.ignore_class: int | None = getattr(loss, "ignore_class", None)
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
+        return self._ledger.note(self._loss, self._path, y_true, y_pred, sample_weight)
+>>>>>>> a23eb06 (Labels: what is none is none through loss= as through objectives=, in metrics and weights; class_weight of an objective; targets that are not finite are named)
 
 
 def loss_parts(
@@ -236,18 +341,23 @@ def loss_parts(
     sample_weight: Any,
     halves: bool,
     samples: int,
-) -> Parts:
+    whole: bool = False,
+) -> tuple[Parts, Labels]:
     """The loss of a batch, then of its halves, then the losses of single samples, where asked for.
 
     halves   whether the losses of the first and of the second half are wanted
     samples  how many samples' own losses are wanted, as one vector
+    whole    whether it is known that no target is NaN
+
+    And the labels of the batch.
     """
-    value = loss(y_true, y_pred, sample_weight)
+    value, labels = of_labelled(loss, y_true, y_pred, sample_weight, whole)
+    labelled = Labelled(loss, whole)
     weights = _of_halves(y_pred, sample_weight) if halves else ()
-    found = [value, *(loss(y_true, y_pred, weight) for weight in weights)]
+    found = [value, *(labelled(y_true, y_pred, weight) for weight in weights)]
     if samples:
-        found.append(sample_losses(loss, y_true, y_pred, sample_weight, value, samples))
-    return found
+        found.append(sample_losses(labelled, y_true, y_pred, sample_weight, value, samples))
+    return found, labels
 
 
 def _of_halves(y_pred: Tensor, sample_weight: Tensor | None) -> list[Tensor]:

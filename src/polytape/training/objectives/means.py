@@ -1,6 +1,6 @@
 """The running means of all losses, in one variable."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -8,6 +8,7 @@ from keras import ops
 
 from polytape.contract import Tensor
 from polytape.engines import engine
+from polytape.training.objectives.losses import Ledger
 
 
 class Means:
@@ -17,8 +18,14 @@ class Means:
     handed, and two for each of sixteen losses cost it more than their backward passes.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
-        """names: of the metrics."""
+    def __init__(
+        self, names: Sequence[str], share: Callable[[], Tensor | None] = lambda: None
+    ) -> None:
+        """names  of the metrics
+
+        share  of the batch, what the value that is being noted is a mean of, (); None: all of it
+        """
+        self._share = share
         self._waiting: list[tuple[Tensor, Tensor]] = []
         self.metrics = [_Mean(name, self, place) for place, name in enumerate(names)]
         first = self.metrics[0]
@@ -41,7 +48,10 @@ class Means:
         weight  None, where Keras does not know the size of a batch beforehand, is 1
         """
         value = ops.mean(value) if len(value.shape) else value
-        self._waiting = [*self._waiting[:place], (value, 1 if weight is None else weight)]
+        weight = 1 if weight is None else weight
+        if (share := self._share()) is not None:
+            weight = share * weight
+        self._waiting = [*self._waiting[:place], (value, weight)]
         if len(self._waiting) == len(self.metrics):
             values, weights = zip(*self._waiting, strict=True)
             self._waiting = []
@@ -67,8 +77,15 @@ class _Mean(keras.metrics.Metric):
         return self._means.result(self._place)
 
 
+<<<<<<< HEAD
 def share(model: Any, y: Any, y_pred: Any, sample_weight: Any) -> None:
     """Give a compiled model such means of its losses, before its first step.
+=======
+def share(model: Any, ledger: Ledger, y: Any, y_pred: Any, sample_weight: Any) -> bool:
+    """Give a compiled model such means of its losses, before its first step; whether it did.
+>>>>>>> a23eb06 (Labels: what is none is none through loss= as through objectives=, in metrics and weights; class_weight of an objective; targets that are not finite are named)
+
+    A batch counts in the mean of a loss as far as it has labels.
 
     The one place that touches Keras's evaluation of losses from within. Upon its first call that
     makes a metric with two variables for each loss; where they are not of the kind known here, they
@@ -81,4 +98,9 @@ def share(model: Any, y: Any, y_pred: Any, sample_weight: Any) -> None:
         evaluation(y, y_pred, sample_weight)
     found = evaluation.metrics
     if found and all(type(metric) is keras.metrics.Mean for metric in found):
+<<<<<<< HEAD
         found[:] = Means([metric.name for metric in found]).metrics
+=======
+        found[:] = Means([metric.name for metric in found], ledger.share).metrics
+    return True
+>>>>>>> a23eb06 (Labels: what is none is none through loss= as through objectives=, in metrics and weights; class_weight of an objective; targets that are not finite are named)

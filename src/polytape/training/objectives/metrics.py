@@ -1,20 +1,35 @@
 """Metrics of what is labelled: those given to `compile`, kept from targets that are NaN."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
 from polytape.contract import Tensor
-from polytape.training.objectives.labels import hide, known, masked
-from polytape.training.objectives.losses import resolve_loss
+from polytape.training.objectives.labels import Holes, by_sample, hide, hide_numbers, known, masked
+from polytape.training.objectives.losses import Path, resolve_loss
+from polytape.training.objectives.masks import mask_of
+
+Ignored = Callable[[Path], int | None]  # the class that the loss of an output ignores
 
 
-def of_labels(metrics: Any) -> Any:
+def of_labels(
+    metrics: Any,
+    holes: Holes | None = None,
+    ignored: Ignored | None = None,
+    path: Path = (),
+) -> Any:
     """The same nest of metrics as `keras.Model.compile` takes, each of labelled samples only.
 
-    A function of (y_true, y_pred) is averaged over the labels there are, number by number where it
-    does so, and a metric object is given sample weights of 0 where a label is missing. Integer
-    targets have all their labels.
+    holes    whether float targets may be NaN; None: they may
+    ignored  of the path of an output: the class that its loss ignores (`ignore_class`), if it does.
+             Such a class is no label for its metrics, either
+    path     where the nest hangs
+
+    Errors, hinges and binary metrics leave out single numbers, as losses do. Any other function of
+    (y_true, y_pred) is averaged over the samples, time steps or pixels whose labels are whole, and
+    any other metric object is given sample weights of 0 elsewhere. Where no label can be missing
+    they are Keras's own.
 
     >>> [metric.name for metric in of_labels(["mae", keras.metrics.AUC(name="auc")])]
     ['mae', 'auc']
@@ -22,14 +37,17 @@ def of_labels(metrics: Any) -> Any:
     if metrics is None:
         return None
     if isinstance(metrics, dict):
-        return {key: of_labels(item) for key, item in metrics.items()}
+        return {key: of_labels(item, holes, ignored, (*path, key)) for key, item in metrics.items()}
     if isinstance(metrics, (list, tuple)):
-        return type(metrics)(of_labels(item) for item in metrics)
+        return type(metrics)(
+            of_labels(item, holes, ignored, (*path, place)) for place, item in enumerate(metrics)
+        )
     chosen_by_shape = isinstance(metrics, str) and metrics.lower() in ("accuracy", "acc")
     found = accuracy if chosen_by_shape else keras.metrics.get(metrics)
     wrapper = _Labelled if isinstance(found, keras.metrics.Metric) else _LabelledMean
     name = getattr(found, "name", getattr(found, "__name__", "metric"))
-    labelled = wrapper(found, metrics if isinstance(metrics, str) else str(name))
+    name = metrics if isinstance(metrics, str) else str(name)
+    labelled = wrapper(found, name, holes or Holes(), ignored(path) if ignored else None)
     better = "up" if found is accuracy else getattr(found, "_direction", None)
     if better is not None:  # Keras's callbacks look for it, to know which value is the best
         labelled._direction = better
@@ -56,12 +74,21 @@ def names_of_results(model: Any) -> list[str]:
 class _Labelled(keras.metrics.Metric):
     """Another metric, of labelled samples only."""
 
-    def __init__(self, metric: keras.metrics.Metric, name: str) -> None:
+    def __init__(
+        self, metric: keras.metrics.Metric, name: str, holes: Holes, ignored: int | None
+    ) -> None:
         super().__init__(name=name, dtype=metric.dtype)
-        self._metric = metric
+        self._metric, self._holes, self._ignored = metric, holes, ignored
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        y_true, sample_weight = hide(y_true, y_pred, sample_weight)
+        possible = self._holes.possible or self._ignored is not None
+        if possible and known(y_true, y_pred, self._ignored) is not None:
+            if _takes_numbers(self._metric) and self._ignored is None:
+                heeds = isinstance(self._metric, keras.metrics.MeanMetricWrapper)
+                mask = mask_of(y_pred) if heeds else None
+                y_true, y_pred, sample_weight = hide_numbers(y_true, y_pred, sample_weight, mask)
+            else:
+                y_true, sample_weight = hide(y_true, y_pred, sample_weight, self._ignored)
         self._metric.update_state(y_true, y_pred, sample_weight=sample_weight)
 
     def result(self) -> Any:
@@ -74,17 +101,50 @@ class _Labelled(keras.metrics.Metric):
 class _LabelledMean(keras.metrics.MeanMetricWrapper):
     """The mean of a function of targets and outputs over the labels there are."""
 
-    def __init__(self, function: Any, name: str) -> None:
+    def __init__(self, function: Any, name: str, holes: Holes, ignored: int | None) -> None:
         super().__init__(function, name=name)
         self._as_loss = resolve_loss(function)
+        self._holes, self._ignored = holes, ignored
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        if sample_weight is None and known(y_true, y_pred) is not None:
-            value, count = masked(self._as_loss, y_true, y_pred)
-            keras.metrics.Mean.update_state(self, value, sample_weight=count)
-        else:
-            y_true, sample_weight = hide(y_true, y_pred, sample_weight)
+        possible = self._holes.possible or self._ignored is not None
+        if not possible or known(y_true, y_pred, self._ignored) is None:
             super().update_state(y_true, y_pred, sample_weight)
+            return
+        found = by_sample(self._as_loss, y_true, y_pred, sample_weight, self._ignored)
+        if found is None:  # one number for the whole batch
+            found = masked(self._as_loss, y_true, y_pred)
+        values, weights = found
+        keras.metrics.Mean.update_state(self, values, sample_weight=weights)
+
+
+_OF_NUMBERS = (
+    keras.metrics.AUC,
+    keras.metrics.BinaryAccuracy,
+    keras.metrics.BinaryCrossentropy,
+    keras.metrics.FalseNegatives,
+    keras.metrics.FalsePositives,
+    keras.metrics.Hinge,
+    keras.metrics.LogCoshError,
+    keras.metrics.MeanAbsoluteError,
+    keras.metrics.MeanAbsolutePercentageError,
+    keras.metrics.MeanSquaredError,
+    keras.metrics.MeanSquaredLogarithmicError,
+    keras.metrics.Poisson,
+    keras.metrics.Precision,
+    keras.metrics.Recall,
+    keras.metrics.RootMeanSquaredError,
+    keras.metrics.SquaredHinge,
+    keras.metrics.TrueNegatives,
+    keras.metrics.TruePositives,
+)
+
+
+def _takes_numbers(metric: keras.metrics.Metric) -> bool:
+    """Whether Keras's metric takes each number of the output by itself."""
+    config = metric.get_config() if isinstance(metric, _OF_NUMBERS) else {"top_k": 1}
+    asks = (config.get("multi_label"), config.get("class_id"), config.get("top_k"))
+    return all(ask in (None, False) for ask in asks)
 
 
 def accuracy(y_true: Any, y_pred: Any) -> Tensor:

@@ -10,6 +10,7 @@ import numpy as np
 from keras.optimizers.schedules import LearningRateSchedule
 
 from polytape.contract import Tensor, is_number, is_whole
+from polytape.training.objectives.class_weights import check_class_weight
 
 Weight = Any  # a number, a LearningRateSchedule or a keras.Variable
 
@@ -54,9 +55,16 @@ class Objective:
     when    function of the step, () bool: active where it is true
     output  key of the output that a Keras loss compares; the name by default
     target  key of its target; that of the output by default
+    class_weight  {class number: weight}, at least 0, of a Keras loss: entries whose target is of
+            that class count so often, in the loss and in weighted metrics, in training and in
+            evaluation; classes that are not in it count once. Targets are class numbers, one-hot,
+            or 0 and 1 for an output of one number. It multiplies `sample_weight`; a mean stays one
+            over all labels, as with Keras's `fit(class_weight=...)`
 
     An objective that is not active has no gradient in that step, and the others are combined as if
-    it did not exist. One whose target has no label in the batch is not active.
+    it did not exist. One whose target has no label in the batch is not active: labels that are NaN,
+    of a class that the loss ignores (`ignore_class`), hidden by Keras's mask or of sample weight
+    zero do not count.
 
     Raises `TypeError` or `ValueError` where an argument cannot be meant.
 
@@ -76,6 +84,7 @@ class Objective:
         when: Callable[[Step], Tensor] | None = None,
         output: Any = None,
         target: Any = None,
+        class_weight: Mapping[int, float] | None = None,
     ) -> None:
         if not isinstance(name, str) or not name:
             raise TypeError(
@@ -102,6 +111,7 @@ class Objective:
                 f"Objective {name!r}: `output` and `target` bind a Keras loss; a function of the "
                 "step reads step.outputs and step.targets itself."
             )
+        self.class_weight = check_class_weight(name, class_weight, self.of_step)
 
     @property
     def start(self) -> float | LearningRateSchedule:
@@ -122,12 +132,15 @@ class Objective:
             "when": keras.saving.serialize_keras_object(self.when),
             "output": output,
             "target": target,
+            # As pairs: JSON makes texts of the keys of a dict.
+            "class_weight": self.class_weight and [[*pair] for pair in self.class_weight.items()],
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Objective":
         found = {key: keras.saving.deserialize_keras_object(item) for key, item in config.items()}
-        return cls(**found)
+        pairs = found.pop("class_weight", None)
+        return cls(**found, class_weight=pairs and dict(pairs))
 
 
 def _named(name: str, trains: Any) -> tuple[Any, ...] | None:

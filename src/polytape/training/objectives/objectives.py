@@ -9,9 +9,10 @@ from keras import ops
 
 from polytape.contract import Tensor, did_you_mean
 from polytape.differentiation.losses import check_scalar
+from polytape.training.objectives.class_weights import of_classes, times
 from polytape.training.objectives.evaluated import Evaluated, activity
-from polytape.training.objectives.labels import ELEMENTWISE, Labelled
-from polytape.training.objectives.losses import Parts, loss_parts, resolve_loss
+from polytape.training.objectives.labels import ELEMENTWISE, Holes, Labels
+from polytape.training.objectives.losses import Parts, Path, loss_parts, resolve_loss
 from polytape.training.objectives.means import Means
 from polytape.training.objectives.objective import Objective, Step
 from polytape.training.objectives.probabilities import Improbable, of_probabilities
@@ -32,6 +33,7 @@ class Objectives:
         # Read now: within a traced step the value of a variable is no number.
         self.starts = {name: objective.start for name, objective in self.given.items()}
         self._halves, self._samples = halves, samples
+        self.holes = Holes()  # metrics ask; losses look for NaN in any float target
         self._means = Means([f"{name}_loss" for name in self.given])
         self.improbable = {
             name: Improbable(name, loss)
@@ -62,26 +64,46 @@ class Objectives:
         if objective.of_step:
             if self._halves or self._samples:
                 raise ValueError(_WHOLE.format(name=objective.name))
-            parts, labels = [_called(objective, step)], None
+            parts: Parts = [_called(objective, step)]
+            labels = None
         else:
             parts, labels = self._compared(objective, step)
         check_scalar(objective.name, parts[0])
         parts = [ops.cast(part, keras.config.floatx()) for part in parts]
         return Evaluated(parts, labels, activity(objective, step, labels))
 
-    def _compared(self, objective: Objective, step: Step) -> tuple[Parts, Tensor | None]:
+    def _compared(self, objective: Objective, step: Step) -> tuple[Parts, Labels | None]:
         y_pred = _entry(step.outputs, objective.output, objective.name, "output")
         y_true = _entry(step.targets, objective.target, objective.name, "target")
-        weights = step.sample_weight
-        if isinstance(weights, Mapping):
-            weights = weights.get(objective.target)
         loss = self._losses[objective.name]
         _check_ranks(loss, objective.name, y_true, y_pred)
+        weights = self._weights(objective, step.sample_weight, y_true, y_pred)
         if objective.name in self.improbable:
             self.improbable[objective.name].update_state(y_true, y_pred)
-        labelled = Labelled(loss)
-        parts = loss_parts(labelled, y_true, y_pred, weights, self._halves, self._samples)
-        return parts, labelled.count
+        return loss_parts(loss, y_true, y_pred, weights, self._halves, self._samples)
+
+    def _weights(self, objective: Objective, given: Any, y_true: Any, y_pred: Any) -> Any:
+        """The sample weights of an objective, those of its classes included; or None.
+
+        given  for all targets alike, or a nest of those of some of them
+        """
+        weights = _optional(given, objective.target)
+        if objective.class_weight is None:
+            return weights
+        loss, name = self._losses[objective.name], objective.name
+        found = of_classes(name, objective.class_weight, loss, y_true, y_pred)
+        return found if weights is None else times(found, weights)
+
+    def ignored(self, path: Path) -> int | None:
+        """The class that a loss of the output at a path ignores, if one does."""
+        for name, loss in self._losses.items():
+            output = self.given[name].output
+            parts = tuple(output.split("/")) if isinstance(output, str) else (output,)
+            if parts in (path, path[: len(parts)]) or len(self._losses) == 1:
+                found: int | None = getattr(loss, "ignore_class", None)
+                if found is not None:
+                    return found
+        return None
 
     @property
     def described(self) -> dict[str, Any]:
@@ -161,16 +183,36 @@ class Objectives:
             return None
         return ops.stack([ops.ones((), "bool") if p is None else p for p in found])
 
-    def measured(self, targets: Any, outputs: Any) -> tuple[Any, Any]:
-        """Targets and outputs for metrics: the outputs that have a target, under the same keys."""
-        if not isinstance(targets, Mapping) or not isinstance(outputs, Mapping):
-            return targets, outputs
-        bound = {o.output: o.target for o in self.given.values() if not o.of_step}
-        named = {key: bound.get(key, key) for key in outputs}
-        found = {key: target for key, target in named.items() if target in targets}
-        return {key: targets[target] for key, target in found.items()}, {
-            key: outputs[key] for key in found
-        }
+    def measured(self, targets: Any, outputs: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
+        """Targets, outputs and sample weights for metrics, under the keys of the outputs.
+
+        Of outputs in a dict only those that have a target. Weights hold those of the classes.
+        """
+        given = [o for o in reversed(self.given.values()) if not o.of_step]
+        given.sort(key=lambda objective: objective.class_weight is not None)
+        bound = {objective.output: objective for objective in given}  # the last one counts
+
+        def weights(key: Any, target: Any, y_true: Any, y_pred: Any) -> Any:
+            if key in bound:
+                return self._weights(bound[key], sample_weight, y_true, y_pred)
+            return _optional(sample_weight, target)
+
+        if isinstance(targets, Mapping) and isinstance(outputs, Mapping):
+            named = {key: bound[key].target if key in bound else key for key in outputs}
+            found = {key: target for key, target in named.items() if target in targets}
+            y_true = {key: targets[target] for key, target in found.items()}
+            y_pred = {key: outputs[key] for key in found}
+            weighed = {key: weights(key, t, y_true[key], y_pred[key]) for key, t in found.items()}
+            return y_true, y_pred, _unless_none(weighed)
+        lists = isinstance(targets, (list, tuple)) and isinstance(outputs, (list, tuple))
+        if lists and len(targets) == len(outputs):
+            places = enumerate(zip(targets, outputs, strict=True))
+            return targets, outputs, _unless_none([weights(i, i, *pair) for i, pair in places])
+        if len(bound) == 1 and not keras.tree.is_nested(targets) and not lists:
+            (objective,) = bound.values()
+            y_pred = _entry(outputs, objective.output, objective.name, "output")
+            return targets, outputs, self._weights(objective, sample_weight, targets, y_pred)
+        return targets, outputs, sample_weight
 
     def note(self, batch: Tensor) -> None:
         """Add the values to the running means.
@@ -179,7 +221,7 @@ class Objectives:
         """
         seen = dict.fromkeys(self.given, (0.0, 0.0))
         for name, each in self._found.items():
-            count = batch if each.labels is None else each.labels
+            count = batch if each.labels is None else each.labels.count
             numbers = each.parts[0], count
             seen[name] = tuple(each.kept(ops.cast(number, "float32")) for number in numbers)
         self._means.add(*zip(*seen.values(), strict=True))
@@ -229,6 +271,24 @@ def _entry(nest: Any, key: Any, name: str, what: str) -> Any:
         except (KeyError, IndexError, TypeError):
             raise ValueError(_missing(nest, key, name, what)) from None
     return found
+
+
+def _optional(nest: Any, key: Any) -> Any:
+    """The sample weights that are given for a target, or for all of them alike; or None."""
+    if not isinstance(nest, (Mapping, list, tuple)):
+        return nest
+    found: Any = nest
+    for part in [key] if not isinstance(key, str) else key.split("/"):
+        if isinstance(found, Mapping):
+            found = found.get(part)
+        elif isinstance(found, (list, tuple)):
+            found = found[int(part)]
+    return found
+
+
+def _unless_none(weights: Any) -> Any:
+    """Sample weights, or None if there are none at all."""
+    return None if all(leaf is None for leaf in keras.tree.flatten(weights)) else weights
 
 
 def _missing(nest: Any, key: Any, name: str, what: str) -> str:

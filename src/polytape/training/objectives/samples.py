@@ -2,15 +2,14 @@
 
 from typing import Any
 
-import keras
 from keras import ops
 
 from polytape.contract import Tensor
-from polytape.training.objectives.labels import unreduced
+from polytape.training.objectives.labels import Labelled, unreduced
 
 
 def sample_losses(
-    loss: keras.losses.Loss,
+    loss: Labelled,
     y_true: Any,
     y_pred: Any,
     sample_weight: Any,

@@ -1,0 +1,77 @@
+"""Once a loss was not finite: whether it is the data that is not."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+BATCHES = 100  # of a data set are looked through
+
+
+def culprits(x: Any, y: Any, targets: Mapping[str, Any], places: Mapping[str, int]) -> str:
+    """What in the data of a `fit` is not finite, as sentences with a space before; or nothing.
+
+    x, y     as given to `fit`: arrays, or a data set as `x`. One that yields its batches only once
+             is not looked at
+    targets  {objective: key of its target}, of those that were not finite
+    places   likewise its place where targets are in a list
+
+    NaN in a target is no label, so it is Inf that is looked for there.
+    """
+    bad: dict[str, None] = {}
+    for inputs, labels in _batches(x, y):
+        for name, key in targets.items():
+            found = _of(labels, key, places[name])
+            if any(np.isinf(leaf).any() for leaf in _floats(found)):
+                bad[f"The targets of objective {name!r} contain Inf."] = None
+        kinds = {"NaN": np.isnan, "Inf": np.isinf}
+        for leaf in _floats(inputs):
+            there = [kind for kind, test in kinds.items() if test(leaf).any()]
+            if there:
+                bad[f"The inputs contain {' and '.join(there)}."] = None
+        if bad:
+            break
+    return "".join(f" {sentence}" for sentence in bad)
+
+
+def _batches(x: Any, y: Any) -> Iterator[tuple[Any, Any]]:
+    """Inputs and targets; the arrays of a whole fit are one batch."""
+    if y is not None or all(_is_array(leaf) for leaf in keras.tree.flatten(x)):
+        yield x, y
+        return
+    if isinstance(x, keras.utils.PyDataset):
+        count = x.num_batches
+        places = itertools.count() if count is None else range(count)
+        batches: Any = (x[place] for place in places)
+    elif getattr(x, "__next__", None) is not None:  # a generator: it is spent
+        return
+    else:
+        batches = iter(x)
+    for batch in itertools.islice(batches, BATCHES):
+        inputs, targets, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        yield inputs, targets
+
+
+def _is_array(leaf: Any) -> bool:
+    return leaf is None or getattr(leaf, "shape", None) is not None
+
+
+def _floats(nest: Any) -> Iterator[np.ndarray]:
+    for leaf in keras.tree.flatten(nest):
+        if _is_array(leaf) and leaf is not None:
+            array = ops.convert_to_numpy(leaf) if ops.is_tensor(leaf) else np.asarray(leaf)
+            if np.issubdtype(array.dtype, np.floating):
+                yield array
+
+
+def _of(targets: Any, key: Any, place: int) -> Any:
+    """The target under a key, or at a place, or the only one."""
+    if isinstance(targets, Mapping):
+        return targets.get(key)
+    if isinstance(targets, Sequence):
+        place = key if isinstance(key, int) else place
+        return targets[place] if place < len(targets) else None
+    return targets
