@@ -218,9 +218,9 @@ class Trainer:
             given["validation_data"] = (*validation[:2], weights)
         if self.plan.source.holes.expect(whole(x, y, validation)):
             # Made anew, now: a callback may evaluate other data while a fit runs.
-            if self.train_function is not None:  # type: ignore[has-type]
+            if self.train_function is not None:  # type: ignore[attr-defined]
                 super().make_train_function(force=True)  # type: ignore[misc]
-            if self.test_function is not None:  # type: ignore[has-type]
+            if self.test_function is not None:  # type: ignore[attr-defined]
                 super().make_test_function(force=True)  # type: ignore[misc]
         return given
 

@@ -47,7 +47,9 @@ class _Rows:
     def restore(self, flat: Tensor) -> Tensor:
         like = self._like[0]
         if not self._sparse:
-            shaped = flat if flat.shape == like.shape else tf.reshape(flat, like.shape)
+            known = like.shape.is_fully_defined()  # not behind Dense layers of batches of any size
+            same = known and flat.shape == like.shape
+            shaped = flat if same else tf.reshape(flat, like.shape if known else tf.shape(like))
             return tf.cast(shaped, like.dtype)
         values = tf.cast(tf.reshape(flat, [-1, *like.values.shape[1:]]), like.values.dtype)
         return tf.IndexedSlices(values, _touched(self._like), like.dense_shape)
