@@ -94,7 +94,9 @@ def test_a_loss_that_is_not_finite_keeps_its_trace() -> None:
     model.train_on_batch(X, Y)
     first, right = held(model), by_loop(model, 4)
     with pytest.warns(RuntimeWarning, match="not finite"):
-        model.fit(X, {**Y, "b": np.full_like(Y["b"], np.inf)}, batch_size=6, shuffle=False, verbose=0)
+        model.fit(
+            X, {**Y, "b": np.full_like(Y["b"], np.inf)}, batch_size=6, shuffle=False, verbose=0
+        )
     np.testing.assert_allclose(held(model)[0], right[0], rtol=1e-4)
     assert held(model)[1] == first[1]
 

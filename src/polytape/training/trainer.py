@@ -145,14 +145,9 @@ class Trainer:
         plan.check_outputs(y_pred)
         ledger: Any = plan.source
         ledger.check_targets(y)
-<<<<<<< HEAD
-        with ledger.thrown_away():
-            share(self, y, y_pred, sample_weight)
-=======
         sample_weight = completed(sample_weight, y)
-        if share(self, ledger, y, y_pred, sample_weight):
-            plan.check_outputs(y_pred)  # forgets what that noted
->>>>>>> a23eb06 (Labels: what is none is none through loss= as through objectives=, in metrics and weights; class_weight of an objective; targets that are not finite are named)
+        with ledger.thrown_away():
+            share(self, ledger, y, y_pred, sample_weight)
         total = super().compute_loss(x, y, y_pred, sample_weight, training)  # type: ignore[misc]
         plan.complete(y_pred)
         return plan.whole(total, y_pred)
@@ -277,19 +272,14 @@ class Trainer:
         plan = self._compiled("train_on_batch")
         if plan.courses and (weights := live_weights(plan)):
             plan.follow(weights)
-<<<<<<< HEAD
-        logs = super().train_on_batch(*args, **kwargs)  # type: ignore[misc]
-        plan.check_reached()
-        plan.raise_if_dropped()
-=======
         given = self._given(super().train_on_batch, args, kwargs)  # type: ignore[misc]
         plan.data = given.get("x"), given.get("y")
         try:
             logs = super().train_on_batch(**given)  # type: ignore[misc]
+            plan.check_reached()
             plan.raise_if_dropped()
         finally:
             plan.data = None, None
->>>>>>> a23eb06 (Labels: what is none is none through loss= as through objectives=, in metrics and weights; class_weight of an objective; targets that are not finite are named)
         return logs
 
     def _compiled(self, asked_by: str) -> Plan:

@@ -10,12 +10,8 @@ from keras import ops
 
 from polytape.contract import Tensor, did_you_mean, is_number, received
 from polytape.differentiation.losses import check_scalar
-<<<<<<< HEAD
 from polytape.engines import stand_in, unheard
-from polytape.training.objectives.labels import same_rank
-=======
 from polytape.training.objectives.labels import Holes, Labelled, Labels, of_labelled, same_rank
->>>>>>> a23eb06 (Labels: what is none is none through loss= as through objectives=, in metrics and weights; class_weight of an objective; targets that are not finite are named)
 from polytape.training.objectives.samples import sample_losses
 
 Path = tuple[Any, ...]
@@ -23,11 +19,12 @@ Parts = list[Tensor]  # the loss of a batch, of its two halves, of its first sam
 
 
 class Note(NamedTuple):
-    """What one loss came to: its parts, and what Keras got of it."""
+    """What one loss came to: its parts, what Keras got of it, and the labels that it found."""
 
     path: Path
     parts: Parts
     returned: Tensor
+    labels: Labels
 
 
 class Ledger:
@@ -51,16 +48,10 @@ class Ledger:
         samples  how many samples' own losses are noted, too
         holes    whether targets may be NaN
         """
-<<<<<<< HEAD
         self._noted: list[Note] = []
         self._gathering = self._several = False
-        self._parts = 3 if halves else 1
-        self._samples = samples
-=======
-        self._noted: list[_Value] = []
         self._halves, self._samples = halves, samples
         self.holes = holes or Holes()
->>>>>>> a23eb06 (Labels: what is none is none through loss= as through objectives=, in metrics and weights; class_weight of an objective; targets that are not finite are named)
         self.described = loss  # what `model.loss` shows
         self.wrapped = self._wrap(loss, ())
         self._leaves = dict(_leaves(self.wrapped))
@@ -128,8 +119,9 @@ class Ledger:
         whole = not self.holes.possible
         found, labels = loss_parts(loss, *compared, self._halves, self._samples, whole)
         parts = [ops.cast(part, keras.config.floatx()) for part in found]
-        self._noted.append(_Value(path, parts, labels))
-        return found[0]
+        returned = stand_in(found[0])
+        self._noted.append(Note(path, parts, returned, labels))
+        return returned
 
     def share(self) -> Tensor | None:
         """() float32: of the entries of the loss just evaluated those with a label; None: all."""
@@ -149,7 +141,7 @@ class Ledger:
 
         if self.empty:
             return None
-        found = [of(value.labels) for value in self._in_order(names)]
+        found = [of(note.labels) for note in self._evaluations(names)[-1]]
         if all(present is None for present in found):
             return None
         return ops.stack([ops.ones((), "bool") if p is None else p for p in found])
@@ -202,7 +194,6 @@ class Ledger:
         part  0: of the whole batch; 1, 2: of its first and second half, where these are noted;
               -1: of its first samples, a vector, where these are
         """
-<<<<<<< HEAD
         last = self._evaluations(names)[-1]
         return [self._weighted(note.path, note.parts[part]) for note in last]
 
@@ -231,27 +222,11 @@ class Ledger:
         order, count = list(self._leaves), len(names)
         whole = not len(self._noted) % count if self._several else len(self._noted) == count
         if not self._noted or not whole:
-=======
-        found = []
-        for name, noted in zip(names, self._in_order(names), strict=True):
-            value = noted.parts[part]
-            check_scalar(name, noted.parts[0])
-            weight = self._weights.get(noted.path)
-            found.append(value if weight is None else ops.multiply(value, weight))
-        return found
-
-    def _in_order(self, names: Sequence[str]) -> list["_Value"]:
-        """What was noted, in the order of `names`."""
-        order = list(self._leaves)
-        noted = sorted(self._noted, key=lambda value: order.index(value.path))  # stable
-        if len(noted) != len(names):
->>>>>>> a23eb06 (Labels: what is none is none through loss= as through objectives=, in metrics and weights; class_weight of an objective; targets that are not finite are named)
             raise ValueError(
                 f"Compiled for {count} objectives ({', '.join(names)}), but this step "
                 f"computed {len(self._noted)} losses. If outputs, losses or targets changed since "
                 "compile(), call compile() again."
             )
-<<<<<<< HEAD
         found = []
         for start in range(0, len(self._noted), count):
             noted = self._noted[start : start + count]
@@ -259,9 +234,6 @@ class Ledger:
             for name, note in zip(names, found[-1], strict=True):
                 check_scalar(name, note.parts[0])
         return found
-=======
-        return noted
->>>>>>> a23eb06 (Labels: what is none is none through loss= as through objectives=, in metrics and weights; class_weight of an objective; targets that are not finite are named)
 
     def check_targets(self, targets: Any) -> None:
         """Raise if losses named by output lack their target."""
@@ -293,45 +265,16 @@ class Ledger:
                 )
 
 
-class _Value(NamedTuple):
-    """What a loss came to: at which path, its parts, and the labels it found."""
-
-<<<<<<< HEAD
-    def __init__(
-        self,
-        loss: keras.losses.Loss,
-        path: Path,
-        noted: list[Note],
-        halves: bool,
-        samples: int,
-    ) -> None:
-        super().__init__(name=loss.name, dtype=loss.dtype)
-        self.loss, self._path, self._list = loss, path, noted
-        self._halves, self._samples = halves, samples
-
-    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
-        found = loss_parts(self.loss, y_true, y_pred, sample_weight, self._halves, self._samples)
-        returned = stand_in(found[0])
-        parts = [ops.cast(v, keras.config.floatx()) for v in found]
-        self._list.append(Note(self._path, parts, returned))
-        return returned
-=======
-    path: Path
-    parts: Parts
-    labels: Labels
-
-
 class _Noted(keras.losses.Loss):
     """A loss whose values go through a ledger."""
 
     def __init__(self, loss: keras.losses.Loss, path: Path, ledger: Ledger) -> None:
         super().__init__(name=loss.name, dtype=loss.dtype)
-        self._loss, self._path, self._ledger = loss, path, ledger
+        self.loss, self._path, self._ledger = loss, path, ledger
         self.ignore_class: int | None = getattr(loss, "ignore_class", None)
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Tensor:
-        return self._ledger.note(self._loss, self._path, y_true, y_pred, sample_weight)
->>>>>>> a23eb06 (Labels: what is none is none through loss= as through objectives=, in metrics and weights; class_weight of an objective; targets that are not finite are named)
+        return self._ledger.note(self.loss, self._path, y_true, y_pred, sample_weight)
 
 
 def loss_parts(

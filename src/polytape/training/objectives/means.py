@@ -77,13 +77,8 @@ class _Mean(keras.metrics.Metric):
         return self._means.result(self._place)
 
 
-<<<<<<< HEAD
-def share(model: Any, y: Any, y_pred: Any, sample_weight: Any) -> None:
+def share(model: Any, ledger: Ledger, y: Any, y_pred: Any, sample_weight: Any) -> None:
     """Give a compiled model such means of its losses, before its first step.
-=======
-def share(model: Any, ledger: Ledger, y: Any, y_pred: Any, sample_weight: Any) -> bool:
-    """Give a compiled model such means of its losses, before its first step; whether it did.
->>>>>>> a23eb06 (Labels: what is none is none through loss= as through objectives=, in metrics and weights; class_weight of an objective; targets that are not finite are named)
 
     A batch counts in the mean of a loss as far as it has labels.
 
@@ -98,9 +93,4 @@ def share(model: Any, ledger: Ledger, y: Any, y_pred: Any, sample_weight: Any) -
         evaluation(y, y_pred, sample_weight)
     found = evaluation.metrics
     if found and all(type(metric) is keras.metrics.Mean for metric in found):
-<<<<<<< HEAD
-        found[:] = Means([metric.name for metric in found]).metrics
-=======
         found[:] = Means([metric.name for metric in found], ledger.share).metrics
-    return True
->>>>>>> a23eb06 (Labels: what is none is none through loss= as through objectives=, in metrics and weights; class_weight of an objective; targets that are not finite are named)
