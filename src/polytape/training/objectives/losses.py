@@ -139,7 +139,7 @@ class Ledger:
                 return labels.count > 0 if labels.holes else None
             return labels.present if labels.may_be_none else None
 
-        if self.empty:
+        if not self.evaluated:  # there is nothing but added losses, or a loss of the user's own
             return None
         found = [of(note.labels) for note in self._evaluations(names)[-1]]
         if all(present is None for present in found):
