@@ -1,4 +1,6 @@
-"""A jitted training step of one's own on JAX: all state goes in and comes out.
+"""What `pt.compiled_step` does on JAX, by hand: all state goes in and comes out.
+
+Needed where the step is to be something else than losses, method and optimizer.
 
 KERAS_BACKEND=jax python examples/jax_loop.py
 """

@@ -15,7 +15,7 @@ BACKEND = keras.backend.backend()
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
 def test_example(path):
     written_for = path.stem.removesuffix("_loop")
-    if written_for in ("jax", "tensorflow") and written_for != BACKEND:
+    if written_for in ("jax", "torch") and written_for != BACKEND:
         pytest.skip(f"written for {written_for}")
     run = subprocess.run(
         [sys.executable, str(path)],

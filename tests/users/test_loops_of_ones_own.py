@@ -1,5 +1,7 @@
 """Loops of one's own: outputs, lists, routes between networks, constants, names."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -256,3 +258,47 @@ def test_something_of_another_framework(w: keras.Variable) -> None:
         pt.gradients(lambda: {"a": foreign}, [w])
     with pytest.raises(TypeError, match="pt.Model.wrap takes a Keras model, and this is " + text):
         pt.Model.wrap(foreign)
+
+
+# ------------------------------------------------------------------ the README's own lines
+
+
+def test_the_loops_of_the_readme() -> None:
+    """The code blocks of "In a loop of your own" that this backend can run, as they are printed."""
+    text = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    section = text[text.index("## In a loop of your own") : text.index("## What you can rely on")]
+    blocks = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+    assert len(blocks) == 4
+    inputs = keras.Input((4,))
+    heads = [keras.layers.Dense(1)(inputs), keras.layers.Dense(4)(inputs)]
+    x, y = ops.ones((8, 4)), ops.zeros((8, 1))
+    known: dict[str, Any] = {
+        "keras": keras,
+        "pt": pt,
+        "model": keras.Model(inputs, heads),
+        "optimizer": keras.optimizers.Adam(),
+        "digit_loss": keras.losses.MeanSquaredError(),
+        "image_loss": keras.losses.MeanSquaredError(),
+        "batches": [(x, y)] * 2,
+        "loss_a": lambda y, p: ops.mean((p[0] - y) ** 2),
+        "loss_b": lambda y, p: ops.mean(p[1] ** 2),
+    }
+    known.update(x=x, y=y)
+    exec(blocks[0], known)
+    assert set(known["logs"]) == {"digit", "image"}
+    known["optimizer"] = keras.optimizers.Adam()
+    exec(blocks[1], known)
+    assert known["grads"].cosines.shape == (2, 2)
+    if BACKEND == "tensorflow":
+        exec(blocks[2], {**known, "optimizer": keras.optimizers.Adam()})
+    if BACKEND == "torch":
+        import torch
+
+        encoder, decoder = torch.nn.Linear(4, 2), torch.nn.Linear(2, 4)
+        known.update(encoder=encoder, decoder=decoder, combiner=pt.Combiner("upgrad"))
+        known["losses"] = lambda: {
+            "fit": ((decoder(encoder(x)) - x) ** 2).mean(),
+            "size": (encoder(x) ** 2).mean(),
+        }
+        known["optimizer"] = torch.optim.SGD([*encoder.parameters(), *decoder.parameters()])
+        exec(blocks[3], known)

@@ -37,17 +37,26 @@ class Variables(NamedTuple):
                 "once on a batch, or pass an Input, before asking for gradients. Of a frozen model "
                 "none is trainable."
             )
+        variables = [item.variable for item in found]
         paths: list[str] = []
-        for index, (path, variable, _) in enumerate(found):
-            paths.append(path or f"{UNNAMED}/{path_or_number(variable, index)}")
-        _check_once(caller, [variable for _, variable, _ in found], paths)
-        resting = [path for path, (_, _, trains) in zip(paths, found, strict=True) if not trains]
+        for index, item in enumerate(found):
+            paths.append(item.path or f"{UNNAMED}/{path_or_number(item.variable, index)}")
+        _check_once(caller, variables, paths)
+        resting = []
+        for path, item in zip(paths, found, strict=True):
+            if item.frozen and item.alone:
+                raise ValueError(
+                    f"{caller} got the variable {path!r}, which is frozen ({item.frozen}): no "
+                    "gradient is taken by it. Leave it out, set it to train, or give the layer or "
+                    "module that holds it, whose frozen variables are left alone."
+                )
+            resting += [path] if item.frozen else []
         if len(resting) == len(found):
             raise ValueError(
                 f"{caller}: all {len(found)} parameters are frozen (requires_grad=False), so there "
                 "is nothing to train. Call module.requires_grad_(True)."
             )
-        return cls([variable for _, variable, _ in found], tuple(paths), tuple(resting))
+        return cls(variables, tuple(paths), tuple(resting))
 
 
 def path_or_number(variable: Any, index: int) -> str:
@@ -58,15 +67,24 @@ def path_or_number(variable: Any, index: int) -> str:
         return str(index)
 
 
-_Found = tuple[str, Any, bool]  # path or "", variable, whether it trains
+class _Found(NamedTuple):
+    """A variable on its way.
+
+    path    "" if it has none
+    frozen  what freezes it; "" if it trains
+    alone   whether it was given itself, and not what holds it
+    """
+
+    path: str
+    variable: Any
+    frozen: str = ""
+    alone: bool = True
 
 
 def _expanded(caller: str, given: Any, name: str) -> Iterator[_Found]:
     """The variables of one item, below the name that it was given."""
     if isinstance(given, keras.Variable):
-        if not given.trainable:
-            raise ValueError(_FROZEN.format(caller, given.path, "trainable=False"))
-        yield name or given.path, given, True
+        yield _Found(name or given.path, given, "" if given.trainable else "trainable=False")
         return
     if isinstance(given, keras.layers.Layer):
         yield from _of_layer(caller, given, name)
@@ -76,18 +94,14 @@ def _expanded(caller: str, given: Any, name: str) -> Iterator[_Found]:
     if module is not None:
         for key, parameter in module.items():
             path = "/".join(filter(None, [name, key.replace(".", "/")]))
-            yield path, parameter, bool(engine().trains(parameter))
+            yield _Found(path, parameter, _resting(parameter), alone=False)
     elif isinstance(given, Mapping):
         for key, item in given.items():
             yield from _expanded(caller, item, "/".join(filter(None, [name, str(key)])))
     elif isinstance(given, tuple) and len(given) == 2 and isinstance(given[0], str):
         yield from _expanded(caller, given[1], "/".join(filter(None, [name, given[0]])))
     elif engine().trains(given) is not None:
-        path = name.replace(".", "/")
-        if not engine().trains(given):
-            shown = path or path_or_number(given, 0)
-            raise ValueError(_FROZEN.format(caller, shown, "requires_grad=False"))
-        yield path, given, True
+        yield _Found(name.replace(".", "/"), given, _resting(given))
     elif isinstance(given, Iterable) and not _single(given):
         for item in given:
             yield from _expanded(caller, item, name)
@@ -96,6 +110,10 @@ def _expanded(caller: str, given: Any, name: str) -> Iterator[_Found]:
             f"{caller} takes variables: of Keras, of {keras.backend.backend()}, or layers, models "
             f"and dicts of them. {received(given)}"
         )
+
+
+def _resting(variable: Any) -> str:
+    return "" if engine().trains(variable) else _FREEZES[keras.backend.backend()]
 
 
 def _single(item: Any) -> bool:
@@ -111,7 +129,7 @@ def _of_layer(caller: str, layer: Any, name: str) -> Iterator[_Found]:
     for variable in layer.trainable_variables:
         head, _, rest = variable.path.partition("/")
         below = rest if head == layer.name and rest else variable.path
-        yield f"{name}/{below}" if name else variable.path, variable, True
+        yield _Found(f"{name}/{below}" if name else variable.path, variable, alone=False)
 
 
 def _check_once(caller: str, variables: list[Any], paths: list[str]) -> None:
@@ -125,7 +143,4 @@ def _check_once(caller: str, variables: list[Any], paths: list[str]) -> None:
             )
 
 
-_FROZEN = (
-    "{} got the variable {!r}, which is frozen ({}): no gradient is taken by it. Leave it out, set "
-    "it to train, or give the layer or module that holds it, whose frozen variables are left alone."
-)
+_FREEZES = {"torch": "requires_grad=False", "tensorflow": "trainable=False"}

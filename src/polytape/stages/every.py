@@ -17,7 +17,9 @@ class Every(Method):
 
     As the outermost stage of `combine=`, the steps in between cost one backward pass over the
     shared variables instead of T (Nash-MTL calls this `update_weights_every`). Deeper inside a
-    chain it saves the solver only. The first step always asks.
+    chain it saves the solver only. The first step always asks. So much for `pt.Model` and
+    `pt.compiled_step`, which know what is due before they differentiate; `pt.gradients` does not:
+    in a loop by hand there are T backward passes in every step, and this saves the solver only.
 
     >>> import polytape as pt
     >>> method = pt.Every(pt.Normalize(), steps=2)
