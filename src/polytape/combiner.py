@@ -21,7 +21,8 @@ from polytape.contract import (
 from polytape.differentiation.jacobian import Jacobian
 from polytape.differentiation.measured import check_measure
 from polytape.differentiation.variables import Variables
-from polytape.settlement import Settlement, check_private
+from polytape.settlement import Held, Owner, Saved, Settlement, check_private
+from polytape.settlement.state import constant
 
 
 @keras.saving.register_keras_serializable(package="polytape")
@@ -61,6 +62,8 @@ class Combiner(keras.layers.Layer):
         self.steps: Any = None
         self._before: Any = None  # the losses of the last update, and which of them took part
         self._settlement: Settlement | None = None
+        self._held: Held | None = None
+        self._pending: Saved | None = None  # loaded before the first call
 
     def prepare(self, objectives: Sequence[str], variables: Any) -> None:
         """Create the state now instead of at the first call.
@@ -76,28 +79,62 @@ class Combiner(keras.layers.Layer):
     def settlement_for(self, names: Sequence[str], known: Variables) -> Settlement:
         """The method at work on these objectives and variables, with its state."""
         sizes = [math.prod(variable.shape) for variable in known.variables]
-        return self._prepare(tuple(names), known.paths, sizes)
+        return self._prepared([*names], [*known.paths], sizes)
 
-    def _prepare(
-        self, names: tuple[str, ...], paths: tuple[str, ...], sizes: Sequence[int]
-    ) -> Settlement:
-        known = self._settlement
-        if known is None:
-            self.steps = self.add_weight(
-                name="steps", shape=(), dtype="int32", initializer="zeros", trainable=False
-            )
-            known = Settlement(
-                self.method, names, paths, self.add_weight, self.private, self.seed, sizes=sizes
-            )
-            self._settlement = known
-            self.built = True
-        if (known.names, known.paths) != (names, paths):
+    def _prepared(self, names: list[str], paths: list[str], sizes: list[int]) -> Settlement:
+        if self._settlement is None:
+            self.build(names, paths, sizes)  # Keras records it, and PyTorch sees the variables
+        known: Any = self._settlement
+        if (known.names, known.paths) != (tuple(names), tuple(paths)):
             raise ValueError(
                 f"This Combiner holds the state of objectives {known.names} over "
-                f"{len(known.paths)} variables. Received gradients of {names} over {len(paths)} "
-                "variables. Use one Combiner for each set of objectives and variables."
+                f"{len(known.paths)} variables. Received gradients of {tuple(names)} over "
+                f"{len(paths)} variables. Use one Combiner for each set of objectives and "
+                "variables."
             )
         return known
+
+    def build(self, objectives: Any, paths: Any, sizes: Any) -> None:
+        """Create the state: `prepare` calls it, and Keras when it loads a prepared Combiner.
+
+        objectives  their names;  paths, sizes  of the variables
+        """
+        owner = Owner(tuple(objectives), self.method, self.private)
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.check([owner], clock=True)
+        self.steps = self.add_weight(
+            name="steps",
+            shape=(),
+            dtype="int32",
+            initializer=constant(0 if pending is None else pending.clock),
+            trainable=False,
+        )
+        self._settlement = Settlement(
+            self.method,
+            tuple(objectives),
+            tuple(paths),
+            self.add_weight,
+            self.private,
+            self.seed,
+            saved=None if pending is None else pending.arrays(owner),
+            sizes=sizes,
+        )
+        self._held = Held([(owner, self._settlement.state)], self.steps)
+
+    def save_own_variables(self, store: Any) -> None:
+        if self._held is not None:
+            self._held.save(store)
+        elif self._pending is not None:
+            self._pending.save(store)
+
+    def load_own_variables(self, store: Any) -> None:
+        """A state that comes before the first call is kept for it."""
+        saved = Saved.read(store)
+        if saved is not None and self._held is not None:
+            self._held.load(saved)
+        elif saved is not None:
+            self._pending = saved
 
     def __call__(self, gradients: Jacobian, traces: Any = None) -> list[Tensor | None]:
         """Update directions, one per variable; the state moves on.
@@ -118,7 +155,9 @@ class Combiner(keras.layers.Layer):
             )
         check_measure(gradients.measure, self.method)
         connectivity = gradients.connectivity
-        settlement = self._prepare(connectivity.names, connectivity.paths, gradients.sizes)
+        settlement = self._prepared(
+            [*connectivity.names], [*connectivity.paths], [*gradients.sizes]
+        )
         if traces is not None and np.shape(traces) != (len(connectivity.names),):
             raise ValueError(
                 f"Expected traces of shape ({len(connectivity.names)},), one per objective. "

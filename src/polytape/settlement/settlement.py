@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -15,8 +15,9 @@ from polytape.differentiation.jacobian import Jacobian
 from polytape.engines import engine
 from polytape.linalg.compressed import compressed_rows, dependent, mixing
 from polytape.settlement.memory import Observer, empty_memory
+from polytape.settlement.saved import Found, check_fits
 from polytape.settlement.seeds import draw
-from polytape.settlement.state import StateVariables
+from polytape.settlement.state import StateVariables, leaves, rebuilt
 from polytape.stages.chain import lost, split
 from polytape.stages.scopes import PerNetwork
 
@@ -53,15 +54,17 @@ class Settlement:
         add_weight: Callable[..., Any],
         private: str = "own",
         seed: int | Seed = 0,
-        saved: Iterator[Any] | None = None,
+        saved: Found | None = None,
         sizes: Sequence[int] = (),
         networks: Sequence[str] | None = None,
+        label: str = "method",
     ) -> None:
         """seed  to be mixed with the step, or that of every step
 
-        saved     leaves of a state to go on from, taken as they are needed; None starts afresh
+        saved     the arrays of a state to go on from; None starts afresh
         sizes     of the variables, for methods with a memory
         networks  the network of each variable; None takes the first part of its path
+        label     what the names of state variables begin with
         """
         self.method, self.names, self.paths = method, tuple(names), tuple(paths)
         self.scalarization, self.combination = split(method)
@@ -85,9 +88,9 @@ class Settlement:
         if self.observer is not None:
             initial["memory"] = empty_memory(chosen, len(self.names), sizes)
         if saved is not None:
-            leaves = [next(saved) for _ in keras.tree.flatten(initial)]
-            initial = keras.tree.pack_sequence_as(initial, leaves)
-        self.state = StateVariables(initial, add_weight)
+            check_fits(saved, {path: np.shape(leaf) for path, leaf in leaves(initial).items()})
+            initial = rebuilt(initial, saved)
+        self.state = StateVariables(initial, add_weight, label)
         self.reach: np.ndarray | None = None  # what the gradients of an earlier step reached
         self.checked = False  # whether every objective was seen to reach a variable
         self._seed = seed
@@ -153,8 +156,10 @@ class Settlement:
             self._compiled[key] = engine().island(self._body(reach))
         memory = {"memory": state.pop("memory")} if self.observer is not None else {}
         known = [] if lengths is None else [lengths]
-        shared, private, leaves = self._compiled[key](tensors, keras.tree.flatten(state), known)
-        return shared, private, {**keras.tree.pack_sequence_as(state, list(leaves)), **memory}
+        given_state = leaves(state)
+        shared, private, found = self._compiled[key](tensors, [*given_state.values()], known)
+        state = rebuilt(state, dict(zip(given_state, found, strict=True)))
+        return shared, private, {**state, **memory}
 
     def settle(
         self, gradients: Jacobian, active: Tensor, step: Tensor, traces: Tensor | None = None
@@ -286,10 +291,13 @@ class Settlement:
         template = self.state.read()
         template.pop("memory", None)
 
-        def body(tensors: dict[str, Tensor], leaves: list[Tensor], known: list[Tensor]) -> Any:
-            state = keras.tree.pack_sequence_as(template, list(leaves))
+        paths = list(leaves(template))
+
+        def body(tensors: dict[str, Tensor], given: list[Tensor], known: list[Tensor]) -> Any:
+            state = rebuilt(template, dict(zip(paths, given, strict=True)))
             shared, private, state = self._ask(tensors, reach, state, *known)
-            return shared, private, keras.tree.flatten(state)
+            found = leaves(state)
+            return shared, private, [found[path] for path in paths]
 
         return body
 

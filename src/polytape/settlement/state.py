@@ -1,61 +1,97 @@
 """A method's state held in Keras variables, so that jit, checkpoints and resume need no case."""
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
 from polytape.contract import State
 from polytape.engines import engine
 
+Path = tuple[str, ...]  # the place of an array in a state
+
+
+def leaves(state: State, path: Path = ()) -> dict[Path, Any]:
+    """The arrays of a state by their places: keys of dicts, fields of named tuples, positions.
+
+    Not `keras.tree`, whose order of a dict's entries differs between backends.
+    """
+    if isinstance(state, Mapping):
+        entries = {str(key): item for key, item in state.items()}
+    elif isinstance(state, tuple) and type(state) is not tuple:  # named
+        entries = state._asdict()  # type: ignore[attr-defined]
+    elif isinstance(state, (tuple, list)):
+        entries = {str(place): item for place, item in enumerate(state)}
+    else:
+        return {path: state}
+    found: dict[Path, Any] = {}
+    for key, item in entries.items():
+        found.update(leaves(item, (*path, key)))
+    return found
+
+
+def rebuilt(template: State, found: Mapping[Path, Any], path: Path = ()) -> State:
+    """A state of the structure of `template`, with other arrays: the opposite of `leaves`."""
+    if isinstance(template, Mapping):
+        return {key: rebuilt(item, found, (*path, str(key))) for key, item in template.items()}
+    if isinstance(template, tuple) and type(template) is not tuple:
+        fields = template._asdict()  # type: ignore[attr-defined]
+        return type(template)(**{k: rebuilt(v, found, (*path, k)) for k, v in fields.items()})
+    if isinstance(template, (tuple, list)):
+        items = [rebuilt(item, found, (*path, str(i))) for i, item in enumerate(template)]
+        return type(template)(items)
+    return found[path]
+
 
 class StateVariables:
-    """A pytree of arrays kept in non-trainable variables of an owner.
+    """A pytree of arrays kept in non-trainable variables of an owner, each found by its path.
 
     add_weight  creates one: the owner's `add_weight`, or `keras.Variable` itself
+    label       what their names begin with, which must differ between states of one model
     """
 
-    def __init__(self, initial: State, add_weight: Callable[..., Any]) -> None:
-        self._template = keras.tree.map_structure(lambda _: 0, initial)
-        paths = keras.tree.flatten_with_path(initial)
-        self._paths = [path for path, _ in paths]
-        self.variables = [
-            add_weight(
-                name="_".join(["method", *map(str, path)]),
+    def __init__(
+        self, initial: State, add_weight: Callable[..., Any], label: str = "method"
+    ) -> None:
+        self._template = rebuilt(initial, dict.fromkeys(leaves(initial)))
+        self.named_variables: dict[Path, Any] = {
+            path: add_weight(
+                name="_".join([label, *path]).replace("/", "_"),
                 shape=np.shape(leaf),
                 dtype=str(np.asarray(leaf).dtype),
-                initializer=_constant(leaf),
+                initializer=constant(leaf),
                 trainable=False,
                 autocast=False,
             )
-            for path, leaf in paths
-        ]
+            for path, leaf in leaves(initial).items()
+        }
+
+    @property
+    def variables(self) -> list[Any]:
+        return list(self.named_variables.values())
 
     def read(self) -> State:
-        if not self.variables:
-            return copy.copy(self._template)
-        return keras.tree.pack_sequence_as(self._template, [v.value for v in self.variables])
+        found = {path: variable.value for path, variable in self.named_variables.items()}
+        return rebuilt(self._template, found)
 
     def named(self, key: str) -> list[Any]:
         """The variables whose place in the pytree ends with `key`."""
-        pairs = zip(self._paths, self.variables, strict=True)
-        return [variable for path, variable in pairs if path[-1:] == (key,)]
+        return [variable for path, variable in self.named_variables.items() if path[-1:] == (key,)]
 
     def write(self, state: State, accept: Any) -> None:
         """Take over a new state where `accept` () bool is true."""
-        if not self.variables:
+        if not self.named_variables:
             return
-        pairs = zip(self.variables, keras.tree.flatten(state), strict=True)
+        found = leaves(state)
+        pairs = [(variable, found[path]) for path, variable in self.named_variables.items()]
         changed = [(variable, leaf) for variable, leaf in pairs if leaf is not variable.value]
         if changed:
             variables, values = zip(*changed, strict=True)
             engine().assign(variables, values, accept)
 
 
-def _constant(leaf: Any) -> Callable[..., Any]:
+def constant(leaf: Any) -> Callable[..., Any]:
     def initializer(shape: Any, dtype: Any = None) -> Any:
         del shape
         return ops.convert_to_tensor(np.asarray(leaf), dtype=dtype)

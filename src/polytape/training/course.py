@@ -1,7 +1,7 @@
 """One phase of the training step, decided: its objectives, their routes, the method at work."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from keras import ops
 from polytape.contract import Evidence, Method, Tensor, parts
 from polytape.differentiation.jacobian import path_of
 from polytape.methods.sum import Sum
-from polytape.settlement import Settlement
+from polytape.settlement import Owner, Saved, Settlement
 from polytape.settlement.state import StateVariables
 from polytape.stages.chain import Chain
 from polytape.stages.reweight import Reweight
@@ -63,32 +63,51 @@ class Clock:
     A phase, or an optimizer that is not due, does not count as the optimizer's step.
     """
 
-    def __init__(self, model: Any, own: bool, saved: Iterator[Any] | None) -> None:
+    def __init__(self, model: Any, own: bool, saved: Saved | None) -> None:
         self._model = model
-        start = 0 if saved is None or not own else int(next(saved))
-        self.variables = StateVariables(np.int32(start), keras.Variable).variables if own else []
+        start = np.int32(0) if saved is None or not own else np.int32(saved.clock)
+        state = StateVariables(start, keras.Variable, "clock") if own else None
+        self.variable: Any = None if state is None else state.variables[0]
 
     def read(self) -> Tensor:
         """() int."""
-        if self.variables:
-            return self.variables[0].value
+        if self.variable is not None:
+            return self.variable.value
         return ops.add(self._model.optimizer.iterations, 0)  # a tensor, also under accumulation
 
     def tick(self) -> None:
         """One step more."""
-        for variable in self.variables:
-            variable.assign_add(1)
+        if self.variable is not None:
+            self.variable.assign_add(1)
 
 
-def chart(plan: Any, saved: Iterator[Any] | None) -> list[Course]:
-    """The courses of a plan whose names and variables are known."""
+def owners(plan: Any) -> list[Owner]:
+    """What the states of the phases belong to, phase by phase."""
+    trained = None
+    remembers = any(part.memory for part in parts(plan.method))
+    if remembers or plan.method.scope == "variable":
+        places = {id(variable): place for place, variable in enumerate(plan.model.weights)}
+        trained = [places[id(variable)] for variable in plan.places.variables]
+    found: list[Owner] = []
+    for phase in plan.phases:
+        names = tuple(phase.objectives) if plan.objectives else plan.names
+        weights = plan.objectives.weights(names) if plan.objectives else None
+        found.append(Owner(names, plan.method, plan.private, weights, trained))
+    return found
+
+
+def chart(plan: Any, owners: Sequence[Owner], saved: Saved | None) -> list[Course]:
+    """The courses of a plan whose names and variables are known.
+
+    owners  of the states of its phases;  saved  states to go on from
+    """
     objectives = plan.objectives
     variables = plan.places.variables
     paths = tuple(path_of(variable) for variable in variables)
     sizes = [math.prod(variable.shape) for variable in variables]
-    found = []
-    for phase in plan.phases:
-        names = tuple(phase.objectives) if objectives else plan.names
+    found: list[Course] = []
+    for owner in owners:
+        names = owner.objectives
         given = [objectives.given[name] for name in names] if objectives else []
         method = weighted(plan.method, given, objectives.starts) if given else plan.method
         routes = Routes.anywhere(len(names), len(variables))
@@ -101,8 +120,18 @@ def chart(plan: Any, saved: Iterator[Any] | None) -> list[Course]:
                 'measure="parameters".'
             )
         networks = plan.places.owners if given else None
-        settings = plan.private, plan.seed, saved, sizes, networks
-        settlement = Settlement(method, names, paths, keras.Variable, *settings)
+        settlement = Settlement(
+            method,
+            names,
+            paths,
+            keras.Variable,
+            plan.private,
+            plan.seed,
+            saved=None if saved is None else saved.arrays(owner),
+            sizes=sizes,
+            networks=networks,
+            label="method" if len(owners) == 1 else f"method_{len(found)}",
+        )
         among = tuple(plan.names.index(name) for name in names)
         plain = is_plain(method, bool(given))
         found.append(Course(names, among, settlement, routes, _bonds(plan, routes), plain))

@@ -1,17 +1,19 @@
 """`polytape.Model`: a Keras model whose `compile` takes some arguments more."""
 
-import functools
 import inspect
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import keras
 
 from polytape.engines import check_native, engine
 from polytape.training.functional import plain_functional
+from polytape.training.loadable import warn_of_lost
 from polytape.training.overrides import loss_mode, overriding, refuse_unreached, seen_from
 from polytape.training.routing.networks import check_networks, refuse_shared
 from polytape.training.saving import MethodState
+from polytape.training.serving import Seen, without_features
 from polytape.training.trainer import Trainer
 
 
@@ -39,13 +41,13 @@ class Model(Trainer, keras.Model):
         if cls is Model and "networks" in kwargs:
             return super().__new__(Networks)
         if cls is Model and _is_functional(args, kwargs):
-            return super().__new__(functional_class())
+            return super().__new__(FunctionalModel)
         return super().__new__(cls)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if _is_functional(args, kwargs):
             _make_functional(type(self))
-            functional_class().__init__(self, *args, **kwargs)
+            FunctionalModel.__init__(self, *args, **kwargs)
         else:
             super().__init__(*args, **kwargs)
             self.method_state = MethodState()
@@ -82,6 +84,30 @@ class Model(Trainer, keras.Model):
         if type(model) is keras.Sequential and model.built and model.inputs:
             return cls(model.inputs, model.outputs, name=model.name)
         return Wrapped(model)
+
+    def to_keras(self) -> keras.Model:
+        """A plain Keras model with the same layers and variables, for serving.
+
+        What it saves is loaded without polytape; training one trains the other. A functional model
+        stays functional, `pt.Model.wrap` gives back the model that it wraps, and `networks=`
+        becomes a functional model of what `forward` does, for inputs of the shapes that it has
+        seen. `pt.Features` layers become identities.
+
+        Raises `ValueError` for a subclass with a `call` of its own, for networks that were never
+        called, and for a `forward` that is not made of layers and `keras.ops`.
+
+        >>> import keras, polytape as pt
+        >>> inputs = keras.Input((3,))
+        >>> heads = {name: keras.layers.Dense(1, name=name)(inputs) for name in ("a", "b")}
+        >>> plain = pt.Model(inputs, heads).to_keras()
+        >>> isinstance(plain, pt.Model), sorted(plain.output)
+        (False, ['a', 'b'])
+        """
+        raise ValueError(
+            f"{type(self).__name__} has a `call` of its own, which no plain model can hold. Derive "
+            "it from keras.Model and train it with pt.Model.wrap(model): then the model itself is "
+            "the plain one."
+        )
 
 
 @keras.saving.register_keras_serializable(package="polytape")
@@ -150,6 +176,9 @@ class Wrapped(Model):
     def call(self, inputs: Any, training: Any = None) -> Any:
         return self.network(inputs, training=training)
 
+    def to_keras(self) -> keras.Model:
+        return without_features(self.network)
+
     def get_config(self) -> dict[str, Any]:
         return {"network": keras.saving.serialize_keras_object(self.network), "name": self.name}
 
@@ -179,52 +208,67 @@ class Networks(Model):
         self.networks = dict(networks)
         self.joined = forward
         self.built = all(network.built for network in networks.values())
+        self.method_state.of_networks(list(self.networks))
+        self._seen = Seen()
 
     def call(self, inputs: Any, training: Any = None) -> Any:
         del training  # asked for so that Keras hands it on to the layers of the networks
+        self._seen.note(inputs)
         if self.joined is not None:
             return self.joined(self.networks, inputs)
         if isinstance(inputs, Mapping) and set(self.networks) <= set(inputs):
             return {name: network(inputs[name]) for name, network in self.networks.items()}
         return {name: network(inputs) for name, network in self.networks.items()}
 
+    def to_keras(self) -> keras.Model:
+        return without_features(self._seen.traced(self.call, self.name))
+
+    def export(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """As in Keras, of the plain model, unless an `input_signature` is given."""
+        if kwargs.get("input_signature") is None:
+            self.to_keras().export(filepath, *args, **kwargs)
+        else:
+            super().export(filepath, *args, **kwargs)
+
     @property
-    def columns(self) -> dict[str, Any]:
+    def columns(self) -> Mapping[str, Any]:
         """The networks of the routing table."""
-        return self.networks
+        return MappingProxyType(self.networks)
 
     def get_config(self) -> dict[str, Any]:
         refuse_shared(self.networks)
+        warn_of_lost({"`forward`": self.joined})
         serialize = keras.saving.serialize_keras_object
         networks = {name: serialize(network) for name, network in self.networks.items()}
-        return {"networks": networks, "forward": serialize(self.joined), "name": self.name}
+        forward, inputs = serialize(self.joined), serialize(self._seen.inputs)
+        return {"networks": networks, "forward": forward, "inputs": inputs, "name": self.name}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Networks":
         deserialize = keras.saving.deserialize_keras_object
         networks = {name: deserialize(item) for name, item in config["networks"].items()}
-        return cls(networks, deserialize(config["forward"]), name=config["name"])
+        model = cls(networks, deserialize(config["forward"]), name=config["name"])
+        model._seen.inputs = deserialize(config.get("inputs"))
+        return model
 
 
-@functools.cache
-def functional_class() -> Any:
+@keras.saving.register_keras_serializable(package="polytape")
+class FunctionalModel(Model, plain_functional()):  # type: ignore[misc]
     """`Model` for functional use.
 
     Keras rewrites the bases of a class on its first functional use, after which it cannot be
     subclassed in the ordinary way. A class of its own keeps `Model` as it is.
     """
-    functional = plain_functional()
 
-    class FunctionalModel(Model, functional):  # type: ignore[valid-type, misc]
-        # This signature is the one by which every version of Keras knows a functional model.
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            functional.__init__(self, *args, **kwargs)
-            self.method_state = MethodState()
-            if self.method_state not in self._layers:  # before 3.15 Keras has its own list
-                self._layers.append(self.method_state)
+    # This signature is the one by which every version of Keras knows a functional model.
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        plain_functional().__init__(self, *args, **kwargs)
+        self.method_state = MethodState()
+        if self.method_state not in self._layers:  # before 3.15 Keras has its own list
+            self._layers.append(self.method_state)
 
-    register = keras.saving.register_keras_serializable(package="polytape")
-    return register(FunctionalModel)
+    def to_keras(self) -> keras.Model:
+        return without_features(keras.Model(self.input, self.output, name=self.name))
 
 
 def _is_functional(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -233,11 +277,8 @@ def _is_functional(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
 def _make_functional(cls: type) -> None:
     """Put the functional class in place of `Model` among the bases of a user's class."""
-    if not issubclass(cls, functional_class()):
+    if not issubclass(cls, FunctionalModel):
         for base in cls.__bases__:
             if base is not Model and issubclass(base, Model):
                 _make_functional(base)
-        cls.__bases__ = tuple(functional_class() if b is Model else b for b in cls.__bases__)
-
-
-functional_class()  # registered now, so that a saved functional model is found by its name
+        cls.__bases__ = tuple(FunctionalModel if b is Model else b for b in cls.__bases__)

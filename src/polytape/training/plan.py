@@ -13,10 +13,10 @@ from polytape.differentiation.features import marked
 from polytape.differentiation.jacobian import path_of
 from polytape.differentiation.measured import check_measure
 from polytape.engines import Recording
-from polytape.settlement import Settlement, check_private
+from polytape.settlement import Held, Settlement, check_private
 from polytape.settlement.seeds import peeked
 from polytape.stages.reweight import Reweight, check_names
-from polytape.training.course import Clock, Course, chart, is_plain
+from polytape.training.course import Clock, Course, chart, is_plain, owners
 from polytape.training.dropped import Dropped
 from polytape.training.objectives.culprits import culprits
 from polytape.training.objectives.losses import Ledger
@@ -154,12 +154,12 @@ class Plan:
         self.places = Places(self.model.columns, self.model.trainable_variables)
         if self.objectives is not None:
             self.places.check_built()
-        found = self.holder.claim(self.method, self.names)
-        saved = None if found is None else iter(found)
+        owning = owners(self)
+        saved = self.holder.claim(owning, self.objectives is not None)
         self.clock = Clock(self.model, self.objectives is not None, saved)
         if (optimizers := several(self.model.optimizer)) is not None:
             divide(optimizers, self.places)
-        courses = chart(self, saved)
+        courses = chart(self, owning, saved)
         self.routes = {
             name: allowed
             for course in courses
@@ -170,17 +170,17 @@ class Plan:
         metrics = [self.dropped, *(self.objectives.metrics if self.objectives else ())]
         others = self.model.non_trainable_variables
         seeds = [variable for variable in others if "seed_generator_state" in variable.path]
-        self.holder.hold(self.own_variables, metrics, seeds, self.method, self.names)
+        states = [
+            (owner, course.settlement.state) for owner, course in zip(owning, courses, strict=True)
+        ]
+        self.holder.hold(Held(states, self.clock.variable), metrics, seeds)
         advise_alone(self)
         advise_untracked(self)
 
     @property
     def own_variables(self) -> list[Any]:
         """The variables of clock and methods."""
-        if not self.courses:
-            return []
-        states = [course.settlement.state.variables for course in self.courses]
-        return [*self.clock.variables, *(variable for state in states for variable in state)]
+        return list(self.holder.variables)
 
     def check_outputs(self, outputs: Any) -> None:
         """Raise if the outputs do not fit the losses, or no longer those of `compile`."""

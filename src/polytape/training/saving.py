@@ -1,22 +1,38 @@
 """The method's state as part of the model: saved with it, checked when it comes back."""
 
+import contextlib
 import json
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
-from polytape.contract import Method
+from polytape.settlement import Held, Owner, Saved
+
+SEEDS = "seeds"  # the paths of seed generators, beside their states
 
 
-class Held:
+class Carried:
     """What one `compile` gives the model to carry: plain, so that Keras does not track it twice."""
 
-    def __init__(
-        self, variables: list[Any], metrics: list[Any], seeds: list[Any], signature: str
-    ) -> None:
-        self.variables, self.metrics = variables, metrics
-        self.seeds, self.signature = seeds, signature
+    def __init__(self, held: Held, metrics: list[Any], seeds: list[Any]) -> None:
+        self.held, self.metrics, self.seeds = held, metrics, seeds
+
+
+@dataclass(frozen=True)
+class Pending:
+    """What was loaded before it was known whose it is.
+
+    before  whether that was before the last `compile`;  seeds  with their paths
+    """
+
+    saved: Saved | None = None
+    before: bool = False
+    seeds: Sequence[tuple[str, np.ndarray]] = ()
 
 
 @keras.saving.register_keras_serializable(package="polytape")
@@ -30,45 +46,77 @@ class MethodState(keras.layers.Layer):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{"name": "method_state", **kwargs})
         self.built = True
-        self._held: Held | None = None
-        self._pending: dict[str, np.ndarray] = {}
-        self._seeds: list[np.ndarray] = []
+        self._carried: Carried | None = None
+        self.pending = Pending()
+        self.refusal: ValueError | None = None  # of what is being loaded
+        self._networks: tuple[str, ...] = ()
 
-    def claim(self, method: Method, names: tuple[str, ...]) -> list[np.ndarray] | None:
-        """The state loaded before it was known whose it is, if there is one."""
-        pending, self._pending = self._pending, {}
-        return _leaves(pending, _signature(method, names)) if pending else None
+    def of_networks(self, names: Sequence[str]) -> None:
+        """Tell the names of a model's networks, which Keras saves by position."""
+        self._networks = tuple(names)
 
-    def hold(
-        self,
-        variables: list[Any],
-        metrics: list[Any],
-        seeds: list[Any],
-        method: Method,
-        names: tuple[str, ...],
-    ) -> None:
-        """Carry the state of a method, and metrics of objectives; save the seeds of layers, too.
+    def claim(self, owners: Sequence[Owner], clock: bool) -> Saved | None:
+        """The state loaded before it was known whose it is, if there is one.
+
+        ValueError if it is another's, unless it was loaded before `compile`, which then is a new
+        start.
+        """
+        pending = self.pending
+        if pending.saved is None:
+            return None
+        try:
+            pending.saved.check(owners, clock)
+        except ValueError as error:
+            if not pending.before:
+                raise
+            self.pending = replace(pending, saved=None)
+            warnings.warn(
+                "The method starts afresh: the state that was loaded before compile() does not "
+                f"belong to what is compiled now. {error}",
+                UserWarning,
+                stacklevel=2,
+            )
+        return self.pending.saved
+
+    def hold(self, held: Held, metrics: list[Any], seeds: list[Any]) -> None:
+        """Carry the state of methods, and metrics of objectives; save the seeds of layers, too.
 
         seeds  states of seed generators, which Keras advances with the model and does not save
         """
-        self._held = Held(variables, metrics, seeds, _signature(method, names))
+        self._carried = Carried(held, metrics, seeds)
+        self.pending = replace(self.pending, saved=None)
         self._sow()
 
     def _sow(self) -> None:
         """Hand loaded seeds to the generators that they came from."""
-        held, found = self._held, self._seeds
-        if held is not None and len(found) == len(held.seeds):
-            for variable, value in zip(held.seeds, found, strict=True):
-                variable.assign(value)
-            self._seeds = []
+        found = self.pending.seeds
+        if self._carried is None or not found:
+            return
+        self.pending = replace(self.pending, seeds=())
+        known = self._carried.seeds
+        if len(found) != len(known):
+            warnings.warn(
+                f"The file has the seeds of {len(found)} layers that draw random numbers, and the "
+                f"model has {len(known)} such layers: they start afresh.",
+                UserWarning,
+                stacklevel=2,
+            )
+            return
+        named = {variable.path: variable for variable in known}
+        if set(named) != {path for path, _ in found} or len(named) < len(known):
+            # Names that Keras made up differ from model to model; the order of layers does not.
+            named = {path: known[place] for place, (path, _) in enumerate(found)}
+        for path, value in found:
+            named[path].assign(value)
 
     def release(self) -> None:
         """Carry nothing, until the next `hold`."""
-        self._held = None
+        self._carried = None
+        self.pending = replace(self.pending, before=True)
 
     @property
     def variables(self) -> list[Any]:
-        return list(self._held.variables) if self._held else []
+        return self._carried.held.variables if self._carried else []
 
     @property
     def weights(self) -> list[Any]:
@@ -76,51 +124,90 @@ class MethodState(keras.layers.Layer):
 
     @property
     def metrics(self) -> list[Any]:
-        return list(self._held.metrics) if self._held else []
+        return list(self._carried.metrics) if self._carried else []
 
     def save_own_variables(self, store: Any) -> None:
-        if self._held and self._held.variables:
-            store["signature"] = np.frombuffer(self._held.signature.encode(), "uint8")
-            for index, variable in enumerate(self._held.variables):
-                store[str(index)] = variable
-        for index, variable in enumerate(self._held.seeds if self._held else ()):
-            store[f"seed_{index}"] = variable
+        if self._networks:
+            store["networks"] = _bytes(self._networks)
+        seeds = list(self.pending.seeds)
+        if self._carried is not None:
+            self._carried.held.save(store)
+            seeds = [(variable.path, variable) for variable in self._carried.seeds]
+        elif self.pending.saved is not None:
+            self.pending.saved.save(store)
+        if seeds:
+            store[SEEDS] = _bytes([path for path, _ in seeds])
+        for index, (_, value) in enumerate(seeds):
+            store[f"seed_{index}"] = value
 
     def load_own_variables(self, store: Any) -> None:
         found = {key: np.asarray(store[key]) for key in store.keys()}  # noqa: SIM118
-        keys = [key for key in found if key.startswith("seed_")]
-        self._seeds = [found.pop(key) for key in sorted(keys, key=lambda key: int(key[5:]))]
-        self._sow()
-        if self._held is None:
-            self._pending = found
-            return
-        if found:  # else the weights of a plain Keras model: the method starts afresh
-            leaves = _leaves(found, self._held.signature)
-            for variable, value in zip(self._held.variables, leaves, strict=True):
-                variable.assign(value)
+        if found:
+            self.refusal = None
+        if self.refusal is not None:
+            # Keras comes here by every attribute that leads here, finds nothing by the others, and
+            # takes that for success.
+            raise self.refusal
+        try:
+            self._load(found)
+        except ValueError as error:
+            self.refusal = error
+            raise
+
+    def _load(self, found: dict[str, np.ndarray]) -> None:
+        if "networks" in found:
+            _check_networks(tuple(_read(found["networks"])), self._networks)
+        saved = Saved.read(found)
+        if saved is not None and self._carried is None:
+            self.pending = Pending(saved)
+        elif saved is not None and self._carried is not None:
+            if self._carried.held.variables:
+                self._carried.held.load(saved)
+            else:
+                warnings.warn(
+                    f"The file holds the state of {saved.described()}. What is compiled keeps no "
+                    "state, so that is left aside.",
+                    UserWarning,
+                    stacklevel=2,
+                )
+        if SEEDS in found:
+            paths = _read(found[SEEDS])
+            seeds = [(path, found[f"seed_{index}"]) for index, path in enumerate(paths)]
+            self.pending = replace(self.pending, seeds=seeds)
+            self._sow()
 
 
-def _signature(method: Method, names: tuple[str, ...]) -> str:
-    config = keras.saving.serialize_keras_object(method)
-    return json.dumps({"method": config, "objectives": names}, sort_keys=True)
+@contextlib.contextmanager
+def unchanged_on_failure(model: Any) -> Iterator[None]:
+    """Give all variables of a model their values back if what is done here raises."""
+    optimizer = model.optimizer.variables if model.compiled else []
+    every = [*model.variables, *model.metrics_variables, *optimizer, *model.method_state.variables]
+    values = [ops.copy(ops.stop_gradient(variable.value)) for variable in every]
+    pending = model.method_state.pending
+    try:
+        yield
+    except BaseException:
+        model.method_state.pending = pending
+        for variable, value in zip(every, values, strict=True):
+            variable.assign(value)
+        raise
+    finally:
+        model.method_state.refusal = None
 
 
-def _leaves(saved: dict[str, np.ndarray], signature: str) -> list[np.ndarray]:
-    """The arrays of a saved state, if it is the state of this method."""
-    found = saved["signature"].tobytes().decode()
-    if found != signature:
-        raise ValueError(_mismatch(found, signature))
-    return [saved[str(index)] for index in range(len(saved) - 1)]
+def _bytes(value: Sequence[str]) -> np.ndarray:
+    return np.frombuffer(json.dumps(list(value)).encode(), "uint8")
 
 
-def _mismatch(saved: str, compiled: str) -> str:
-    def name(text: str) -> str:
-        signature = json.loads(text)
-        method = signature["method"]
-        return f"{method['class_name']}({method['config']}) on {tuple(signature['objectives'])}"
+def _read(array: np.ndarray) -> list[str]:
+    return list(json.loads(array.tobytes().decode()))
 
-    return (
-        f"The checkpoint holds the state of another method. Saved: {name(saved)}. "
-        f"Compiled: {name(compiled)}. Compile with the method and objectives of the checkpoint to "
-        'resume it, or load it into a model compiled with combine="sum" and compile anew.'
-    )
+
+def _check_networks(saved: tuple[str, ...], known: tuple[str, ...]) -> None:
+    if saved != known:
+        raise ValueError(
+            f"The file holds the networks {', '.join(map(repr, saved))}, in this order, and the "
+            f"model has {', '.join(map(repr, known))}. Keras saves networks by position, so their "
+            "weights would be exchanged: give pt.Model(networks={...}) the same names in the same "
+            "order."
+        )

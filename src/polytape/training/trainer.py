@@ -15,6 +15,7 @@ from polytape.contract import Method, parts
 from polytape.engines import Measure, engine
 from polytape.stages.scopes import PerNetwork
 from polytape.training.functional import plain_functional
+from polytape.training.loadable import named_functions, warn_of_lost
 from polytape.training.objectives.given import arguments, check_class_weight, completed, whole
 from polytape.training.objectives.losses import Ledger, Path
 from polytape.training.objectives.means import share
@@ -28,7 +29,7 @@ from polytape.training.phase import Phase, ordered
 from polytape.training.plan import Plan
 from polytape.training.routing.norms import gradient_norms
 from polytape.training.routing.table import routing_table
-from polytape.training.saving import MethodState
+from polytape.training.saving import MethodState, unchanged_on_failure
 from polytape.training.step import train_step
 from polytape.training.watch import callbacks_of, insert, live_weights
 
@@ -232,9 +233,13 @@ class Trainer:
         return names_of_results(self)
 
     @property
-    def columns(self) -> dict[str, Any]:
-        """The networks of the routing table: the model's layers by name."""
-        return {layer.name: layer for layer in self.layers if layer is not self.method_state}  # type: ignore[attr-defined]
+    def columns(self) -> Mapping[str, Any]:
+        """The networks of the routing table: the model's layers by name.
+
+        Not a dict, in which Keras would save the layers a second time, under other names.
+        """
+        layers = [layer for layer in self.layers if layer is not self.method_state]  # type: ignore[attr-defined]
+        return MappingProxyType({layer.name: layer for layer in layers})
 
     def routing_table(self, x: Any = None, y: Any = None, sample_weight: Any = None) -> str:
         """Objectives in rows, networks in columns: who trains what, by which optimizer.
@@ -303,10 +308,30 @@ class Trainer:
         """
         self._compiled("reweight").reweight(weights)
 
+    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """As in Keras, as a `.keras` file. ValueError for a legacy `.h5` file."""
+        if str(filepath).endswith((".h5", ".hdf5")):
+            raise ValueError(
+                "The legacy .h5 format holds neither `combine` nor `objectives` nor the state of a "
+                f"method. Received: {str(filepath)!r}. Save to a .keras file to go on training, "
+                "or the plain model to serve it: model.to_keras().save(path)."
+            )
+        super().save(filepath, *args, **kwargs)  # type: ignore[misc]
+
+    def load_weights(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        """As in Keras, with the state of the method; what fails to load changes nothing."""
+        with unchanged_on_failure(self):
+            super().load_weights(filepath, *args, **kwargs)  # type: ignore[misc]
+
     def get_compile_config(self) -> dict[str, Any]:
         config = super().get_compile_config()  # type: ignore[misc]
         if not config:
             return config
+        functions = named_functions("the loss", self._combining["loss"])
+        for objective in self._combining["objectives"] or ():
+            functions[f"the loss of objective {objective.name!r}"] = objective.loss
+            functions[f"`when` of objective {objective.name!r}"] = objective.when
+        warn_of_lost(functions)
         given = {
             key: keras.saving.serialize_keras_object(item) for key, item in self._combining.items()
         }

@@ -105,6 +105,16 @@ class Objectives:
                     return found
         return None
 
+    def weights(self, names: Sequence[str]) -> dict[str, Any]:
+        """The weights of objectives as configs: numbers and schedules; None for a variable."""
+        found = {name: self.given[name].weight for name in names}
+        return {
+            name: None
+            if isinstance(weight, keras.Variable)
+            else keras.saving.serialize_keras_object(weight)
+            for name, weight in found.items()
+        }
+
     @property
     def described(self) -> dict[str, Any]:
         """What `model.loss` shows: {objective: its loss}."""

@@ -1,16 +1,21 @@
 """Several Keras optimizers as one: each updates the variables that are its own."""
 
 import functools
+import warnings
 from collections.abc import Iterator, KeysView, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from polytape.contract import Tensor
 from polytape.engines import engine
 from polytape.training.optimizers.inner_optimizers import inner_optimizers, proportions
+from polytape.training.optimizers.layout import RECORD, Layout
+
+OWN = ""  # in a file, the name of what belongs to no part
 
 
 @keras.saving.register_keras_serializable(package="polytape")
@@ -130,8 +135,54 @@ class Optimizers(keras.optimizers.Optimizer):
 
     @property
     def variables(self) -> list[Any]:
-        inner = [variable for part in self._inner.values() for variable in part.variables]
-        return super().variables + inner
+        return [variable for name in (OWN, *self._inner) for variable in self._of(name)]
+
+    def _of(self, name: str) -> list[Any]:
+        """The variables of the optimizer of a name."""
+        return list(super().variables if name == OWN else self._inner[name].variables)
+
+    # ------------------------------------------------------------------ saved by name
+
+    def __dir__(self) -> list[str]:
+        # Keras looks here for what to save, and would save the parts once more, by position.
+        return [name for name in super().__dir__() if name != "_inner"]
+
+    def _layout(self) -> Layout:
+        counts = {name: len(self._of(name)) for name in (OWN, *self._inner)}
+        return Layout(counts, self._owners or ())
+
+    def save_own_variables(self, store: Any) -> None:
+        store[RECORD] = self._layout().record()
+        for index, variable in enumerate(self.variables):
+            store[str(index)] = variable
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load by the names of the parts. As in Keras, slots of other variables are left aside."""
+        found = {key: np.asarray(store[key]) for key in store.keys()}  # noqa: SIM118
+        here = self._layout()
+        saved = Layout.read(found)
+        if saved is None and len(found) == sum(here.counts.values()):
+            saved = here  # a file from before: the parts in the order of then
+        pairs: list[Any] = []
+        if saved is not None and saved.same(here):
+            arrays = saved.split(found)
+            pairs = [
+                pair for part in arrays for pair in zip(self._of(part), arrays[part], strict=True)
+            ]
+        if not pairs or any(variable.shape != array.shape for variable, array in pairs):
+            parts = [repr(name) for name in (saved.counts if saved else ()) if name != OWN]
+            warnings.warn(
+                f"Skipping variable loading for the optimizers {', '.join(map(repr, self._inner))}"
+                ": they go on afresh. The file has those of "
+                f"{', '.join(parts) or 'no such parts'}, divided among other variables or with "
+                "other slots. To resume, compile with the optimizers of the file under the same "
+                "names, and with the same layers frozen.",
+                UserWarning,
+                stacklevel=2,
+            )
+            return
+        for variable, array in pairs:
+            variable.assign(array)
 
     # ------------------------------------------------------------------ a step
 
