@@ -20,6 +20,7 @@ from polytape.contract import (
     ask,
     check_objective_names,
     check_seed,
+    in_float32,
     is_whole,
     received,
 )
@@ -27,6 +28,7 @@ from polytape.settlement.seeds import draw
 from polytape.stages.chain import split
 
 
+@in_float32
 def weigh(
     method: MethodLike,
     gramian: Any = None,

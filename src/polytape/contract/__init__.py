@@ -26,6 +26,7 @@ from polytape.contract.method import (
     has_state,
     parts,
 )
+from polytape.contract.precision import in_float32
 from polytape.contract.registry import find, registered
 from polytape.contract.rules import (
     Integer,
@@ -60,6 +61,7 @@ __all__ = [
     "did_you_mean",
     "find",
     "has_state",
+    "in_float32",
     "inadmissible_values",
     "is_number",
     "is_whole",

@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from polytape.contract.evidence import Evidence, Seed, Tensor
+from polytape.contract.precision import in_float32
 from polytape.contract.registry import register
 from polytape.contract.rules import rules_of
 
@@ -189,6 +190,7 @@ def has_state(method: Method, names: tuple[str, ...]) -> bool:
     return bool(method.memory) or len(keras.tree.flatten(method.init(names))) > theirs
 
 
+@in_float32
 def ask(method: Method, evidence: Evidence, state: State) -> tuple[Tensor, State]:
     """Weights of a method for the evidence it is entitled to, on the scale it was given.
 

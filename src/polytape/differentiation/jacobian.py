@@ -185,7 +185,9 @@ class Jacobian:
             key = blocks.of[variable], self.connectivity.objectives(variable)
             product = product_of(variable)
             parts[key] = parts[key] + product if key in parts else product
-        stack: list[Any] = [ops.zeros((count, count))] * (blocks.shape[0] if blocks.shape else 1)
+        stack: list[Any] = [ops.zeros((count, count), "float32")] * (
+            blocks.shape[0] if blocks.shape else 1
+        )
         for (block, objectives), product in parts.items():
             stack[block] = stack[block] + _embed(product, objectives, count)
         unscale = 1.0 / (self._scale * self._scale)
@@ -276,7 +278,7 @@ class Jacobian:
             only = slice(int(objectives[0]), int(objectives[0]) + 1)
             return weights[only], active[only]
         return (
-            ops.concatenate([ops.take(weights, objectives), ops.ones((extra,))]),
+            ops.concatenate([ops.take(weights, objectives), ops.ones((extra,), "float32")]),
             ops.concatenate([ops.take(active, objectives), ops.ones((extra,), dtype="bool")]),
         )
 
@@ -287,7 +289,7 @@ def mean_rows(first: Table, second: Table) -> list[list[Tensor | None]]:
     def mean(one: Tensor | None, other: Tensor | None) -> Tensor | None:
         if one is None or other is None:
             return None
-        return engine().rows([one, other]).blend(ops.full((2,), 0.5), None)
+        return engine().rows([one, other]).blend(ops.full((2,), 0.5, "float32"), None)
 
     pairs = zip(first, second, strict=True)
     return [[mean(*both) for both in zip(*pair, strict=True)] for pair in pairs]

@@ -40,7 +40,7 @@ def finite(gradients: Jacobian, rows: Matrices) -> Tensor:
     """(T,) bool: whether loss, gradient and the square of its norm are finite."""
     squares = [ops.sum(ops.square(matrix), axis=1) for matrix in rows.values()]
     count = len(gradients.losses)
-    total = ops.sum(ops.stack(squares), axis=0) if squares else ops.zeros((count,))
+    total = ops.sum(ops.stack(squares), axis=0) if squares else ops.zeros((count,), "float32")
     return ops.isfinite(gradients.lengths(ops.diag(total)))
 
 
@@ -132,7 +132,7 @@ class Observer:
             for t in gradients.connectivity.objectives(v):
                 table[t][v] = ops.reshape(taken[t], table[t][v].shape)
         if not rows:  # nothing is shared: statistics of nothing
-            nothing = ops.zeros((len(table), 1))
+            nothing = ops.zeros((len(table), 1), "float32")
             arrays = dict.fromkeys(self.method.memory or (), nothing)
             measures.append(self.method.observe(nothing, arrays, evidence, state).measures)
         stacked = None if measures[0] is None else ops.stack(measures)

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from polytape.contract import Evidence, Look, Method, Seed, State, Tensor, ask, parts
+from polytape.contract import Evidence, Look, Method, Seed, State, Tensor, ask, in_float32, parts
 from polytape.differentiation.connectivity import Blocks
 from polytape.differentiation.jacobian import Jacobian
 from polytape.engines import engine
@@ -124,6 +124,7 @@ class Settlement:
         """The seed of a step: the same after a resume, another one in every step."""
         return self._seed if isinstance(self._seed, Seed) else draw(self._seed, step)
 
+    @in_float32
     def weigh(
         self,
         losses: Tensor,
@@ -161,6 +162,7 @@ class Settlement:
         state = rebuilt(state, dict(zip(given_state, found, strict=True)))
         return shared, private, {**state, **memory}
 
+    @in_float32
     def settle(
         self, gradients: Jacobian, active: Tensor, step: Tensor, traces: Tensor | None = None
     ) -> tuple[list[Tensor | None], Tensor, Tensor, State]:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from polytape.contract import Evidence, Method, Tensor, parts
+from polytape.contract import Evidence, Method, Tensor, in_float32, parts
 from polytape.differentiation.jacobian import path_of
 from polytape.methods.sum import Sum
 from polytape.settlement import Owner, Saved, Settlement
@@ -45,6 +45,7 @@ class Course:
         places = np.eye(count, dtype="float32")[list(self.among)]
         return ops.matmul(ops.cast(values, "float32"), places) > 0
 
+    @in_float32
     def weights(self, count: Tensor) -> Tensor:
         """(T,) the weights that its objectives have in step `count`, before any method."""
         ones = ops.ones((len(self.names),))

@@ -13,7 +13,7 @@ _SHORT = 16384  # entries of a row
 class _Rows:
     def __init__(self, gradients: Sequence[Tensor]) -> None:
         self._shape, self._dtype = gradients[0].shape, gradients[0].dtype
-        self._rows = [gradient.reshape(-1).astype("float32") for gradient in gradients]
+        self._rows = [gradient.reshape(-1).astype(_precision(gradient)) for gradient in gradients]
 
     def gram(self, mixed: Tensor | None = None, kept: Tensor | None = None) -> Tensor:
         # Long rows in as many pieces as there are rows, one after the other, so that stacking them
@@ -30,7 +30,7 @@ class _Rows:
                 piece = jnp.where(kept[:, None], piece, 0.0)
             if mixed is not None:
                 piece = jnp.matmul(mixed, piece, precision="highest")
-            return jnp.matmul(piece, piece.T, precision="highest")
+            return jnp.matmul(piece, piece.T, precision="highest").astype("float32")
 
         total = product(pieces * width, size - pieces * width)
         if pieces == 1:
@@ -40,10 +40,10 @@ class _Rows:
         )
 
     def squares(self) -> list[Tensor]:
-        return [jnp.vdot(row, row) for row in self._rows]
+        return [jnp.vdot(row, row).astype("float32") for row in self._rows]
 
     def matrix(self) -> Tensor:
-        return jnp.stack(self._rows)
+        return jnp.stack(self._rows).astype("float32")
 
     def blend(self, weights: Tensor, kept: Tensor | None) -> Tensor:
         # One fused pass over the rows, without a stacked copy; the selection costs nothing in it.
@@ -55,6 +55,10 @@ class _Rows:
 
     def restore(self, flat: Tensor) -> Tensor:
         return flat.reshape(self._shape).astype(self._dtype)
+
+
+def _precision(gradient: Tensor) -> str:
+    return "float64" if gradient.dtype == "float64" else "float32"
 
 
 def rows(gradients: Sequence[Tensor]) -> _Rows:

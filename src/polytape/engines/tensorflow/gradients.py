@@ -15,34 +15,40 @@ class _Rows:
         self._sparse = all(isinstance(gradient, tf.IndexedSlices) for gradient in gradients)
         dense = _compact(gradients) if self._sparse else [*map(tf.convert_to_tensor, gradients)]
         # One row, as every private variable has, needs no matrix: a small graph is all overhead.
-        self._row = tf.cast(dense[0], tf.float32) if len(dense) == 1 else None
+        self._row = tf.cast(dense[0], _precision(dense[0])) if len(dense) == 1 else None
         if self._row is None:
-            stacked = tf.cast(tf.stack(dense), tf.float32)
+            stacked = tf.cast(tf.stack(dense), _precision(dense[0]))
             self._matrix = tf.reshape(stacked, [len(dense), -1])
 
     def gram(self, mixed: Tensor | None = None, kept: Tensor | None = None) -> Tensor:
-        matrix = self.matrix()
+        matrix = self._all()
         if kept is not None:
-            matrix = tf.where(kept[:, None], matrix, 0.0)
+            matrix = tf.where(kept[:, None], matrix, tf.zeros((), matrix.dtype))
         if mixed is not None:
-            matrix = tf.matmul(mixed, matrix)
-        return tf.matmul(matrix, matrix, transpose_b=True)
+            matrix = tf.matmul(tf.cast(mixed, matrix.dtype), matrix)
+        return tf.cast(tf.matmul(matrix, matrix, transpose_b=True), tf.float32)
 
     def squares(self) -> list[Tensor]:
         if self._row is not None:
             flat = tf.reshape(self._row, [1, -1])
-            return [tf.matmul(flat, flat, transpose_b=True)[0, 0]]
-        return tf.unstack(tf.reduce_sum(tf.square(self._matrix), axis=1))
+            return [tf.cast(tf.matmul(flat, flat, transpose_b=True)[0, 0], tf.float32)]
+        sums = tf.reduce_sum(tf.square(self._matrix), axis=1)
+        return tf.unstack(tf.cast(sums, tf.float32))
+
+    def _all(self) -> Tensor:
+        return self._matrix if self._row is None else tf.reshape(self._row, [1, -1])
 
     def matrix(self) -> Tensor:
-        return self._matrix if self._row is None else tf.reshape(self._row, [1, -1])
+        return tf.cast(self._all(), tf.float32)
 
     def blend(self, weights: Tensor, kept: Tensor | None) -> Tensor:
         if self._row is not None:
-            flat = weights[0] * self._row
-            return self.restore(flat if kept is None else tf.where(kept[0], flat, 0.0))
-        matrix = self._matrix if kept is None else tf.where(kept[:, None], self._matrix, 0.0)
-        return self.restore(tf.matmul(weights[None, :], matrix)[0])
+            flat = tf.cast(weights[0], self._row.dtype) * self._row
+            none = tf.zeros((), flat.dtype)
+            return self.restore(flat if kept is None else tf.where(kept[0], flat, none))
+        matrix, none = self._matrix, tf.zeros((), self._matrix.dtype)
+        matrix = matrix if kept is None else tf.where(kept[:, None], matrix, none)
+        return self.restore(tf.matmul(tf.cast(weights, matrix.dtype)[None, :], matrix)[0])
 
     def restore(self, flat: Tensor) -> Tensor:
         like = self._like[0]
@@ -53,6 +59,10 @@ class _Rows:
             return tf.cast(shaped, like.dtype)
         values = tf.cast(tf.reshape(flat, [-1, *like.values.shape[1:]]), like.values.dtype)
         return tf.IndexedSlices(values, _touched(self._like), like.dense_shape)
+
+
+def _precision(gradient: Tensor) -> tf.DType:
+    return tf.float64 if gradient.dtype == tf.float64 else tf.float32
 
 
 def rows(gradients: Sequence[Tensor]) -> _Rows:

@@ -10,12 +10,12 @@ from polytape.engines.contract import Tensor
 class _Rows:
     def __init__(self, gradients: Sequence[Tensor]) -> None:
         self._shape, self._dtype = gradients[0].shape, gradients[0].dtype
-        self._matrix = torch.stack([g.reshape(-1).to(torch.float32) for g in gradients])
+        self._matrix = torch.stack([g.reshape(-1).to(_precision(g)) for g in gradients])
 
     def gram(self, mixed: Tensor | None = None, kept: Tensor | None = None) -> Tensor:
         matrix = self._kept(kept)
-        matrix = matrix if mixed is None else mixed @ matrix
-        return matrix @ matrix.T
+        matrix = matrix if mixed is None else mixed.to(matrix.dtype) @ matrix
+        return (matrix @ matrix.T).to(torch.float32)
 
     def _kept(self, kept: Tensor | None) -> Tensor:
         if kept is None:
@@ -23,16 +23,20 @@ class _Rows:
         return torch.where(kept[:, None], self._matrix, torch.zeros_like(self._matrix))
 
     def squares(self) -> list[Tensor]:
-        return [torch.dot(row, row) for row in self._matrix]
+        return [torch.dot(row, row).to(torch.float32) for row in self._matrix]
 
     def matrix(self) -> Tensor:
-        return self._matrix
+        return self._matrix.to(torch.float32)
 
     def blend(self, weights: Tensor, kept: Tensor | None) -> Tensor:
-        return self.restore(weights @ self._kept(kept))
+        return self.restore(weights.to(self._matrix.dtype) @ self._kept(kept))
 
     def restore(self, flat: Tensor) -> Tensor:
         return flat.reshape(self._shape).to(self._dtype)
+
+
+def _precision(gradient: Tensor) -> torch.dtype:
+    return torch.float64 if gradient.dtype == torch.float64 else torch.float32
 
 
 def rows(gradients: Sequence[Tensor]) -> _Rows:

@@ -54,7 +54,7 @@ def _weigh(recorded: Recorded) -> tuple[_Seeds, State]:
     """The seeds of the backward pass, and the method's next state."""
     settlement = recorded.settlement
     if settlement.method.constant:  # no backward pass waits for the values of the losses
-        active, losses = recorded.wanted, ops.zeros((len(recorded.losses),))
+        active, losses = recorded.wanted, ops.zeros((len(recorded.losses),), "float32")
     else:
         active, losses = recorded.active, ops.where(recorded.active, recorded.loss_vector, 0.0)
     given = losses, None, active, recorded.step

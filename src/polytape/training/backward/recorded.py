@@ -122,5 +122,5 @@ class Recorded:
         return ops.cond(
             ops.equal(ops.mod(ops.cast(self.step, "int32"), self.settlement.sampling), 0),
             lambda: traces(self.recording, residuals, rows, self.scale),
-            lambda: ops.zeros((count,)),
+            lambda: ops.zeros((count,), "float32"),
         )

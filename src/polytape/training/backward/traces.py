@@ -31,9 +31,9 @@ def traces(
             seed = ops.cast(ops.equal(places, ops.cast(place, places.dtype)), "float32") * scale
             found = recording.pull({index: seed}, among)
             rows = [engine().rows([gradient]) for gradient in found if gradient is not None]
-            return total + sum((row.gram()[0, 0] for row in rows), ops.zeros(()))
+            return total + sum((row.gram()[0, 0] for row in rows), ops.zeros((), "float32"))
 
-        total = ops.fori_loop(0, count, add, ops.zeros(()))
+        total = ops.fori_loop(0, count, add, ops.zeros((), "float32"))
         return total / ops.cast(count, "float32") / scale / scale
 
     found = ops.stack([trace(*pair) for pair in zip(residuals, variables, strict=True)])
