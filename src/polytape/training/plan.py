@@ -70,7 +70,9 @@ class Plan:
         self.phases = list(phases) or [Phase("loss")]
         # Read now: within a traced step a rate is no number.
         self.optimizers = described(model.optimizer)
-        self._untold = bool(verbose) and isinstance(source, Objectives)
+        tells = verbose > 1 or (verbose == 1 and _has_routes(source, model.optimizer))
+        self._tells = tells and isinstance(source, Objectives)
+        self._told: str | None = None  # the routing table that was shown
         self.overrides: str | None = model.overriding("compute_loss")
         self.loss_mode = loss_mode(model, True)
         self.apart = self._takes_apart()
@@ -266,10 +268,17 @@ class Plan:
             advise(self, trained)
 
     def tell(self) -> None:
-        """Show the routing table, once, as soon as there is one."""
-        if self._untold and self.courses:
-            self._untold = False
-            print(routing_table(self))
+        """Show the routing table as declared, and again if the first step found out more."""
+        if not self._tells or not self.courses:
+            return
+        final = len(self.reaches) == len(self.names)
+        if self._told is not None and not final:
+            return
+        self._tells = not final
+        table = routing_table(self)
+        if table != self._told:
+            print(table if self._told is None else "\nThe first step found:\n" + table)
+        self._told = table
 
     # ------------------------------------------------------------------ between steps
 
@@ -342,3 +351,11 @@ class Plan:
                 f"The weight of {name!r} follows a schedule, which reweight() cannot change. Give "
                 "a number or a keras.Variable as its weight."
             )
+
+
+def _has_routes(source: Ledger | Objectives, optimizer: Any) -> bool:
+    """Whether it was said who trains what."""
+    if not isinstance(source, Objectives):
+        return False
+    declared = any(objective.trains is not None for objective in source.given.values())
+    return declared or several(optimizer) is not None

@@ -90,7 +90,9 @@ class Trainer:
                       whole. "raise": as "drop", and `FloatingPointError` after the batch
         seed          for methods that draw random numbers; None follows
                       `keras.utils.set_random_seed` without drawing from it
-        verbose       1 prints the routing table of objectives as soon as there are variables
+        verbose       1 prints the routing table where objectives name what they train or networks
+                      have optimizers of their own: as declared, and again if the first step finds
+                      out more. 2 prints it for any objectives, 0 never
 
         `add_loss` terms and weight regularisers are added to the combined gradient as they are.
         """

@@ -312,7 +312,7 @@ def _of_halves(y_pred: Tensor, sample_weight: Tensor | None) -> list[Tensor]:
         share = half * (ops.cast(count, "float32") / ops.maximum(ops.sum(half), 1.0))
         rank = max(len(y_pred.shape) - 1, 1) if sample_weight is None else len(sample_weight.shape)
         share = ops.reshape(share, (-1,) + (1,) * (rank - 1))
-        found.append(share if sample_weight is None else share * sample_weight)
+        found.append(share if sample_weight is None else ops.multiply(share, sample_weight))
     return found
 
 

@@ -29,7 +29,7 @@ def sample_losses(
             f"{loss.name!r} is one number for the whole batch. Return one for each sample, and "
             "leave the mean to Keras."
         )
-    found = ops.cast(found, "float32")
+    found, value = ops.cast(found, "float32"), ops.cast(value, "float32")
     if len(found.shape) > 1:
         found = ops.mean(found, axis=tuple(range(1, len(found.shape))))
     mean = ops.mean(found)

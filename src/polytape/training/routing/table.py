@@ -1,7 +1,10 @@
 """The routing table as text: objectives in rows, networks in columns, their optimizers below."""
 
 import io
+import itertools
+import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -12,7 +15,6 @@ from rich.table import Table
 
 from polytape.training.objectives.objective import Objective
 from polytape.training.optimizers.division import several, unscaled
-from polytape.training.routing.routes import Places
 
 TRAINS, DISCARDED, APART, UNKNOWN = "●", "○", "·", "?"
 LEGEND = {
@@ -22,48 +24,105 @@ LEGEND = {
     UNKNOWN: "trained if reached: known at the first step",
 }
 _OF_NORMS = "numbers: norm of the loss's gradient on this batch"
+_WIDTH = 100  # where the output is no terminal
 
 
 Norms = Mapping[str, np.ndarray]  # {objective: (V,)}
 
 
-def routing_table(plan: Any, norms: Norms | None = None, width: int = 100) -> str:
+@dataclass(frozen=True)
+class _Network:
+    """A column: a network, or several that follow each other and are routed alike.
+
+    title      its name, or those of the first and the last;  count  how many they are
+    variables  indices of their trainable variables
+    cells      one per objective;  optimizer  of its variables
+    """
+
+    title: str
+    count: int
+    variables: tuple[int, ...]
+    cells: tuple[str, ...]
+    optimizer: str
+
+    @property
+    def routing(self) -> tuple[str, ...]:
+        """Columns with the same may be joined: the signs, and whether they hold for all."""
+        signs = (cell[0] + "of" * (" of " in cell) for cell in self.cells)
+        return *signs, self.optimizer
+
+
+def routing_table(plan: Any, norms: Norms | None = None, width: int | None = None) -> str:
     """The table of a plan that is complete: what is declared and, after a step, what is reached.
 
     norms  of the gradients on some batch: shown behind the signs, of what is discarded, too
+    width  of a line; None takes that of the terminal
+
+    Networks without trainable variables are left out. Where the lines would be too long, networks
+    that follow each other and are routed alike become one; then the networks go into the rows; then
+    the table is cut into several.
     """
-    places, given = plan.places, list(plan.objectives.given.values())
-    cells = [_cells(objective, plan, places, norms) for objective in given]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("objective", "weight", "when", *places.networks):
-        table.add_column(title)
-    for objective, row in zip(given, cells, strict=True):
-        table.add_row(objective.name, _weight(objective), _when(objective, plan), *row)
-    table.add_section()
-    table.add_row("optimizer", "", "", *(_optimizers(plan, name) for name in places.networks))
-    used = [sign for sign in LEGEND if any(sign in cell for row in cells for cell in row)]
-    console = Console(width=width, record=True, file=io.StringIO())
-    console.print(table)
+    width = width or shutil.get_terminal_size((_WIDTH, 24)).columns
+    objectives = list(plan.objectives.given.values())
+    each = _networks(plan, norms)
+    joined = _joined(plan, each, norms)
+    rows, turned = _in_columns(plan, objectives, each), _in_rows(plan, objectives, each)
+    orders = [rows, turned] if norms is not None else [rows]
+    orders += [_in_columns(plan, objectives, joined), _in_rows(plan, objectives, joined)]
+    chosen = next((grid for grid in orders if _wide(grid) <= width), orders[-1])
+    text = "\n\n".join(_rendered(part, width) for part in _cut(chosen, width))
+    used = [sign for sign in LEGEND if any(cell[0] == sign for n in each for cell in n.cells)]
     legend = [f"{sign} {LEGEND[sign]}" for sign in used] + [_OF_NORMS] * (norms is not None)
-    return console.export_text().rstrip() + "\n" + "   ".join(legend)
+    if several(plan.model.optimizer) is None:
+        legend.append(f"optimizer: {plan.optimizers['']}")
+    return text + "\n" + _filled(legend, width)
 
 
-def _cells(objective: Objective, plan: Any, places: Places, norms: Norms | None) -> list[str]:
-    allowed, reach = plan.routes[objective.name], plan.reaches.get(objective.name)
-    length = None if norms is None else norms[objective.name]
-    if reach is None and length is not None:
-        reach = length > 0
-    cells = []
-    for own in map(places.of, places.networks):
-        cell = _cell(allowed[own], None if reach is None else reach[own], objective)
-        if length is not None and cell != APART:
-            counted = allowed[own] if cell.startswith(TRAINS) else True
-            cell += f" {np.linalg.norm(length[own] * counted):.3g}"
-        cells.append(cell)
-    return cells
+# ---------------------------------------------------------------------- what it says
 
 
-def _cell(allowed: np.ndarray, reach: np.ndarray | None, objective: Objective) -> str:
+def _networks(plan: Any, norms: Norms | None) -> list[_Network]:
+    places = plan.places
+    named = {name: tuple(places.of(name)) for name in places.networks}
+    named["(other)"] = tuple(v for v, owner in enumerate(places.owners) if not owner)
+    return [_network(plan, name, 1, own, norms) for name, own in named.items() if own]
+
+
+def _network(
+    plan: Any, title: str, count: int, variables: tuple[int, ...], norms: Norms | None
+) -> _Network:
+    given = plan.objectives.given.values()
+    cells = tuple(_cell(objective, plan, list(variables), norms) for objective in given)
+    return _Network(title, count, variables, cells, _optimizers(plan, variables))
+
+
+def _joined(plan: Any, networks: Sequence[_Network], norms: Norms | None) -> list[_Network]:
+    """Those that follow each other and are routed alike as one."""
+    found = []
+    for _, alike in itertools.groupby(networks, lambda network: network.routing):
+        members = list(alike)
+        if len(members) == 1:
+            found.append(members[0])
+            continue
+        title = f"{members[0].title} … {members[-1].title} ({len(members)})"
+        variables = dict.fromkeys(v for member in members for v in member.variables)
+        found.append(_network(plan, title, len(members), tuple(variables), norms))
+    return found
+
+
+def _cell(objective: Objective, plan: Any, own: list[int], norms: Norms | None) -> str:
+    """What an objective does to some variables."""
+    allowed, reach = plan.routes[objective.name][own], plan.reaches.get(objective.name)
+    length = None if norms is None else norms[objective.name][own]
+    reach = reach[own] if reach is not None else None if length is None else length > 0
+    sign = _sign(allowed, reach, objective)
+    if length is None or sign == APART:
+        return sign
+    counted = allowed if sign.startswith(TRAINS) else True
+    return f"{sign} {np.linalg.norm(length * counted):.3g}"
+
+
+def _sign(allowed: np.ndarray, reach: np.ndarray | None, objective: Objective) -> str:
     if reach is None:
         return APART if not allowed.any() else UNKNOWN if objective.trains is None else TRAINS
     both = allowed & reach
@@ -91,12 +150,93 @@ def _when(objective: Objective, plan: Any) -> str:
     return ", ".join(words)
 
 
-def _optimizers(plan: Any, network: str) -> str:
-    """The optimizers of a network's variables."""
-    own = plan.places.of(network)
+def _optimizers(plan: Any, variables: Sequence[int]) -> str:
+    """The optimizers of some variables; nothing where one has them all."""
     parts = several(plan.model.optimizer)
-    owners: Sequence[str] = parts.owners if parts is not None and parts.owners else ()
-    return ", ".join(dict.fromkeys(plan.optimizers[owners[v] if owners else ""] for v in own))
+    if parts is None:
+        return ""
+    owners: Sequence[str] = parts.owners or ()
+    return ", ".join(dict.fromkeys(plan.optimizers[owners[v]] for v in variables if owners))
+
+
+# ---------------------------------------------------------------------- how it looks
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Cells by column, the title first; `fixed` columns begin every part of a table that is cut.
+
+    last  whether the last row stands apart
+    """
+
+    columns: tuple[tuple[str, ...], ...]
+    fixed: int
+    last: bool
+
+
+def _in_columns(plan: Any, objectives: Sequence[Objective], networks: list[_Network]) -> _Grid:
+    about = {
+        "objective": [objective.name for objective in objectives],
+        "weight": [_weight(objective) for objective in objectives],
+        "when": [_when(objective, plan) for objective in objectives],
+    }
+    used = {title: cells for title, cells in about.items() if any(cells)}
+    columns = [(title, *cells) for title, cells in used.items()]
+    columns += [(network.title, *network.cells) for network in networks]
+    below = ["optimizer", *[""] * (len(used) - 1), *(network.optimizer for network in networks)]
+    if apart := any(network.optimizer for network in networks):
+        columns = [(*column, cell) for column, cell in zip(columns, below, strict=True)]
+    return _Grid(tuple(columns), len(used), apart)
+
+
+def _in_rows(plan: Any, objectives: Sequence[Objective], networks: list[_Network]) -> _Grid:
+    flat = _in_columns(plan, objectives, networks)
+    about, body = flat.columns[1 : flat.fixed], flat.columns[flat.fixed :]
+    rows = [("network", *flat.columns[0][1:]), *about, *body]
+    return _Grid(tuple(zip(*rows, strict=True)), 1, False)
+
+
+def _cut(grid: _Grid, width: int) -> list[_Grid]:
+    """The grid, or parts of it that fit."""
+    fixed, others = grid.columns[: grid.fixed], list(grid.columns[grid.fixed :])
+    parts = []
+    while others:
+        count = len(others)
+        while count > 1 and _wide(_Grid((*fixed, *others[:count]), grid.fixed, grid.last)) > width:
+            count -= 1
+        parts.append(_Grid((*fixed, *others[:count]), grid.fixed, grid.last))
+        others = others[count:]
+    return parts
+
+
+def _wide(grid: _Grid) -> int:
+    """The length of its lines, with a blank in front and three between columns."""
+    return sum(max(map(len, column)) + 3 for column in grid.columns) - 1
+
+
+def _rendered(grid: _Grid, width: int) -> str:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in grid.columns:
+        table.add_column(column[0], no_wrap=True)
+    rows = list(zip(*(column[1:] for column in grid.columns), strict=True))
+    for row in rows[: len(rows) - grid.last]:
+        table.add_row(*row)
+    if grid.last:
+        table.add_section()
+        table.add_row(*rows[-1])
+    console = Console(width=max(width, _wide(grid)), record=True, file=io.StringIO())
+    console.print(table)
+    lines = console.export_text().rstrip().splitlines()
+    return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+def _filled(words: Sequence[str], width: int) -> str:
+    """Words with blanks between them, in as few lines as they fit into."""
+    lines = [""]
+    for word in words:
+        longer = f"{lines[-1]}   {word}" if lines[-1] else word
+        lines = [*lines[:-1], longer] if len(longer) <= width else [*lines, word]
+    return "\n".join(line for line in lines if line)
 
 
 def described(optimizer: Any) -> dict[str, str]:
