@@ -73,7 +73,7 @@ class Tape(Protocol):
 
 
 class Rows(Protocol):
-    """k gradients of one variable, as the rows of a (k, n) float32 matrix."""
+    """k gradients of one variable, as rows (k, n): float32, or float64 if they are."""
 
     def gram(self, mixed: Tensor | None = None, kept: Tensor | None = None) -> Tensor:
         """(k, k) float32 inner products; or those of m combinations of rows, (m, m).
