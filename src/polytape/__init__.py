@@ -16,6 +16,7 @@ HOMES = {
     "Combiner": "polytape.combiner",
     "Evidence": "polytape.contract",
     "Features": "polytape.differentiation.features",
+    "FromInput": "polytape.training.objectives.objective",
     "GradientTape": "polytape.tape",
     "Gradients": "polytape.looping",
     "Method": "polytape.contract",

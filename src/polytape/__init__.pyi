@@ -76,6 +76,7 @@ from polytape.stages.smoothed import Smoothed as Smoothed
 from polytape.stepping import compiled_step as compiled_step
 from polytape.tape import GradientTape as GradientTape
 from polytape.training.model import Model as Model
+from polytape.training.objectives.objective import FromInput as FromInput
 from polytape.training.objectives.objective import Objective as Objective
 from polytape.training.objectives.objective import Step as Step
 from polytape.training.optimizers.optimizers import Optimizers as Optimizers
@@ -115,6 +116,7 @@ __all__ = [
     "ExcessMTL",
     "FairGrad",
     "Features",
+    "FromInput",
     "GO4Align",
     "GlobalClip",
     "GradDrop",

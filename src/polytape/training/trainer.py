@@ -172,7 +172,7 @@ class Trainer:
     def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         sample_weight = completed(sample_weight, y)
         if self.plan.objectives is not None:
-            y, y_pred, sample_weight = self.plan.objectives.measured(y, y_pred, sample_weight)
+            y, y_pred, sample_weight = self.plan.objectives.measured(x, y, y_pred, sample_weight)
         return super().compute_metrics(x, y, y_pred, sample_weight)  # type: ignore[misc]
 
     def train_step(self, *args: Any) -> Any:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras.optimizers.schedules import LearningRateSchedule
 
-from polytape.contract import Tensor, is_number, is_whole
+from polytape.contract import Tensor, is_number, is_whole, received
 from polytape.training.objectives.class_weights import check_class_weight
 
 Weight = Any  # a number, a LearningRateSchedule or a keras.Variable
@@ -38,6 +38,41 @@ class Step:
 
 
 @keras.saving.register_keras_serializable(package="polytape")
+@dataclass(frozen=True)
+class FromInput:
+    """An input as the target of an objective: `fit(x)` of an autoencoder needs no `y`.
+
+    key  of the input, where there are several: its name in a dict, its place in a list, "a/b" or
+         "a/0" within one another. None: the only one there is
+
+    The objective compares its output with that input as `fit` got it. NaN in it is no label.
+
+    >>> import keras, numpy as np, polytape as pt
+    >>> x = keras.Input((3,))
+    >>> model = pt.Model(x, {"image": keras.layers.Dense(3)(x)})
+    >>> model.compile("sgd", objectives=[pt.Objective("image", "mse", target=pt.FromInput())])
+    >>> sorted(model.fit(np.ones((4, 3)), verbose=0).history)
+    ['image_loss', 'loss']
+    """
+
+    key: str | int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.key, bool) or not isinstance(self.key, (str, int, type(None))):
+            raise TypeError(
+                "pt.FromInput takes the name or the place of an input, "
+                f'pt.FromInput("image"). {received(self.key)}'
+            )
+
+    def get_config(self) -> dict[str, Any]:
+        return {"key": self.key}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "FromInput":
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable(package="polytape")
 class Objective:
     """A named loss and the networks that it trains: a row of the routing table.
 
@@ -54,7 +89,8 @@ class Objective:
     every   active in one training step of so many
     when    function of the step, () bool: active where it is true
     output  key of the output that a Keras loss compares; the name by default
-    target  key of its target; that of the output by default
+    target  key of its target; that of the output by default. `pt.FromInput()` compares the output
+            with an input: `pt.FromInput("image")` with one of several
     class_weight  {class number: weight}, at least 0, of a Keras loss: entries whose target is of
             that class count so often, in the loss and in weighted metrics, in training and in
             evaluation; classes that are not in it count once. Targets are class numbers, one-hot,
@@ -105,6 +141,7 @@ class Objective:
             raise TypeError(
                 f"Objective {name!r}: `when` is a function of the step. Received: {when!r}."
             )
+        _check_keys(name, output, target)
         self.of_step = _takes_step(name, loss)
         if self.of_step and (output is not None or target is not None):
             raise ValueError(
@@ -131,7 +168,7 @@ class Objective:
             "every": self.every,
             "when": keras.saving.serialize_keras_object(self.when),
             "output": output,
-            "target": target,
+            "target": keras.saving.serialize_keras_object(target),
             # As pairs: JSON makes texts of the keys of a dict.
             "class_weight": self.class_weight and [[*pair] for pair in self.class_weight.items()],
         }
@@ -141,6 +178,19 @@ class Objective:
         found = {key: keras.saving.deserialize_keras_object(item) for key, item in config.items()}
         pairs = found.pop("class_weight", None)
         return cls(**found, class_weight=pairs and dict(pairs))
+
+
+def _check_keys(name: str, output: Any, target: Any) -> None:
+    """Raise if `output` or `target` cannot be a key."""
+    for what, key in (("output", output), ("target", target)):
+        if isinstance(key, FromInput) and what == "target":
+            continue
+        if key is None or (isinstance(key, (str, int)) and not isinstance(key, bool)):
+            continue
+        raise TypeError(
+            f"Objective {name!r}: `{what}` is the name of an entry, or its place in a list. An input "
+            f'is a target by pt.FromInput("image"). {received(key)}'
+        )
 
 
 def _named(name: str, trains: Any) -> tuple[Any, ...] | None:

@@ -14,7 +14,7 @@ from polytape.training.objectives.evaluated import Evaluated, activity
 from polytape.training.objectives.labels import ELEMENTWISE, Holes, Labels
 from polytape.training.objectives.losses import Parts, Path, loss_parts, resolve_loss
 from polytape.training.objectives.means import Means
-from polytape.training.objectives.objective import Objective, Step
+from polytape.training.objectives.objective import FromInput, Objective, Step
 from polytape.training.objectives.probabilities import Improbable, of_probabilities
 
 
@@ -74,7 +74,7 @@ class Objectives:
 
     def _compared(self, objective: Objective, step: Step) -> tuple[Parts, Labels | None]:
         y_pred = _entry(step.outputs, objective.output, objective.name, "output")
-        y_true = _entry(step.targets, objective.target, objective.name, "target")
+        y_true = _target(objective, step.inputs, step.targets)
         loss = self._losses[objective.name]
         _check_ranks(loss, objective.name, y_true, y_pred)
         weights = self._weights(objective, step.sample_weight, y_true, y_pred)
@@ -87,7 +87,8 @@ class Objectives:
 
         given  for all targets alike, or a nest of those of some of them
         """
-        weights = _optional(given, objective.target)
+        own = isinstance(objective.target, FromInput)
+        weights = _optional(given, objective.output if own else objective.target)
         if objective.class_weight is None:
             return weights
         loss, name = self._losses[objective.name], objective.name
@@ -193,7 +194,9 @@ class Objectives:
             return None
         return ops.stack([ops.ones((), "bool") if p is None else p for p in found])
 
-    def measured(self, targets: Any, outputs: Any, sample_weight: Any) -> tuple[Any, Any, Any]:
+    def measured(
+        self, inputs: Any, targets: Any, outputs: Any, sample_weight: Any
+    ) -> tuple[Any, Any, Any]:
         """Targets, outputs and sample weights for metrics, under the keys of the outputs.
 
         Of outputs in a dict only those that have a target. Weights hold those of the classes.
@@ -207,10 +210,17 @@ class Objectives:
                 return self._weights(bound[key], sample_weight, y_true, y_pred)
             return _optional(sample_weight, target)
 
+        own = {key: o for key, o in bound.items() if isinstance(o.target, FromInput)}
+        if own and targets is None:
+            single = len(bound) == 1 and not keras.tree.is_nested(outputs)
+            targets = _target(next(iter(own.values())), inputs, None) if single else {}
         if isinstance(targets, Mapping) and isinstance(outputs, Mapping):
             named = {key: bound[key].target if key in bound else key for key in outputs}
-            found = {key: target for key, target in named.items() if target in targets}
-            y_true = {key: targets[target] for key, target in found.items()}
+            found = {key: t for key, t in named.items() if key in own or t in targets}
+            y_true = {
+                key: _target(own[key], inputs, None) if key in own else targets[target]
+                for key, target in found.items()
+            }
             y_pred = {key: outputs[key] for key in found}
             weighed = {key: weights(key, t, y_true[key], y_pred[key]) for key, t in found.items()}
             return y_true, y_pred, _unless_none(weighed)
@@ -264,12 +274,36 @@ def _called(objective: Objective, step: Step) -> Any:
         raise
 
 
+def _target(objective: Objective, inputs: Any, targets: Any) -> Any:
+    """What an objective compares its output with."""
+    if not isinstance(objective.target, FromInput):
+        return _entry(targets, objective.target, objective.name, "target")
+    key = objective.target.key
+    if key is not None:
+        found = _entry(inputs, key, objective.name, "input")
+        if keras.tree.is_nested(found):
+            raise ValueError(
+                f"Objective {objective.name!r}: the input {key!r} is a {type(found).__name__} of "
+                f'several. Name one of them, as in pt.FromInput("{key}/0").'
+            )
+        return found
+    leaves = keras.tree.flatten(inputs)
+    if len(leaves) != 1:
+        names = ", ".join(map(repr, inputs)) if isinstance(inputs, Mapping) else f"{len(leaves)}"
+        raise ValueError(
+            f"Objective {objective.name!r}: its target is pt.FromInput(), the only input, and there "
+            f'are several: {names}. Say which: pt.FromInput("image"), or pt.FromInput(0) of a list.'
+        )
+    return leaves[0]
+
+
 def _entry(nest: Any, key: Any, name: str, what: str) -> Any:
     """The entry of outputs or targets that an objective asks for."""
     if nest is None:
         raise ValueError(
             f"Objective {name!r} compares an output with a target, and fit() got no targets. Give "
-            "`y`, or a loss that is a function of the step."
+            "`y`; target=pt.FromInput() if the target is an input; or a loss that is a function of "
+            "the step."
         )
     if not isinstance(nest, (Mapping, list, tuple)):
         return nest
@@ -302,16 +336,17 @@ def _unless_none(weights: Any) -> Any:
 
 
 def _missing(nest: Any, key: Any, name: str, what: str) -> str:
+    asked = "target=pt.FromInput({})" if what == "input" else what + "={}"
     if not isinstance(nest, Mapping):
         return (
             f"Objective {name!r} asks for the {what} {key!r}, but the {what}s are a list of "
-            f"{len(nest)}: give the place, as in pt.Objective({name!r}, ..., {what}=0)."
+            f"{len(nest)}: give the place, as in pt.Objective({name!r}, ..., {asked.format(0)})."
         )
     hint = did_you_mean(key, nest, cutoff=0.6)
     return (
         f"Objective {name!r} asks for the {what} {key!r}, which is not there.{hint} "
         f"{what.capitalize()}s: {', '.join(map(repr, nest)) or 'none'}. Name it with "
-        f"pt.Objective({name!r}, ..., {what}=...)."
+        f"pt.Objective({name!r}, ..., {asked.format('...')})."
     )
 
 
