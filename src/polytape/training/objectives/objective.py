@@ -188,8 +188,8 @@ def _check_keys(name: str, output: Any, target: Any) -> None:
         if key is None or (isinstance(key, (str, int)) and not isinstance(key, bool)):
             continue
         raise TypeError(
-            f"Objective {name!r}: `{what}` is the name of an entry, or its place in a list. An input "
-            f'is a target by pt.FromInput("image"). {received(key)}'
+            f"Objective {name!r}: `{what}` is the name of an entry, or its place in a list. An "
+            f'input is a target by pt.FromInput("image"). {received(key)}'
         )
 
 

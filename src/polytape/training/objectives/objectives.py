@@ -291,8 +291,8 @@ def _target(objective: Objective, inputs: Any, targets: Any) -> Any:
     if len(leaves) != 1:
         names = ", ".join(map(repr, inputs)) if isinstance(inputs, Mapping) else f"{len(leaves)}"
         raise ValueError(
-            f"Objective {objective.name!r}: its target is pt.FromInput(), the only input, and there "
-            f'are several: {names}. Say which: pt.FromInput("image"), or pt.FromInput(0) of a list.'
+            f"Objective {objective.name!r}: its target is pt.FromInput(), the only input, and "
+            f'there are several: {names}. Say which: pt.FromInput("image"), or pt.FromInput(0).'
         )
     return leaves[0]
 
