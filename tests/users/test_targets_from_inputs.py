@@ -122,7 +122,7 @@ def test_it_is_saved_with_the_model(tmp_path: Path) -> None:
             r"asks for the input 'view', which is not there. Did you mean 'views'\?.*"
             r"target=pt.FromInput\(...\)",
         ),
-        (pt.FromInput("views"), r"the input 'views' is a list of several"),
+        (pt.FromInput("views"), r"the input 'views' holds several. Name one"),
         (
             pt.FromInput("views/first"),
             r"asks for the input 'views/first', which is not there",

@@ -283,8 +283,8 @@ def _target(objective: Objective, inputs: Any, targets: Any) -> Any:
         found = _entry(inputs, key, objective.name, "input")
         if keras.tree.is_nested(found):
             raise ValueError(
-                f"Objective {objective.name!r}: the input {key!r} is a {type(found).__name__} of "
-                f'several. Name one of them, as in pt.FromInput("{key}/0").'
+                f"Objective {objective.name!r}: the input {key!r} holds several. Name one of "
+                f'them, as in pt.FromInput("{key}/0").'
             )
         return found
     leaves = keras.tree.flatten(inputs)
