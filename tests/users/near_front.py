@@ -78,12 +78,32 @@ def even(rows: Array) -> Array:
     return np.linalg.lstsq(unit(rows), np.ones(len(rows)), rcond=None)[0]
 
 
+def fair(rows: Array, alpha: float) -> Array:
+    """The direction of w > 0 with G w = w^(-1/alpha): Newton's method in the singular vectors."""
+    norms, p = np.linalg.norm(rows.astype("float64"), axis=1), 1 / alpha
+    left, singular, _ = np.linalg.svd(unit(rows), full_matrices=False)
+    demand = (norms / norms.max()) ** (p - 1)
+    beta, step = demand ** (1 / (1 + p)), 1.0
+    while step > 1e-12:
+        gain = demand * beta**-p
+        slope = singular**2 * (left.T @ beta) - left.T @ gain
+        hessian = np.diag(singular**2) + left.T @ np.diag(p * gain / beta) @ left
+        size = 1 / np.sqrt(np.diag(hessian))
+        change = -np.linalg.solve(hessian * size[:, None] * size, slope * size) * size
+        ratio = left @ change / beta
+        step = np.abs(ratio).max()
+        beta = beta * (1 + ratio / max(1.0, 1.5 * step))
+    return beta @ unit(rows)
+
+
 EXACT: dict[str, Callable[[Array], Array]] = {
     "upgrad": upgrad,
     "dualproj": dual_proj,
     "mgda": mgda,
     "imtlg": even,
     "config": even,
+    "nashmtl": lambda rows: fair(rows, 1.0),
+    "fairgrad": lambda rows: fair(rows, 2.0),
 }
 
 

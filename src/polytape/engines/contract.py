@@ -199,6 +199,15 @@ class Engine(Protocol):
         """
         ...
 
+    def choose(
+        self, first: Tensor, one: Callable[[], Tensor], other: Callable[[], Tensor]
+    ) -> Tensor:
+        """One of two tensors of the same shape; where `first` is known, the other is never traced.
+
+        `keras.ops.cond` outside of a compiled function makes JAX compile both anew at every call.
+        """
+        ...
+
     def aside(self, function: Callable[[], Any], changing: Sequence[Variable]) -> Any:
         """What `function` returns, run without gradients and without a trace.
 

@@ -3,7 +3,9 @@
 from keras import ops
 
 from polytape.contract import Tensor
-from polytape.linalg.cosine import cosine_form
+from polytape.linalg.compressed import along, gains, length, unit_rows
+from polytape.linalg.cosine import CosineForm, cosine_form
+from polytape.linalg.reciprocal import or_one
 from polytape.linalg.solve import solve_spd, with_ridge
 
 _STEPS = 50
@@ -12,11 +14,16 @@ _NEAR = 0.1  # a relative step below this that does not halve the last one is ro
 _TO_BOUNDARY = 0.99
 _ROUNDING = 3e-7  # gains as near as this to those demanded, relatively, are as good as float32
 _UTMOST = 1e24  # between a demand and one: powers of it stay in float32
+_LEAST = 4e-12  # a ridge beside cosines of rows: twice the square of what float32 rows may hide
 _FLOOR = 1e-8  # of the largest entry: smaller ones count for nothing in a float32 direction
 
 
 def bargain(
-    gramian: Tensor, active: Tensor, alpha: float = 1.0, share: Tensor | None = None
+    gramian: Tensor,
+    active: Tensor,
+    alpha: float = 1.0,
+    share: Tensor | None = None,
+    compressed: Tensor | None = None,
 ) -> Tensor:
     """The a > 0 with G a = (share / a)^(1/alpha), objective by objective.
 
@@ -24,6 +31,7 @@ def bargain(
     active   (..., T)     bool
     alpha    float > 0    1 is the Nash bargaining solution, larger values lean towards max-min
     share    (..., T)     float32, positive where active: the bargaining powers; one each, if None
+    compressed  (..., T, T)  what `compressed_rows` made of the gradients, or zeros; None: unknown
     returns  (..., T)     float32, positive; zero for inactive objectives and zero rows
 
     Source: Navon et al. 2022, claim 3.1 (alpha = 1), and Ban & Ji 2024, eq. 7. The equations are
@@ -53,6 +61,12 @@ def bargain(
         demand = demand * ops.where(form.alive, share, ops.ones_like(share)) ** power
     demand = ops.clip(demand, 1 / _UTMOST, _UTMOST)
     beta = _newton(with_ridge(form.cosines), demand, power)
+    if compressed is not None:
+        unit = unit_rows(compressed, form.norms, form.alive)
+        rough = beta
+        beta = ops.cond(
+            ops.any(unit != 0), lambda: _turned(form, unit, demand, power, rough), lambda: rough
+        )
     # In units of the longest row the equations are those of `_newton`, times this factor.
     factor = longest ** ((power - 1.0) / (power + 1.0))
     return ops.where(form.alive, beta * factor / form.norms, ops.zeros_like(beta))
@@ -98,6 +112,62 @@ def _newton(matrix: Tensor, demand: Tensor, power: float) -> Tensor:
     floor = _FLOOR * ops.max(beta, axis=-1, keepdims=True)
     start = (beta, ops.full_like(floor, 1e30), ops.zeros((), dtype="int32"))
     return ops.while_loop(going, advance, start)[0]
+
+
+def _turned(form: CosineForm, unit: Tensor, demand: Tensor, power: float, rough: Tensor) -> Tensor:
+    """The solution without a ridge, as far as rows can tell, made as long as the one with it.
+
+    Solutions for gains that are all multiplied by a number are parallel: the ridge bounds the
+    length of the update, and here it does nothing else. Newton's method in the base of
+    eigenvectors, where short combinations of gradients are small numbers, not small differences.
+    """
+    base = ops.eigh(form.cosines)[1]
+    mixed = ops.sum(base[..., :, :, None] * unit[..., :, None, :], axis=-3)
+    blank = ops.where(form.alive, 0.0, ops.ones_like(demand))
+    added = _LEAST + blank  # entries that are not alive have a system of their own
+    damping = max(1.0, (1.0 + power) / 2.0)
+    floor = _FLOOR * ops.max(rough, axis=-1, keepdims=True)
+
+    def turned(vector: Tensor) -> Tensor:
+        return ops.sum(base * vector[..., :, None], axis=-2)
+
+    def rest(beta: Tensor) -> tuple[Tensor, Tensor]:
+        """What is missing in the equations, in that base and relative to the update; (..., 1)."""
+        direction, gain = along(unit, beta), demand * beta ** (-power)
+        slope = gains(mixed, direction) + turned(added * beta - gain)
+        own = gains(unit, direction) + added * beta - gain
+        fault = ops.max(ops.abs(ops.where(form.alive, own, 0.0)), axis=-1, keepdims=True)
+        return slope, fault / or_one(length(direction))
+
+    def advance(
+        beta: Tensor, best: Tensor, least: Tensor, moved: Tensor, step: Tensor
+    ) -> tuple[Tensor, ...]:
+        slope, _ = rest(beta)
+        curvature = power * demand * beta ** (-power - 1.0) + added
+        outer = base[..., :, :, None] * base[..., :, None, :] * curvature[..., :, None, None]
+        products = ops.sum(mixed[..., :, None, :] * mixed[..., None, :, :], axis=-1)
+        hessian = products + ops.sum(outer, axis=-3)
+        size = 1 / ops.sqrt(ops.diagonal(hessian, axis1=-2, axis2=-1))
+        hessian = hessian * size[..., :, None] * size[..., None, :]
+        change = -solve_spd(hessian, slope * size) * size
+        ratio = ops.sum(base * change[..., None, :], axis=-1) / beta
+        far = ops.max(ops.abs(ratio), axis=-1, keepdims=True)
+        near = ops.logical_and(far < _NEAR, 2 * far > moved)
+        # Too short a step, or none that could make an entry negative.
+        beta = ops.maximum(beta * (1 + ratio / ops.maximum(1.0, damping * far)), floor)
+        _, fault = rest(beta)
+        better = fault < least
+        best, least = ops.where(better, beta, best), ops.where(better, fault, least)
+        return beta, best, least, ops.where(near, 0.0, far), step + 1
+
+    def going(*loop: Tensor) -> Tensor:
+        return ops.logical_and(ops.any(loop[3] > _LAST_STEP), loop[4] < _STEPS)
+
+    _, fault = rest(rough)
+    start = (rough, rough, fault, ops.full_like(fault, 1e30), ops.zeros((), dtype="int32"))
+    beta = ops.while_loop(going, advance, start)[1]
+    long, wanted = length(along(unit, beta)), length(along(unit, rough))
+    return beta * ops.where(long > wanted, wanted / or_one(long), 1.0)
 
 
 def _farthest(matrix: Tensor, demand: Tensor, power: float, beta: Tensor, ratio: Tensor) -> Tensor:

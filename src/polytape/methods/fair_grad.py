@@ -34,8 +34,10 @@ class FairGrad(Method):
     Weights: positive. Equal gradients: their direction. T = 1: |g|^(-2 alpha / (1 + alpha)). A zero
     row weighs zero and the others go on without it. Opposed gradients, and any w >= 0 with
     J^T w = 0, leave the equations without a solution: a ridge of 1e-6 on the cosines bounds
-    |g_t| w_t by about 1e3 and these gradients cancel out. From alpha = 4 on weights may
-    differ by more than float32 spans: |g_t| w_t below 1e-8 of the largest are not resolved.
+    |g_t| w_t by about 1e3 and these gradients cancel out. Beside such points it shortens the
+    update; it does not turn it, where the gradients themselves are at hand.
+    From alpha = 4 on weights may differ by more than float32 spans: |g_t| w_t below 1e-8 of the
+    largest are not resolved.
 
     >>> import polytape as pt
     >>> weights, _ = pt.weigh(pt.FairGrad(), [[4.0, 0.0], [0.0, 1.0]])
@@ -46,6 +48,7 @@ class FairGrad(Method):
     alpha: Annotated[float, Range(0.01, open="high")] = 2.0
     preference: Annotated[tuple[float, ...] | None, Preference()] = None
 
+    looks_closely: ClassVar[bool] = True
     reference: ClassVar[str] = "Ban and Ji, ICML 2024"
     guarantees: ClassVar[frozenset[str]] = frozenset(
         {"non-conflicting", "scale-free", "permutation", "stationary"}
@@ -53,4 +56,5 @@ class FairGrad(Method):
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
         share = preferred(evidence, self.preference)
-        return bargain(evidence.gramian, evidence.active, self.alpha, share), state
+        weights = bargain(evidence.gramian, evidence.active, self.alpha, share, evidence.compressed)
+        return weights, state

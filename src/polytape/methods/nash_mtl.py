@@ -39,6 +39,8 @@ class NashMTL(Method):
     a_i = 1 / (|g_i| sqrt(1 + cos)). A zero row weighs zero and the others bargain without it.
     Opposed gradients, and any a >= 0 with J^T a = 0, leave the equations without a solution: a
     ridge of 1e-6 on the cosines bounds |g_i| a_i by about 1e3 and these gradients cancel out.
+    Beside such points it shortens the update; it does not turn it, where the gradients themselves
+    are at hand.
 
     >>> import polytape as pt
     >>> weights, _ = pt.weigh(pt.NashMTL(max_norm=None), [[4.0, 0.0], [0.0, 1.0]])
@@ -49,6 +51,7 @@ class NashMTL(Method):
     max_norm: Annotated[float | None, Range(0.0, open="low high", optional=True)] = 1.0
     preference: Annotated[tuple[float, ...] | None, Preference()] = None
 
+    looks_closely: ClassVar[bool] = True
     reference: ClassVar[str] = "Navon et al., ICML 2022"
     guarantees: ClassVar[frozenset[str]] = frozenset(
         {"non-conflicting", "impartial", "scale-free", "permutation", "stationary"}
@@ -56,7 +59,9 @@ class NashMTL(Method):
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
         share = preferred(evidence, self.preference)
-        weights = bargain(evidence.gramian, evidence.active, share=share)
+        weights = bargain(
+            evidence.gramian, evidence.active, share=share, compressed=evidence.compressed
+        )
         if self.max_norm is None:
             return weights, state
         gains = ops.sum(evidence.gramian * weights[..., None, :], axis=-1)

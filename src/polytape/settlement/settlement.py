@@ -251,16 +251,13 @@ class Settlement:
 
     def _compressed(self, gradients: Jacobian, gramian: Tensor, active: Tensor) -> Tensor:
         """The gradients in T coordinates where their Gramian cannot tell them apart, else zeros."""
-        if "dependent" not in self._compiled:
-            self._compiled["dependent"] = engine().island(dependent)
 
         def measured() -> Tensor:
             mixed = mixing(gramian)
             products = gradients.mixed_gramians(self.blocks, mixed, active)
             return compressed_rows(gramian, mixed, products)
 
-        near = self._compiled["dependent"](gramian)
-        return ops.cond(near, measured, lambda: ops.zeros_like(gramian))
+        return engine().choose(dependent(gramian), measured, lambda: ops.zeros_like(gramian))
 
     def look_again(
         self, before: Sequence[Tensor], after: Sequence[Tensor], active: Tensor, accept: Tensor

@@ -54,6 +54,12 @@ def compiled(step: Callable[..., Any], variables: Sequence[Variable]) -> Callabl
     return call
 
 
+def choose(first: Tensor, one: Callable[[], Tensor], other: Callable[[], Tensor]) -> Tensor:
+    if isinstance(first, jax.core.Tracer):
+        return jax.lax.cond(first, one, other)
+    return one() if bool(first) else other()
+
+
 def aside(function: Callable[[], Any], changing: Sequence[Variable]) -> Any:
     del changing  # what happens in the scope stays there
     with Scope():

@@ -28,6 +28,10 @@ def compiled(step: Callable[..., Any], variables: Sequence[Variable]) -> Callabl
     return tf.function(step, autograph=False)
 
 
+def choose(first: Tensor, one: Callable[[], Tensor], other: Callable[[], Tensor]) -> Tensor:
+    return tf.cond(first, one, other)
+
+
 def aside(function: Callable[[], Any], changing: Sequence[Variable]) -> Any:
     kept = [tf.identity(variable.value) for variable in changing]
     found = function()

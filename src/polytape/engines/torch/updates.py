@@ -24,6 +24,10 @@ def compiled(step: Callable[..., Any], variables: Sequence[Variable]) -> Callabl
     return step
 
 
+def choose(first: Tensor, one: Callable[[], Tensor], other: Callable[[], Tensor]) -> Tensor:
+    return one() if bool(first) else other()
+
+
 def aside(function: Callable[[], Any], changing: Sequence[Variable]) -> Any:
     kept = [variable.value.clone() for variable in changing]
     with torch.random.fork_rng(), torch.no_grad():  # Dropout draws from the global generator
