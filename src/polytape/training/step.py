@@ -12,6 +12,7 @@ from polytape.engines import engine
 from polytape.training.backward import Recorded, backward
 from polytape.training.course import Course
 from polytape.training.objectives.masks import carry, masks_of
+from polytape.training.objectives.means import track
 from polytape.training.objectives.values import Given, batch_size, scalars, training_loss
 from polytape.training.optimizers.division import several
 from polytape.training.statistics import restore
@@ -28,7 +29,7 @@ def train_step(model: Any, data: Any) -> dict[str, Tensor]:
         for repeat in range(declared.steps):
             outputs, total = _advance(model, given, phase, repeat)
         totals.append(total)
-    plan.loss_tracker().update_state(sum(totals[1:], start=totals[0]), batch_size(x))
+    track(plan.loss_tracker(), sum(totals[1:], start=totals[0]), batch_size(x))
     plan.clock.tick()
     return model.compute_metrics(x, y, outputs, sample_weight=sample_weight)
 

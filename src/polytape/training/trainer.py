@@ -18,7 +18,7 @@ from polytape.training.functional import plain_functional
 from polytape.training.loadable import named_functions, warn_of_lost
 from polytape.training.objectives.given import arguments, check_class_weight, completed, whole
 from polytape.training.objectives.losses import Ledger, Path
-from polytape.training.objectives.means import share
+from polytape.training.objectives.means import attend, share
 from polytape.training.objectives.metrics import names_of_results, of_labels
 from polytape.training.objectives.objective import Objective
 from polytape.training.objectives.objectives import Objectives
@@ -151,6 +151,7 @@ class Trainer:
         sample_weight = completed(sample_weight, y)
         with ledger.thrown_away():
             share(self, ledger, y, y_pred, sample_weight)
+        attend(self, training)
         total = super().compute_loss(x, y, y_pred, sample_weight, training)  # type: ignore[misc]
         plan.complete(y_pred)
         return plan.whole(total, y_pred)

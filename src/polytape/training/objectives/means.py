@@ -10,9 +10,13 @@ from polytape.contract import Tensor
 from polytape.engines import engine
 from polytape.training.objectives.losses import Ledger
 
+_NOTHING = 1e-30  # as a count: nothing beside one sample, and yet not zero
+
 
 class Means:
     """Running means of T losses, a metric each.
+
+    In training a value that is not finite is left out; in validation it stays and is seen.
 
     Their sums share one variable: a compiled step on TensorFlow pays for every variable it is
     handed, and two for each of sixteen losses cost it more than their backward passes.
@@ -27,6 +31,7 @@ class Means:
         """
         self._share = share
         self._waiting: list[tuple[Tensor, Tensor]] = []
+        self.training = True  # whether what comes next is of a step of training
         self.metrics = [_Mean(name, self, place) for place, name in enumerate(names)]
         first = self.metrics[0]
         shape, dtype = (2 * len(names),), first.dtype
@@ -39,7 +44,13 @@ class Means:
         counts = [known[id(weight)] for weight in weights]
         # Product by product: all at once, XLA would round otherwise than for Keras's means.
         products = [ops.cast(v, dtype) * c for v, c in zip(values, counts, strict=True)]
-        self._sums.assign_add(engine().stack([*products, *counts]))
+        if not self.training:
+            self._sums.assign_add(engine().stack([*products, *counts]))
+            return
+        sums, number = self._sums.value, len(products)
+        sums = sums[:number], sums[number:]
+        more = engine().stack(products), engine().stack(counts)
+        self._sums.assign(ops.concatenate(with_another(*sums, *more)))
 
     def note(self, place: int, value: Tensor, weight: Any) -> None:
         """Take the values one by one, in order, and add them when the last has come.
@@ -68,13 +79,49 @@ class _Mean(keras.metrics.Metric):
 
     def __init__(self, name: str, means: Means, place: int) -> None:
         super().__init__(name=name)
-        self._means, self._place = means, place
+        self.means, self._place = means, place
 
     def update_state(self, value: Tensor, sample_weight: Any = 1) -> None:
-        self._means.note(self._place, value, sample_weight)
+        self.means.note(self._place, value, sample_weight)
 
     def result(self) -> Tensor:
-        return self._means.result(self._place)
+        return self.means.result(self._place)
+
+
+def with_another(
+    total: Tensor, count: Tensor, product: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Sums of values and weights, both (...), after one more; left out where it is not finite.
+
+    product  the value times its weight
+
+    As long as nothing but such values has come, the total is NaN and the count next to zero: the
+    mean is then NaN, and not zero as that of nothing is.
+    """
+    fine = ops.isfinite(product)
+    counts = ops.logical_and(fine, weight > 0)
+    start = ops.where(ops.isnan(total), 0.0, total)
+    kept = ops.where(ops.logical_or(fine, count > _NOTHING), total, float("nan"))
+    total = ops.where(counts, start + product, kept)
+    return total, ops.where(fine, count + weight, ops.maximum(count, _NOTHING))
+
+
+def track(mean: keras.metrics.Mean, value: Tensor, weight: Tensor) -> None:
+    """Add a value () to Keras's mean as it does itself, but leave it out if it is not finite."""
+    dtype = mean.total.dtype
+    weight = ops.cast(weight, dtype)
+    sums = mean.total.value, mean.count.value
+    total, count = with_another(*sums, ops.cast(value, dtype) * weight, weight)
+    mean.total.assign(total)
+    mean.count.assign(count)
+
+
+def attend(model: Any, training: bool) -> None:
+    """Tell the means that a compiled model shares whether a step of training comes next."""
+    evaluation = getattr(model, "_compile_loss", None)
+    for metric in () if evaluation is None else evaluation.metrics[:1]:
+        if isinstance(metric, _Mean):
+            metric.means.training = training
 
 
 def share(model: Any, ledger: Ledger, y: Any, y_pred: Any, sample_weight: Any) -> None:

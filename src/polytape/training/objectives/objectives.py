@@ -234,11 +234,13 @@ class Objectives:
             return targets, outputs, self._weights(objective, sample_weight, targets, y_pred)
         return targets, outputs, sample_weight
 
-    def note(self, batch: Tensor) -> None:
+    def note(self, batch: Tensor, training: bool) -> None:
         """Add the values to the running means.
 
-        batch  () int: the number of samples, the weight of a mean without labels
+        batch     () int: the number of samples, the weight of a mean without labels
+        training  whether they are of a step of training
         """
+        self._means.training = training
         seen = dict.fromkeys(self.given, (0.0, 0.0))
         for name, each in self._found.items():
             count = batch if each.labels is None else each.labels.count

@@ -41,7 +41,7 @@ def loss_of_objectives(
     count = plan.clock.read()
     step = Step(x, y, y_pred, plan.places.networks, sample_weight, training, count)
     plan.objectives.evaluate(step, names)
-    plan.objectives.note(batch_size(x))
+    plan.objectives.note(batch_size(x), training)
     weights = {
         name: weight
         for course in plan.courses
