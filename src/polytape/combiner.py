@@ -40,8 +40,8 @@ class Combiner(keras.layers.Layer):
     variables of this layer: they are saved with a model that holds it, and inside `jax.jit` they go
     through `keras.StatelessScope` as those of any layer (call `prepare` before tracing).
 
-    A non-finite loss or gradient leaves its objective out for the step and never enters the state;
-    if none is left, the update is zero.
+    A loss, gradient or weight that is not finite leaves its objective out for the step and never
+    enters the state; if none is left, the update is zero.
 
     >>> import keras, polytape as pt
     >>> w = keras.Variable([1.0, 2.0])

@@ -292,9 +292,9 @@ class Plan:
         """Raise if the user asked for it and an objective was left out."""
         if self.on_nonfinite == "raise" and (named := self.dropped.describe()):
             raise FloatingPointError(
-                f"A loss or gradient is not finite: {named}.{self.culprits()} No variable was "
-                "touched by it. Look for log or division of zero, an exploding loss, or NaN in the "
-                "data of that objective."
+                f"A loss, gradient or weight is not finite: {named}.{self.culprits()} No variable "
+                f"was touched by it. {self.bad_weights()}Look for log or division of zero, an "
+                "exploding loss, or NaN in the data of that objective."
             )
 
     def culprits(self) -> str:
@@ -306,6 +306,22 @@ class Plan:
             keys = {one.name: one.target for one in given if not one.of_step}
         places = {name: self.names.index(name) for name in keys}
         return culprits(x, y, keys, places)
+
+    def bad_weights(self) -> str:
+        """A sentence for each objective whose weight was not finite in the last step."""
+        last = ops.maximum(ops.cast(self.clock.read(), "int32") - 1, 0)
+        pairs = [
+            (name, weight)
+            for course in self.courses
+            for name, weight in zip(
+                course.names, ops.convert_to_numpy(course.weights(last)), strict=True
+            )
+        ]
+        return "".join(
+            f"The weight of {name!r} is {weight}. "
+            for name, weight in pairs
+            if not np.isfinite(weight)
+        )
 
     def reweight(self, weights: Mapping[str, float]) -> None:
         """Write into the `Reweight` states what a user asked for."""

@@ -81,8 +81,9 @@ class Trainer:
                       "parameters"; by the "features", tensors marked with `pt.Features()`; or by
                       the "outputs" of the model. Away from the parameters one backward pass per
                       loss reaches the marked tensors only, and one goes through the network
-        on_nonfinite  a loss or gradient that is not finite never reaches a variable, an optimizer
-                      slot or the method's state. "drop": its objective is left out of the step;
+        on_nonfinite  a loss, gradient or weight that is not finite never reaches a variable, a slot
+                      or the method's state, and the logged losses are means over what was finite.
+                      "drop": its objective is left out of the step, and counted as `dropped`;
                       methods of one backward pass ("sum", "dwa"), which cannot tell the gradients
                       apart, skip the step; where routes and optimizers keep networks apart, those
                       that it does not concern go on. "isolate": it alone is left out for those

@@ -50,8 +50,9 @@ class Watch(keras.callbacks.Callback):
             )
         if count.dropped:
             warnings.warn(
-                f"Epoch {epoch + 1}: a loss or gradient was not finite and its objective was left "
-                f"out of the step: {count.described}.{count.culprits} "
+                f"Epoch {epoch + 1}: a loss, gradient or weight was not finite and its objective "
+                f"was left out of the step: {count.described}.{count.culprits} "
+                f"{self.model.plan.bad_weights()}"
                 '`on_nonfinite="raise"` stops at the first one.',
                 RuntimeWarning,
                 stacklevel=2,

@@ -50,7 +50,8 @@ class Means:
         sums, number = self._sums.value, len(products)
         sums = sums[:number], sums[number:]
         more = engine().stack(products), engine().stack(counts)
-        self._sums.assign(ops.concatenate(with_another(*sums, *more)))
+        fine = ops.isfinite(more[0])
+        self._sums.assign(ops.concatenate(with_another(*sums, *more, fine)))
 
     def note(self, place: int, value: Tensor, weight: Any) -> None:
         """Take the values one by one, in order, and add them when the last has come.
@@ -89,16 +90,15 @@ class _Mean(keras.metrics.Metric):
 
 
 def with_another(
-    total: Tensor, count: Tensor, product: Tensor, weight: Tensor
+    total: Tensor, count: Tensor, product: Tensor, weight: Tensor, fine: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Sums of values and weights, both (...), after one more; left out where it is not finite.
 
-    product  the value times its weight
+    product  the value times its weight;  fine  (...) bool: whether it is finite
 
     As long as nothing but such values has come, the total is NaN and the count next to zero: the
     mean is then NaN, and not zero as that of nothing is.
     """
-    fine = ops.isfinite(product)
     counts = ops.logical_and(fine, weight > 0)
     start = ops.where(ops.isnan(total), 0.0, total)
     kept = ops.where(ops.logical_or(fine, count > _NOTHING), total, float("nan"))
@@ -109,9 +109,10 @@ def with_another(
 def track(mean: keras.metrics.Mean, value: Tensor, weight: Tensor) -> None:
     """Add a value () to Keras's mean as it does itself, but leave it out if it is not finite."""
     dtype = mean.total.dtype
-    weight = ops.cast(weight, dtype)
+    value, weight = ops.cast(value, dtype), ops.cast(weight, dtype)
     sums = mean.total.value, mean.count.value
-    total, count = with_another(*sums, ops.cast(value, dtype) * weight, weight)
+    # Asked of the value: a product with a second use XLA would round otherwise than Keras's.
+    total, count = with_another(*sums, value * weight, weight, ops.isfinite(value))
     mean.total.assign(total)
     mean.count.assign(count)
 

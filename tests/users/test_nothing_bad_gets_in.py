@@ -1,0 +1,385 @@
+"""Whatever is not finite, loss, gradient, weight, bound or state, stays outside and is told."""
+
+import dataclasses
+import math
+import re
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import fuzz
+import polytape as pt
+from polytape.catalogue import catalogue
+from polytape.contract.rules import Integer, Range, rules_of
+from polytape.testing.trials import Trial
+from small import LOSSES, Array, arrays, assert_same, data, everything, model
+
+pytestmark = pytest.mark.engine
+
+X, Y = data(16)
+BAD = (math.nan, math.inf, -math.inf)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Blip(keras.optimizers.schedules.LearningRateSchedule):
+    """One, but in one step."""
+
+    def __init__(self, step: int, value: float) -> None:
+        self.step, self.value = step, value
+
+    def __call__(self, step: Any) -> Any:
+        return ops.where(ops.equal(ops.cast(step, "int32"), self.step), self.value, 1.0)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"step": self.step, "value": self.value}
+
+
+def objectives(weight: Any = 1.0) -> list[pt.Objective]:
+    return [
+        pt.Objective(name, LOSSES[name], weight=weight if name == "a" else 1.0) for name in "abc"
+    ]
+
+
+def compiled(
+    combine: Any = "upgrad", weight: Any = 1.0, eager: bool = True, **options: Any
+) -> pt.Model:
+    found = model()
+    options.setdefault("optimizer", keras.optimizers.Adam(0.01))
+    found.compile(
+        objectives=objectives(weight), combine=combine, verbose=0, run_eagerly=eager, **options
+    )
+    return found
+
+
+def fit(found: pt.Model, y: Any = Y, x: Any = X, **options: Any) -> dict[str, list[float]]:
+    options = {"batch_size": 16, "verbose": 0, "shuffle": False, **options}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return found.fit(x, y, **options).history
+
+
+def all_finite(found: pt.Model) -> bool:
+    return all(np.isfinite(value).all() for value in everything(found))
+
+
+METHODS = {
+    "sum": "sum",
+    "linear": "dwa",
+    "learned": pt.UW(),
+    "gramian": "upgrad",
+    "chain": pt.Chain(pt.Normalize(), pt.PCGrad()),
+    "remembering": pt.MoCo(),
+    "rows": "graddrop",
+    "blocks": pt.Smoothed(pt.PerVariable(pt.MGDA())),
+    "now and then": pt.Every(pt.IMTLG(), 2),
+}
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_weight_of_one_step(name: str, bad: float) -> None:
+    """From a schedule: that step leaves the objective out, the next go on."""
+    found = compiled(METHODS[name], Blip(1, bad))
+    fit(found)
+    history = fit(found)
+    assert history["dropped"][0] >= 1
+    assert all_finite(found)
+    before = arrays(found.trainable_variables)
+    assert fit(found).get("dropped", [0]) == [0]
+    assert all_finite(found)
+    assert not np.array_equal(before[0], arrays(found.trainable_variables)[0])
+
+
+@pytest.mark.parametrize("way", ["drop", "isolate", "skip", "raise"])
+@pytest.mark.parametrize("combine", ["sum", "upgrad"])
+def test_a_weight_that_is_a_variable(combine: str, way: str) -> None:
+    weight = keras.Variable(1.0)
+    found = compiled(combine, weight, on_nonfinite=way)
+    fit(found)
+    before = everything(found)
+    weight.assign(math.nan)
+    if way == "raise":
+        with pytest.raises(FloatingPointError, match=r"'a' \(1 x\).*The weight of 'a' is nan\."):
+            fit(found)
+    else:
+        with pytest.warns(RuntimeWarning, match=r"'a' \(1 x\).*The weight of 'a' is nan\."):
+            found.fit(X, Y, batch_size=16, verbose=0)
+    weight.assign(1.0)
+    fit(found)
+    assert all_finite(found)
+    if way == "skip":
+        again = compiled(combine, weight, on_nonfinite=way)
+        fit(again), fit(again)
+        for one, other in zip(found.trainable_variables, again.trainable_variables, strict=True):
+            np.testing.assert_allclose(*arrays([one, other]), rtol=1e-6)
+    assert len(before) == len(everything(found))
+
+
+def test_the_others_go_on_as_if_it_did_not_exist() -> None:
+    found, without = compiled(weight=Blip(0, math.nan)), model()
+    without.compile(
+        keras.optimizers.Adam(0.01),
+        {name: LOSSES[name] for name in "bc"},
+        combine="upgrad",
+        run_eagerly=True,
+    )
+    fit(found), fit(without, {name: Y[name] for name in "bc"})
+    for one, other in zip(found.trainable_variables, without.trainable_variables, strict=True):
+        np.testing.assert_allclose(*arrays([one, other]), rtol=1e-4, atol=1e-6)
+
+
+def test_compiled() -> None:
+    found = compiled(weight=Blip(1, math.inf), eager=False)
+    assert fit(found, epochs=3)["dropped"] == [1, 0]  # from the epoch on in which it happened
+    assert all_finite(found)
+
+
+@dataclasses.dataclass(frozen=True)
+class Faulty(pt.Method):
+    """Sums, but in step 1 its weights or its state are what they must not be."""
+
+    what: str = "weights"
+
+    def init(self, names: tuple[str, ...], blocks: tuple[int, ...] = ()) -> Any:
+        return {"sum": np.zeros((*blocks, len(names)), "float32")}
+
+    def weigh(self, evidence: Any, state: Any) -> tuple[Any, Any]:
+        bad = ops.equal(ops.cast(evidence.step, "int32"), 1)
+        poison = {key: ops.where(bad, math.nan, 0.0) for key in ("weights", "state")}
+        spoilt = {key: value if key == self.what else 0.0 for key, value in poison.items()}
+        ones = ops.ones_like(evidence.losses)
+        return ones + spoilt["weights"], {"sum": state["sum"] + ones + spoilt["state"]}
+
+
+@pytest.mark.parametrize("needs", ["gramian", "losses"])
+@pytest.mark.parametrize("what", ["weights", "state"])
+def test_a_method_that_fails(what: str, needs: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a method returns that is not finite goes no further: the step is as if not made."""
+    monkeypatch.setattr(Faulty, "needs", needs)
+    found = compiled(Faulty(what))
+    fit(found)
+    before = arrays([*found.trainable_variables, *found.optimizer.variables])
+    states = arrays(found.plan.settlement.state.variables)
+    assert fit(found)["dropped"] == [3]
+    assert_same(before, arrays([*found.trainable_variables, *found.optimizer.variables]))
+    assert_same(states, arrays(found.plan.settlement.state.variables))
+    assert fit(found).get("dropped", [0]) == [0]
+    assert all_finite(found)
+
+
+@pytest.mark.parametrize("private", ["own", "weighted", "joint"])
+def test_finite_weights_of_finite_rows_that_overflow(private: str) -> None:
+    found = compiled(
+        pt.Chain(pt.Reweight({"a": 1e30}), pt.Reweight({"a": 1e8}), pt.UPGrad()), private=private
+    )
+    fit(found)
+    assert all_finite(found)
+    found = compiled(pt.Chain(pt.UPGrad(), pt.Reweight({"a": 3e38})), private=private)
+    assert fit(found)["dropped"][0] >= 1
+    assert all_finite(found)
+
+
+def losses(weight: float, variables: list[Any]) -> Callable[[], dict[str, Any]]:
+    shared, own = variables
+    return lambda: {
+        "a": weight * ops.sum(shared**2) + ops.sum(own),
+        "b": ops.sum(shared * np.float32([1.0, -1.0])),
+    }
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_in_a_loop(bad: float) -> None:
+    """`pt.Combiner` has nobody behind it that could skip the step: its update is finite or zero."""
+    variables = [keras.Variable([1.0, 2.0]), keras.Variable([1.0])]
+    combiner = pt.Combiner(pt.Chain(pt.Reweight({"a": Blip(1, bad)}), pt.MoCo()))
+    for step in range(3):
+        update = arrays_of(combiner(pt.gradients(losses(1.0, variables), variables)))
+        assert all(np.isfinite(part).all() for part in update)
+        if step == 1:
+            assert not update[1].any(), "it is the objective's own"
+    assert all(np.isfinite(value).all() for value in arrays(combiner.variables))
+    update = arrays_of(combiner(pt.gradients(losses(bad, variables), variables)))
+    assert all(np.isfinite(part).all() for part in update)
+
+
+def arrays_of(tensors: list[Any]) -> list[Array]:
+    return [np.array(ops.convert_to_numpy(tensor)) for tensor in tensors]
+
+
+# ------------------------------------------------------------------------------------ bounds
+
+
+@pytest.mark.parametrize("wrap", [pt.Clip, lambda norm: pt.GlobalClip(pt.Sum(), norm)])
+def test_an_infinite_bound_clips_nothing(wrap: Callable[[float], pt.Method]) -> None:
+    weights, _ = pt.weigh(wrap(math.inf), [[1e36, 0.0], [0.0, 0.0]])
+    np.testing.assert_array_equal(ops.convert_to_numpy(weights), [1.0, 1.0])
+
+
+RULES = [
+    pytest.param(cls, name, rule, id=f"{cls.__name__}-{name}")
+    for cls in catalogue().values()
+    for name, rule in rules_of(cls).items()
+    if isinstance(rule, Range) and not isinstance(rule, Integer)
+]
+EXTREMES = (0.0, 1e-30, 1e30, math.inf)
+
+
+@pytest.mark.parametrize(("cls", "name", "rule"), RULES)
+def test_a_hyper_parameter_at_its_ends(cls: type[pt.Method], name: str, rule: Range) -> None:
+    """A finite answer, or refused by the rule, whose brackets say which."""
+    inner = {"inner": pt.UPGrad()} if "inner" in cls.__dataclass_fields__ else {}
+    for value in (*EXTREMES, rule.low, rule.high, 1 - 1e-9):
+        if not rule.admits(value):
+            with pytest.raises(ValueError, match=re.escape(f"`{name}` must be {rule}.")):
+                cls(**inner, **{name: value})
+            continue
+        trial = Trial(cls(**inner, **{name: value}))
+        rows, state = np.float32([[1.0, 0.5, 0.1], [-0.8, 0.3, 0.2], [0.1, 1.0, -1.0]]), None
+        state = trial.start((3,), 3)
+        for losses in ([1.0, 2.0, 0.5], [0.5, 2.5, 0.1]):
+            answer = trial.answer(rows, np.array(losses), np.ones(3, bool), state)
+            state = answer.state
+            if value != 1e30:  # times a hundred that need not be a number of float32
+                assert np.isfinite(answer.weights).all(), f"{name}={value}: {answer.weights}"
+            assert not np.isnan(answer.weights).any(), f"{name}={value}: {answer.weights}"
+            for leaf in keras.tree.flatten(state):
+                assert np.isfinite(ops.convert_to_numpy(leaf)).all(), f"{name}={value}: {state}"
+
+
+@pytest.mark.parametrize("sizes", [(1e10, 1e-10), (1e-10, 1e10), (1e12, 1e12), (1e-12, 1e-12)])
+@pytest.mark.parametrize(
+    "method", [pt.MMPareto(), pt.Smoothed(pt.UPGrad()), pt.FairGrad(alpha=0.1)]
+)
+def test_gradients_of_all_sizes(method: pt.Method, sizes: tuple[float, float]) -> None:
+    rows = np.array([[1.0, 0.2], [-0.9, 0.4]]) * np.array(sizes)[:, None]
+    weights, _ = pt.weigh(method, np.float32(rows @ rows.T))
+    weights = ops.convert_to_numpy(weights)
+    assert np.isfinite(weights).all()
+    assert (weights > 0).all()
+
+
+@pytest.mark.parametrize("factor", [1e37, 1e-37])
+def test_smoothed_in_a_network(factor: float) -> None:
+    found = compiled(pt.Chain(pt.Reweight({"a": factor}), pt.Smoothed(pt.UPGrad())))
+    fit(found, epochs=3)
+    assert all_finite(found)
+
+
+def test_numbers_alone() -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        pt.weigh("gls", losses=[math.inf, 1.0])
+    with pytest.raises(FloatingPointError, match="EncodecBalancer came to weights"):
+        pt.weigh(pt.EncodecBalancer(norm=1e37), [[1e-6, 0.0], [0.0, 1.0]])
+
+
+# ------------------------------------------------------------------------------------ logs
+
+
+def poisoned(batches: set[int], of: str = "a") -> dict[str, Array]:
+    """The targets of four batches, some of them infinite: no label is NaN, and means something."""
+    found = {name: np.concatenate([target] * 4) for name, target in Y.items()}
+    for batch in batches:
+        found[of][16 * batch : 16 * (batch + 1)] = math.inf
+    return found
+
+
+WAYS = ("loss", "objectives")
+
+
+def four_batches(
+    way: str, combine: str, batches: set[int], **options: Any
+) -> dict[str, list[float]]:
+    if way == "loss":
+        found = model()
+        found.compile(keras.optimizers.SGD(0.0), LOSSES, combine=combine, run_eagerly=True)
+    else:
+        found = compiled(combine, optimizer=keras.optimizers.SGD(0.0))
+    return fit(found, poisoned(batches), np.concatenate([X] * 4))
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("combine", ["sum", "upgrad"])
+@pytest.mark.parametrize("batches", [{0}, {1}, {0, 1, 3}])
+def test_means_over_the_good_steps(way: str, combine: str, batches: set[int]) -> None:
+    """The losses that early stopping and best checkpoints read, and how many steps were bad."""
+    told, right = four_batches(way, combine, batches), four_batches(way, combine, set())
+    for name in ("loss", "a_loss", "b_loss", "c_loss"):
+        np.testing.assert_allclose(told[name], right[name], rtol=1e-5)
+    assert told["dropped"] == [len(batches)]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_epoch_without_a_good_step_has_no_mean(way: str) -> None:
+    told = four_batches(way, "sum", {0, 1, 2, 3})
+    assert math.isnan(told["loss"][0])
+    assert math.isnan(told["a_loss"][0])
+    assert math.isfinite(told["b_loss"][0])
+
+
+def test_validation_shows_what_is_there() -> None:
+    found = compiled("sum")
+    bad = {**Y, "a": np.full_like(Y["a"], math.inf)}
+    history = fit(found, validation_data=(X, bad))
+    assert not math.isfinite(history["val_loss"][0])
+    assert math.isfinite(history["loss"][0])
+
+
+# ------------------------------------------------------------------------------------ other doors
+
+
+def test_metrics_that_a_method_heeds() -> None:
+    found = compiled(pt.DTP({"a": "a_loss"}), Blip(0, math.nan))
+    fit(found)  # a loss is no share, but this one is below one
+    for metric in (math.nan, 0.5, math.nan):
+        found.plan.settlement.heed({"a_loss": metric})
+    assert all_finite(found)
+
+
+def test_a_second_look_that_is_not_finite() -> None:
+    found = compiled(pt.FAMO(), optimizer=keras.optimizers.SGD(1e25))
+    fit(found)  # the losses behind the step overflow
+    assert np.isfinite(
+        np.concatenate([v.ravel() for v in arrays(found.plan.settlement.state.variables)])
+    ).all()
+
+
+@pytest.mark.parametrize("door", ["inputs", "sample_weight", "regularizer"])
+@pytest.mark.parametrize("combine", ["sum", "upgrad", pt.MoCo()])
+def test_doors(door: str, combine: Any) -> None:
+    found = model(busy=True)
+    if door == "regularizer":
+        found.get_layer("trunk").kernel.regularizer = lambda v: ops.log(ops.sum(v * 0.0) - 1.0)
+    found.compile(keras.optimizers.Adam(0.01), LOSSES, combine=combine, run_eagerly=True)
+    x = np.full_like(X, math.inf) if door == "inputs" else X
+    weight = dict.fromkeys("abc", np.full(16, math.nan)) if door == "sample_weight" else None
+    history = fit(found, x=x, sample_weight=weight)
+    assert history["dropped"] == [3]
+    assert all_finite(found)
+
+
+@pytest.mark.parametrize("combine", ["sum", "upgrad"])
+def test_accumulated_gradients(combine: str) -> None:
+    optimizer = keras.optimizers.Adam(0.01, gradient_accumulation_steps=2)
+    found = compiled(combine, Blip(1, math.nan), optimizer=optimizer)
+    fit(found, epochs=4)
+    assert all_finite(found)
+
+
+@pytest.mark.parametrize("combine", ["sum", "upgrad"])
+def test_loss_scaling(combine: str) -> None:
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01))
+    found = compiled(combine, Blip(1, math.inf), optimizer=optimizer)
+    fit(found, epochs=3)
+    assert all_finite(found)
+
+
+@pytest.mark.parametrize(("training", "seeds"), [(False, range(40)), (True, range(3))])
+def test_fuzz_in_short(training: bool, seeds: range) -> None:
+    """`python -m tests.fuzz --minutes 10` is the long form; a seed repeats with `--seed`."""
+    wrong = [f"--seed {seed}: {text}" for seed in seeds for text in fuzz.run(seed, training)]
+    assert not wrong, "\n".join(wrong)
