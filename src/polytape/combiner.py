@@ -21,6 +21,7 @@ from polytape.contract import (
 from polytape.differentiation.jacobian import Jacobian
 from polytape.differentiation.measured import check_measure
 from polytape.differentiation.variables import Variables
+from polytape.engines import check_replicas
 from polytape.settlement import Held, Owner, Saved, Settlement, check_private
 from polytape.settlement.state import constant
 
@@ -153,6 +154,7 @@ class Combiner(keras.layers.Layer):
                 "measure: call combiner(grads, traces=...) with their mean squared norms, zeros in "
                 "steps where you do not measure them, or train with pt.Model."
             )
+        check_replicas("pt.Combiner")
         check_measure(gradients.measure, self.method)
         connectivity = gradients.connectivity
         settlement = self._prepared(

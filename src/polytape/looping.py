@@ -18,7 +18,7 @@ from polytape.differentiation.losses import Losses
 from polytape.differentiation.measured import Measured, check_measure
 from polytape.differentiation.scaling import factor_of
 from polytape.differentiation.variables import Variables
-from polytape.engines import Measure, Recording, engine
+from polytape.engines import Measure, Recording, check_replicas, engine
 from polytape.settlement import Settlement, check_private
 
 
@@ -178,6 +178,7 @@ def gradients(
             "pt.gradients records the forward pass itself: give a function that computes the "
             f'losses and returns {{"name": loss}}. {received(objective_fn)}'
         )
+    check_replicas("pt.gradients", variables)
     known = Variables.of("pt.gradients", variables)
     if measure not in ("parameters", "features"):
         raise ValueError(

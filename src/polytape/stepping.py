@@ -13,7 +13,7 @@ from polytape.contract import Tensor, parts, received
 from polytape.differentiation.losses import Losses
 from polytape.differentiation.measured import check_measure
 from polytape.differentiation.variables import Variables
-from polytape.engines import Measure, engine, framework_of
+from polytape.engines import Measure, check_replicas, engine, framework_of
 from polytape.methods.sum import Sum
 from polytape.settlement import Settlement
 from polytape.training.backward import Recorded, backward
@@ -49,6 +49,7 @@ class CompiledStep:
                 "pt.compiled_step takes a function of the batch that returns the losses: "
                 f'def losses(x, y): ... return {{"a": loss_a}}. {received(losses)}'
             )
+        check_replicas("pt.compiled_step", networks)
         self.losses, self.networks, self.run_eagerly = losses, networks, run_eagerly
         self.optimizer = gathered(optimizer, "compiled_step(optimizer=...)")
         self.combiner = combiner if isinstance(combiner, Combiner) else Combiner(combiner)

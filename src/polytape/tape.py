@@ -12,7 +12,7 @@ from polytape.differentiation.connectivity import Connectivity
 from polytape.differentiation.losses import Losses
 from polytape.differentiation.scaling import factor_of
 from polytape.differentiation.variables import Variables
-from polytape.engines import Tape, engine
+from polytape.engines import Tape, check_replicas, engine
 from polytape.looping import Gradients, collected
 
 
@@ -47,6 +47,7 @@ class GradientTape:
             )
         self._tape: Tape | None = engine().tape()
         self._open = self._entered = False
+        check_replicas("pt.GradientTape")
         if self._tape is None:
             raise RuntimeError(_ELSEWHERE.format(keras.backend.backend()))
 

@@ -1,16 +1,23 @@
-"""What is no longer used is let go of: models, plans and what they compiled."""
+"""What is no longer used is let go of; several replicas are refused until they are built."""
 
 import gc
 import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import pytest
 
 import polytape as pt
+from fresh import fresh
 from small import LOSSES, data, model
 
 pytestmark = pytest.mark.engine
+
+BACKEND = keras.backend.backend()
+REMEDY = "keras.distribution on JAX"
 X, Y = data(8)
 
 
@@ -42,3 +49,117 @@ def test_a_model_that_is_deleted_is_let_go_of_with_all_that_it_made() -> None:
     del found
     keras.backend.clear_session()
     assert alive(references) == []
+
+
+def doors() -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Every way in, by what its error begins with."""
+    w = keras.Variable(np.float32([1.0, 2.0]))
+
+    def losses() -> dict[str, Any]:
+        return {"a": w[0] ** 2, "b": -w[0] * w[1]}
+
+    before = pt.gradients(losses, [w])  # while there is one replica
+    compiled = model()
+    compiled.compile("sgd", LOSSES, combine="upgrad")
+    yield "compile()", lambda: model().compile("sgd", LOSSES)
+    yield "fit()", lambda: compiled.fit(*data(8), verbose=0)
+    yield "fit()", lambda: compiled.train_on_batch(*data(8))
+    yield "pt.gradients", lambda: pt.gradients(losses, [w])
+    yield "pt.Combiner", lambda: pt.Combiner("upgrad")(before)
+    yield "pt.compiled_step", lambda: pt.compiled_step(losses, "sgd", "upgrad", [w])
+    if BACKEND == "tensorflow":
+        yield "pt.GradientTape", pt.GradientTape
+
+
+def refused(doors: list[tuple[str, Callable[[], Any]]], found: str) -> None:
+    """Every door names itself, what was found, and what works."""
+    for asked_by, door in doors:
+        try:
+            door()
+        except RuntimeError as error:
+            text = str(error)
+            assert text.startswith(f"{asked_by}: {found}"), text
+            assert REMEDY in text
+        else:
+            raise AssertionError(asked_by)
+
+
+MIRRORED = f"""
+import sys
+import tensorflow as tf
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parent.parent)]!r}
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+import test_memory_and_devices as here
+import polytape as pt
+from small import LOSSES, data, model
+
+one = tf.distribute.OneDeviceStrategy("CPU:0")
+with one.scope():
+    alone = model()
+    alone.compile("sgd", LOSSES, combine="upgrad", jit_compile=False)
+    alone.fit(*data(8), verbose=0)
+found = [*here.doors()]
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    here.refused(found, "tf.distribute.MirroredStrategy keeps 2 replicas in sync")
+    made = model()
+try:
+    made.compile("sgd", LOSSES)  # outside, but it was made for two
+except RuntimeError as error:
+    print(str(error)[:30])
+"""
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.distribute is of TensorFlow")
+def test_two_replicas_of_tensorflow() -> None:
+    assert "compile(): tf.distribute.Mirro" in fresh(MIRRORED)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="process groups are of PyTorch")
+def test_a_process_group_of_pytorch() -> None:
+    import torch.distributed as dist
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    found = [*doors()]
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        refused(found, "a torch.distributed process group of 2 processes is at work")
+    finally:
+        dist.destroy_process_group()
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=1)
+    try:
+        model().compile("sgd", LOSSES, combine="upgrad")
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="its wrappers are of PyTorch")
+def test_a_data_parallel_wrapper_of_pytorch() -> None:
+    import torch
+
+    wrapper = torch.nn.DataParallel(torch.nn.Linear(4, 1))
+    layer = keras.layers.TorchModuleWrapper(wrapper, output_shape=(None, 1))
+    inputs = keras.Input((4,))
+    text = "DataParallel spreads a network over devices"
+    inside = pt.Model(inputs, {"a": layer(inputs), "b": keras.layers.Dense(1)(inputs)})
+    refused(
+        [
+            ("pt.Model.wrap", lambda: pt.Model.wrap(wrapper)),
+            ("pt.Model(networks={'one': ...})", lambda: pt.Model(networks={"one": wrapper})),
+            ("compile()", lambda: inside.compile("sgd", {"a": "mse", "b": "mse"})),
+            ("pt.gradients", lambda: pt.gradients(dict, wrapper)),
+        ],
+        text,
+    )
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution is of JAX")
+def test_distribution_on_jax_is_not_refused() -> None:
+    keras.distribution.set_distribution(keras.distribution.DataParallel())
+    try:
+        found = model()
+        found.compile("sgd", LOSSES, combine="upgrad")
+        assert np.isfinite(found.train_on_batch(*data(8)))
+    finally:
+        keras.distribution.set_distribution(None)

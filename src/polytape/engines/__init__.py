@@ -2,7 +2,7 @@
 
 from functools import cache
 from importlib import import_module
-from typing import cast
+from typing import Any, cast
 
 import keras
 
@@ -17,6 +17,7 @@ __all__ = [
     "Rows",
     "Tape",
     "check_native",
+    "check_replicas",
     "engine",
     "framework_of",
     "mark",
@@ -36,3 +37,21 @@ def engine() -> Engine:
             "methods and `pt.weigh` work on every backend."
         )
     return cast(Engine, import_module(f"polytape.engines.{backend}"))
+
+
+def check_replicas(asked_by: str, model: Any = None) -> None:
+    """Raise `RuntimeError` where a step would run as several that share a model.
+
+    asked_by  begins the error: "compile()"
+    model     a model, network or module that may be spread itself, or None
+    """
+    found = engine().replicas(model)
+    if found is not None:
+        raise RuntimeError(
+            f"{asked_by}: {found}. polytape does not add gradients up over replicas yet: each "
+            "would combine those of its own part of the batch, and they would part ways. What "
+            "works today: several devices through keras.distribution on JAX (DataParallel or "
+            "ModelParallel); on TensorFlow a strategy with one replica, as "
+            "tf.distribute.OneDeviceStrategy, or none; on PyTorch one process, and the network "
+            "itself instead of its wrapper, `wrapper.module`."
+        )

@@ -235,6 +235,13 @@ class Engine(Protocol):
         """
         ...
 
+    def replicas(self, model: Any) -> str | None:
+        """What makes a step run as several that share a model, in words; None if nothing does.
+
+        model  a model, network or module that may be spread itself, or None
+        """
+        ...
+
     def prepare(self, model: Any) -> None:
         """Settle what the framework must know of a model before its train function is made."""
         ...

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from polytape.engines import check_native, engine
+from polytape.engines import check_native, check_replicas, engine
 from polytape.training.functional import plain_functional
 from polytape.training.loadable import warn_of_lost
 from polytape.training.overrides import loss_mode, overriding, refuse_unreached, seen_from
@@ -65,6 +65,7 @@ class Model(Trainer, keras.Model):
         not be asked, as `train_step`: derive that class from `polytape.Model` instead.
         """
         if not isinstance(model, keras.Model):
+            check_replicas("pt.Model.wrap", model)
             check_native("pt.Model.wrap takes a Keras model, and this is", model)
             ours = isinstance(model, keras.layers.Layer)
             if not ours and engine().parameters(model) is not None:

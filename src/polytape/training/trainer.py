@@ -12,7 +12,7 @@ from polytape.catalogue import resolve
 from polytape.catalogue.names import MethodLike
 from polytape.combiner import Combiner
 from polytape.contract import Method, parts
-from polytape.engines import Measure, engine
+from polytape.engines import Measure, check_replicas, engine
 from polytape.stages.scopes import PerNetwork
 from polytape.training.functional import plain_functional
 from polytape.training.loadable import named_functions, warn_of_lost
@@ -95,8 +95,12 @@ class Trainer:
                       have optimizers of their own: as declared, and again if the first step finds
                       out more. 2 prints it for any objectives, 0 never
 
-        `add_loss` terms and weight regularisers are added to the combined gradient as they are.
+        `add_loss` terms, weight regularisers and what a `compute_loss` of your class adds to the
+        losses are added to the combined gradient as they are; in every phase, if there are several.
+
+        Raises `RuntimeError` where a step would run in several replicas.
         """
+        check_replicas("compile()", self)
         method = combination(combine)
         source = losses_of(loss, loss_weights, objectives, phases, method)
         given = {"loss": loss, "objectives": objectives, "phases": phases}
@@ -273,6 +277,7 @@ class Trainer:
             super().__setattr__(name, value)
 
     def make_train_function(self, force: bool = False) -> Any:
+        check_replicas("fit()", self)
         self.plan.tell()
         self.plan.kept = engine().keep(self)
         return super().make_train_function(force)  # type: ignore[misc]

@@ -12,6 +12,7 @@ from polytape.engines.jax.updates import (
     keep,
     prepare,
     recover,
+    replicas,
     survey,
     train_step,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "prepare",
     "record",
     "recover",
+    "replicas",
     "rows",
     "stack",
     "survey",

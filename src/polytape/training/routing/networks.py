@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 
+from polytape.engines import check_replicas
+
 
 def check_networks(networks: Any, forward: Any) -> None:
     """Raise unless these are named networks and a function."""
@@ -17,6 +19,7 @@ def check_networks(networks: Any, forward: Any) -> None:
         )
     for name, network in networks.items():
         if not isinstance(network, keras.layers.Layer):
+            check_replicas(f"pt.Model(networks={{{name!r}: ...}})", network)
             raise TypeError(
                 f"Network {name!r} is no Keras model or layer. Received: {network!r} of type "
                 f"{type(network).__name__}."
