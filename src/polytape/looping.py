@@ -43,7 +43,7 @@ class Gradients(Jacobian):
     def combine(
         self,
         method: MethodLike | Combiner,
-        private: str = "own",
+        private: str | None = None,
         losses: str | Sequence[str] | None = None,
         variables: Any = None,
     ) -> list[Tensor | None]:
@@ -52,7 +52,7 @@ class Gradients(Jacobian):
         method     a method or its name, if it needs nothing but these gradients; a `pt.Combiner`,
                    made once before the loop, for one that keeps a state, draws random numbers or
                    counts steps
-        private    as of `pt.Combiner`, which brings its own
+        private    as of `pt.Combiner`, which brings its own; "own" if left out
         losses     names of the objectives that count, as if there were no others; None: all that
                    reach a variable
         variables  those that are trained, in any form that `pt.gradients` takes, and that it was
@@ -79,9 +79,14 @@ class Gradients(Jacobian):
         """
         chosen = self._chosen(losses, variables)
         if isinstance(method, Combiner):
+            if private is not None:
+                raise ValueError(
+                    "A Combiner brings its own `private`: pt.Combiner(..., private=...). "
+                    f"Received: a Combiner and private={private!r} beside it."
+                )
             return method(chosen)
         method, names = resolve(method), chosen.connectivity.names
-        check_private(private)
+        private = "own" if private is None else check_private(private)
         check_measure(chosen.measure, method)
         settlement = _settlement(method, names, chosen.connectivity.paths, private)
         return settlement.settle_in_loop(chosen, ops.zeros((), "int32")).directions

@@ -387,6 +387,24 @@ LOOP: dict[str, Call] = {
     "measure='outputs'": lambda: one(ops.sum, measure="outputs"),
     "measure without a mark": lambda: one(ops.sum, measure="features"),
     "grads['c']": lambda: pair()["c"],
+    "combine of no loss": lambda: pair().combine("upgrad", losses=["c"]),
+    "combine of losses twice": lambda: pair().combine("upgrad", losses=["a", "a"]),
+    "combine of another variable": lambda: pair().combine(
+        "upgrad", variables=[keras.Variable(1.0, name="other")]
+    ),
+    "combine with a state": lambda: pair().combine(pt.FAMO()),
+    "combine, private beside a Combiner": lambda: pair().combine(
+        pt.Combiner("upgrad"), private="joint"
+    ),
+    "combine, private='mine'": lambda: pair().combine("upgrad", private="mine"),
+    "compiled_step of losses": lambda: pt.compiled_step({"a": 1.0}, "sgd", "upgrad", model()),
+    "compiled_step, no optimizer": lambda: pt.compiled_step(lambda x: x, None, "upgrad", model()),
+    "compiled_step, no networks": lambda: pt.compiled_step(
+        lambda x: {"a": x}, "sgd", "upgrad", None
+    )(1.0),
+    "compiled_step, no dict": lambda: pt.compiled_step(lambda x: None, "sgd", "upgrad", model())(
+        1.0
+    ),
     "Combiner('upgrda')": lambda: pt.Combiner("upgrda"),
     "Combiner(UPGrad)": lambda: pt.Combiner(pt.UPGrad),
     "Combiner(None)": lambda: pt.Combiner(None),

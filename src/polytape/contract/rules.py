@@ -62,9 +62,16 @@ class Range:
         right = ")" if "high" in self.open else "]"
         rounds = (left == "(" and self.low == 0) or (right == ")" and math.isinf(self.high))
         return (
-            f"a number in {left}{self.low:g}, {self.high:g}{right}{' in float32' * rounds}"
+            f"a number in {left}{_shown(self.low)}, {_shown(self.high)}{right}"
+            f"{' in float32' * rounds}"
             f"{' or None' * self.optional}"
         )
+
+
+def _shown(bound: float) -> str:
+    """A bound in full if it is whole."""
+    whole = abs(bound) < 2**53 and float(bound).is_integer()
+    return str(int(bound)) if whole else f"{bound:g}"
 
 
 @dataclasses.dataclass(frozen=True)

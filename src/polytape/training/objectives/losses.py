@@ -15,6 +15,7 @@ from polytape.training.objectives.labels import Holes, Labelled, Labels, of_labe
 from polytape.training.objectives.samples import sample_losses
 
 Path = tuple[Any, ...]
+_SHORT = ("mse", "mae", "mape", "msle", "bce", "kld")  # names that Keras knows besides its own
 Parts = list[Tensor]  # the loss of a batch, of its two halves, of its first samples (a vector)
 
 
@@ -64,7 +65,8 @@ class Ledger:
             return type(loss)(self._wrap(item, (*path, i)) for i, item in enumerate(loss))
         if loss is None:
             return None
-        return _Noted(resolve_loss(loss), path, self)
+        place = f" of {'/'.join(map(str, path))!r}" if path else ""
+        return _Noted(resolve_loss(loss, f"compile(loss=...): the loss{place}"), path, self)
 
     @property
     def losses(self) -> list[Any]:
@@ -330,23 +332,23 @@ class _FunctionLoss(keras.losses.Loss):
         return self.fn(y_true, y_pred)
 
 
-def resolve_loss(loss: Any) -> keras.losses.Loss:
-    """A loss object from a name, a function or a loss object.
+def resolve_loss(loss: Any, whose: str = "A loss") -> keras.losses.Loss:
+    """A loss object from a name, a function or a loss object; `whose` begins an error.
 
     Raises `TypeError` for a class, `ValueError` for a name that Keras does not know.
     """
     if isinstance(loss, type) and issubclass(loss, keras.losses.Loss):
         raise TypeError(
-            f"A loss is an object, a name or a function. Received the class {loss.__name__} "
+            f"{whose} is an object, a name or a function. Received the class {loss.__name__} "
             "itself: add the parentheses."
         )
     try:
         found = keras.losses.get(loss)
     except ValueError as error:
-        known = [name for name in dir(keras.losses) if not name.startswith("_")]
+        known = [*_SHORT, *(name for name in dir(keras.losses) if not name.startswith("_"))]
         hint = did_you_mean(loss, known, cutoff=0.6) if isinstance(loss, str) else ""
         raise ValueError(
-            "A loss is a Keras loss, its name, or a function of y_true and y_pred, and this is "
+            f"{whose} is a Keras loss, its name, or a function of y_true and y_pred, and this is "
             f"none.{hint} {received(loss)}"
         ) from error
     return found if isinstance(found, keras.losses.Loss) else _FunctionLoss(found)

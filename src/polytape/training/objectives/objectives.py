@@ -26,7 +26,7 @@ class Objectives:
         _check(given)
         self.given = {objective.name: objective for objective in given}
         self._losses = {
-            name: resolve_loss(objective.loss)
+            name: resolve_loss(objective.loss, f"Objective {name!r}: its loss")
             for name, objective in self.given.items()
             if not objective.of_step
         }
