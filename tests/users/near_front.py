@@ -96,12 +96,19 @@ def fair(rows: Array, alpha: float) -> Array:
     return beta @ unit(rows)
 
 
+def aligned(rows: Array) -> Array:
+    """Equal lengths along all singular vectors."""
+    left, _, right = np.linalg.svd(rows.astype("float64"), full_matrices=False)
+    return left.sum(axis=0) @ right
+
+
 EXACT: dict[str, Callable[[Array], Array]] = {
     "upgrad": upgrad,
     "dualproj": dual_proj,
     "mgda": mgda,
     "imtlg": even,
     "config": even,
+    "alignedmtl": aligned,
     "nashmtl": lambda rows: fair(rows, 1.0),
     "fairgrad": lambda rows: fair(rows, 2.0),
 }

@@ -63,6 +63,25 @@ def spectrum(matrix: Tensor) -> Spectrum:
     return Spectrum(ops.where(counts, values, 1.0), vectors, kept, unit)
 
 
+def closer(found: Spectrum, compressed: Tensor) -> Spectrum:
+    """The spectrum of a Gramian with its eigenvalues measured by rows, where these are known.
+
+    compressed  (..., T, T)  what `compressed_rows` made of the gradients, or zeros
+
+    An eigenvalue counts if its combination of gradients is more than rounding: 1e-6 of the longest.
+    """
+    unit = ops.sqrt(found.unit)[..., None]
+    mixed = ops.sum(found.vectors[..., :, :, None] * (compressed / unit)[..., :, None, :], axis=-3)
+    values = ops.sum(ops.square(mixed), axis=-1)
+    size = values.shape[-1]
+    counts = values > size * (8 * EPSILON) ** 2 * ops.max(values, axis=-1, keepdims=True)
+    seen = ops.any(compressed != 0, axis=(-2, -1))[..., None]
+    return found._replace(
+        values=ops.where(seen, ops.where(counts, values, 1.0), found.values),
+        kept=ops.where(seen, ops.cast(counts, "float32"), found.kept),
+    )
+
+
 def pseudo_solve(matrix: Tensor, vector: Tensor) -> Tensor:
     """Least-squares solution (..., T) of least norm: the pseudo-inverse times the vector.
 

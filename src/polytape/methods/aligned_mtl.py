@@ -7,7 +7,7 @@ from keras import ops
 
 from polytape.contract import Evidence, Method, OneOf, Preference, Scale, State, Tensor
 from polytape.linalg.preference import preferred
-from polytape.linalg.spectral import Spectrum, spectrum
+from polytape.linalg.spectral import Spectrum, closer, spectrum
 
 
 def _goal(found: Spectrum, target: str) -> Tensor:
@@ -41,7 +41,9 @@ class AlignedMTL(Method):
 
     Eigenvalues of at most T * eps times the largest (eps of float32) count as zero, as in
     published codes: with "min" the update then jumps when a direction drops out, and a gradient
-    less than about 1/1500 of the longest (T = 4) is not seen. In float32 an eigenvalue that is a
+    less than about 1/1500 of the longest (T = 4) is not seen. That is so for a Gramian alone
+    (`pt.weigh`); where the gradients themselves are at hand, combinations down to 1e-6 of the
+    longest are. In float32 an eigenvalue that is a
     share s of the largest is known to about eps / s of itself, and so is the update.
 
     Weights: may be negative. Degree 1 in the loss scale. Equal gradients: their sum, once each.
@@ -58,12 +60,15 @@ class AlignedMTL(Method):
     preference: Annotated[tuple[float, ...] | None, Preference()] = None
     scale: Scale = "sum"
 
+    looks_closely: ClassVar[bool] = True
     natural: ClassVar[str | None] = "sum"
     reference: ClassVar[str] = "Senushkin, Patakin, Kuznetsov and Konushin, CVPR 2023"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free"})
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
         found = spectrum(evidence.gramian)
+        if evidence.compressed is not None:
+            found = closer(found, evidence.compressed)
         stretch = ops.sqrt(_goal(found, self.target)) / ops.sqrt(found.values)
         wanted = found.coordinates(preferred(evidence, self.preference))
         return found.vector(stretch * found.kept * wanted), state
