@@ -126,7 +126,7 @@ class Evidence:
         """Every block as a problem of its own: all arrays get the leading block axis."""
         if self.reach is None:
             return self
-        active = ops.logical_and(self.active[None], ops.convert_to_tensor(self.reach))
+        active = ops.logical_and(self.active[None], ops.convert_to_tensor(self.reach, "bool"))
         losses = ops.where(active, self.losses[None], 0.0)
         return dataclasses.replace(self, losses=losses, active=active, reach=None)
 

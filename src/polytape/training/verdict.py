@@ -51,7 +51,7 @@ def _by_objective(recorded: Recorded, outcome: Outcome, together: bool) -> Verdi
 
     def concerns(objectives: Sequence[int]) -> Tensor:
         among = np.isin(np.arange(len(recorded.losses)), objectives)
-        return accept & ops.any(active & ops.convert_to_tensor(among))
+        return accept & ops.any(active & ops.convert_to_tensor(among, "bool"))
 
     return Verdict(outcome.directions, active, left_out, accept, accept, concerns)
 
@@ -80,7 +80,7 @@ def _by_bond(recorded: Recorded, outcome: Outcome, fine: Sequence[Tensor]) -> Ve
     known = ops.any(bad)
     if not one:
         fellows = np.array([[of[t] == of[s] for s in recorded.objectives] for t in sorted(of)])
-        known = ops.any(bad[None, :] & ops.convert_to_tensor(fellows), axis=1)
+        known = ops.any(bad[None, :] & ops.convert_to_tensor(fellows, "bool"), axis=1)
     # Where the losses of a bond are finite it is not known which of the gradients is not.
     left_out = bad | recorded.of_those_present(~(each | known))
     active = recorded.active & each
