@@ -21,8 +21,9 @@ ANGLES = (1e-2, 1e-3, 1e-4, 1e-5)
 ROUNDING = 8e-7  # four times what a typical case needs
 
 
-def direction(combiner: pt.Combiner, rows: Array) -> Array:
-    variable = keras.Variable(np.zeros(rows.shape[1], "float32"), name="w")
+def direction(combiner: pt.Combiner, rows: Array, variable: Any = None) -> Array:
+    if variable is None:
+        variable = keras.Variable(np.zeros(rows.shape[1], "float32"), name="w")
     return ops.convert_to_numpy(combiner(gradients(rows, variable))[0]).astype("float64")
 
 
@@ -40,11 +41,15 @@ def weights_of(method: Any, gramian: Array, losses: Any = None) -> Array:
 @pytest.mark.parametrize("name", EXACT)
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_exact_beside_the_front_in_a_loop(name: str, count: int) -> None:
-    combiner = pt.Combiner(name)
+    combiner, variable = pt.Combiner(name), keras.Variable(np.zeros(8, "float32"), name="w")
     for seed, angle in enumerate(ANGLES):
         rows = near_front(count, angle, seed)
-        found = apart(direction(combiner, rows), EXACT[name](rows))
-        assert found < ROUNDING / angle, f"angle {angle}: {found} rad from the exact direction"
+        found = apart(direction(combiner, rows, variable), EXACT[name](rows))
+        # Aligned-MTL measures all in units of the longest row, the others each row in its own.
+        room = 4 if name == "alignedmtl" else 1
+        assert found < room * ROUNDING / angle, (
+            f"angle {angle}: {found} rad from the exact direction"
+        )
 
 
 @pytest.mark.parametrize("name", ["mgda", "upgrad", "dualproj", "imtlg", "config"])
