@@ -42,7 +42,8 @@ class Combiner(keras.layers.Layer):
     through `keras.StatelessScope` as those of any layer (call `prepare` before tracing).
 
     A loss, gradient or weight that is not finite leaves its objective out for the step and never
-    enters the state; if none is left, the update is zero.
+    enters the state; if none is left, the update is zero. Under the `scale` of `pt.gradients` an
+    overflow makes the update NaN instead, for the optimizer or scaler to see.
 
     >>> import keras, polytape as pt
     >>> w = keras.Variable([1.0, 2.0])

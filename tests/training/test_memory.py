@@ -205,7 +205,7 @@ def test_in_a_compiled_step_of_ones_own() -> None:
     variables = variables_of(rows)
     losses = objective(rows, variables)
     eager, combiner = pt.Combiner(pt.MConFIG()), pt.Combiner(pt.MConFIG())
-    combiner.prepare("abc", variables)
+    combiner.prepare([*"abc"], variables)
     state = list(combiner.variables)
 
     def step(values: list[Any]) -> tuple[list[Any], list[Any]]:
