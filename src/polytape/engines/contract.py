@@ -221,6 +221,10 @@ class Engine(Protocol):
         """New values for variables where `accept` () bool is true, and no change elsewhere."""
         ...
 
+    def take_back(self, variable: Variable, value: Tensor) -> None:
+        """An earlier value for a variable that is not finite, and no change otherwise."""
+        ...
+
     def apply(
         self,
         optimizer: Any,

@@ -38,7 +38,4 @@ class Statistics:
 def restore(kept: Kept) -> None:
     """Take back statistics that a bad batch made non-finite."""
     for variable, value in kept:
-        spoilt = ops.logical_not(ops.all(ops.isfinite(variable.value)))
-        # Not written where there is nothing to mend: among them are weights of frozen layers, which
-        # PyTorch must find untouched when it goes backwards.
-        engine().assign([variable], [value], spoilt)
+        engine().take_back(variable, value)

@@ -72,6 +72,12 @@ def assign(variables: Sequence[Variable], values: Sequence[Tensor], accept: Tens
         variable.assign(jnp.where(accept, value.astype(kept.dtype), kept))
 
 
+def take_back(variable: Variable, value: Tensor) -> None:
+    # In this order of the choice, or XLA's last bits are not those of Keras.
+    fine = jnp.all(jnp.isfinite(variable.value))
+    variable.assign(jnp.where(fine, variable.value, value))
+
+
 def apply(
     optimizer: Any,
     gradients: Sequence[Tensor | None],

@@ -46,6 +46,12 @@ def assign(variables: Sequence[Variable], values: Sequence[Tensor], accept: Tens
         variable.assign(tf.where(accept, tf.cast(value, kept.dtype), kept))
 
 
+def take_back(variable: Variable, value: Tensor) -> None:
+    # In this order of the choice, or XLA's last bits are not those of Keras.
+    fine = tf.reduce_all(tf.math.is_finite(variable.value))
+    variable.assign(tf.where(fine, variable.value, value))
+
+
 def apply(
     optimizer: Any,
     gradients: Sequence[Tensor | None],

@@ -14,6 +14,7 @@ from polytape.engines.torch.updates import (
     recover,
     replicas,
     survey,
+    take_back,
     train_step,
 )
 
@@ -40,6 +41,7 @@ __all__ = [
     "rows",
     "stack",
     "survey",
+    "take_back",
     "tape",
     "train_step",
     "trains",

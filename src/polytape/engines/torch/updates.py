@@ -45,6 +45,12 @@ def assign(variables: Sequence[Variable], values: Sequence[Tensor], accept: Tens
                 variable.value.copy_(value)
 
 
+def take_back(variable: Variable, value: Tensor) -> None:
+    # Not written where there is nothing to mend: it may be a weight of a frozen layer, which the
+    # backward pass must find untouched.
+    assign([variable], [value], ~torch.isfinite(variable.value).all())
+
+
 def apply(
     optimizer: Any,
     gradients: Sequence[Tensor | None],
