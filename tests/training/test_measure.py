@@ -242,7 +242,7 @@ def test_a_gradient_that_breaks_in_the_trunk_is_counted_and_never_applied() -> N
 
 
 def test_a_gradient_that_breaks_between_two_measurements_skips_the_step() -> None:
-    @keras.saving.register_keras_serializable(package="tests")
+    @keras.saving.register_keras_serializable(package=__name__)
     def root(y_true: object, y_pred: object) -> object:
         return ops.mean(ops.sqrt(ops.maximum(y_pred * 0.0 * y_true, 0.0)))
 

@@ -58,7 +58,7 @@ def test_weights_into_a_model_that_was_compiled_alike(tmp_path):
 
 
 def test_state_of_a_model_that_builds_itself_lazily(tmp_path):
-    @keras.saving.register_keras_serializable(package="tests")
+    @keras.saving.register_keras_serializable(package=__name__)
     class Lazy(pt.Model):
         """Neither variables nor the number of objectives are known before the first batch."""
 

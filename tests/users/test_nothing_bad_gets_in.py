@@ -25,7 +25,7 @@ X, Y = data(16)
 BAD = (math.nan, math.inf, -math.inf)
 
 
-@keras.saving.register_keras_serializable(package="tests")
+@keras.saving.register_keras_serializable(package=__name__)
 class Blip(keras.optimizers.schedules.LearningRateSchedule):
     """One, but in one step."""
 

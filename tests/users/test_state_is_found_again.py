@@ -343,7 +343,7 @@ def test_a_new_field_of_a_method_is_no_other_method() -> None:
 # ------------------------------------------------------------------ a model that is not built yet
 
 
-@keras.saving.register_keras_serializable(package="tests")
+@keras.saving.register_keras_serializable(package=__name__)
 class Lazy(pt.Model):
     """Its objectives are known when the first batch has been through."""
 
@@ -601,7 +601,7 @@ def test_networks_in_another_order_are_refused(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ copies
 
 
-@keras.saving.register_keras_serializable(package="tests")
+@keras.saving.register_keras_serializable(package=__name__)
 def chained(networks: Any, x: Any) -> Any:
     return {"a": networks["left"](x), "b": networks["right"](x)}
 
@@ -699,7 +699,7 @@ def combined() -> pt.Combiner:
     return found
 
 
-@keras.saving.register_keras_serializable(package="tests")
+@keras.saving.register_keras_serializable(package=__name__)
 class Holder(keras.Model):
     """A model that holds the Combiner of its own loop."""
 

@@ -11,7 +11,8 @@ def length_of(gramian: Tensor, weights: Tensor) -> Tensor:
     In units of the longest part, so that its square does not leave float32.
 
     >>> from keras import ops
-    >>> float(length_of(ops.array([[1.0, 0.0], [0.0, 1.0]]), ops.array([3e25, 4e25]))[0]) / 1e25
+    >>> length = length_of(ops.array([[1.0, 0.0], [0.0, 1.0]]), ops.array([3e25, 4e25]))
+    >>> round(float(length[0]) / 1e25, 4)
     5.0
     """
     norms = ops.sqrt(ops.maximum(ops.diagonal(gramian, axis1=-2, axis2=-1), 0.0))

@@ -24,7 +24,7 @@ class GlobalClip(Method):
 
     >>> import polytape as pt
     >>> weights, _ = pt.weigh(pt.GlobalClip(pt.Sum(), 1.0), [[2.0, 0.0], [0.0, 2.0]])
-    >>> [float(w) for w in weights]
+    >>> [round(float(w), 4) for w in weights]
     [0.5, 0.5]
     """
 
