@@ -25,9 +25,11 @@ def polytape(*arguments, stdout=subprocess.PIPE, **environment):
     """The command in a process of its own."""
     path = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
     backend = keras.backend.backend()
+    # Whoever sets this wants to read TensorFlow's log, and gets it.
+    inherited = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     return subprocess.run(
         [sys.executable, "-c", "from polytape.cli import main; main()", *map(str, arguments)],
-        env={**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": path, **environment},
+        env={**inherited, "KERAS_BACKEND": backend, "PYTHONPATH": path, **environment},
         stdout=stdout,
         stderr=subprocess.PIPE,
         check=False,

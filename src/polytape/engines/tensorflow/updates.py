@@ -152,7 +152,8 @@ def _unlifted(create: Callable[..., Any], **kwargs: Any) -> Any:
 
 
 def replicas(model: Any) -> str | None:
-    for strategy in (getattr(model, "distribute_strategy", None), tf.distribute.get_strategy()):
+    own = None if isinstance(model, type) else getattr(model, "distribute_strategy", None)
+    for strategy in (own, tf.distribute.get_strategy()):
         if strategy is not None and strategy.num_replicas_in_sync > 1:
             count = strategy.num_replicas_in_sync
             return f"tf.distribute.{type(strategy).__name__} keeps {count} replicas in sync"
