@@ -32,3 +32,21 @@ def test_numbers_of_any_usual_size_are_finite():
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_one_bad_number_is_seen(bad, value):
     assert not bool(finite(*gradients(bad, value)))
+
+
+@compiled
+def in_range(*gradients):
+    return engine().in_range(gradients[:-1], gradients[-1:])
+
+
+def test_large_values_are_in_range_and_gradients_whose_square_is_not_are_not():
+    assert bool(in_range(*gradients(4, 3e38)))
+    assert bool(in_range(*(1e12 * gradient for gradient in gradients())))
+    for bad in range(4):
+        assert not bool(in_range(*gradients(bad, 3e19)))
+
+
+@pytest.mark.parametrize("bad", range(len(SHAPES)))
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_one_bad_number_is_out_of_range(bad, value):
+    assert not bool(in_range(*gradients(bad, value)))

@@ -135,7 +135,7 @@ def test_the_others_go_on_as_if_it_did_not_exist() -> None:
 
 def test_compiled() -> None:
     found = compiled(weight=Blip(1, math.inf), eager=False)
-    assert fit(found, epochs=3)["dropped"] == [1, 0]  # from the epoch on in which it happened
+    assert fit(found, epochs=3)["dropped"] == [0, 1, 0]  # as long as the other histories
     assert all_finite(found)
 
 
@@ -180,6 +180,16 @@ def test_finite_weights_of_finite_rows_that_overflow(private: str) -> None:
     fit(found)
     assert all_finite(found)
     found = compiled(pt.Chain(pt.UPGrad(), pt.Reweight({"a": 3e38})), private=private)
+    assert fit(found)["dropped"][0] >= 1
+    assert all_finite(found)
+
+
+@pytest.mark.parametrize("way", ["drop", "isolate"])
+@pytest.mark.parametrize("name", ["sum", "linear", "gramian", "now and then"])
+def test_gradients_whose_square_is_infinite(name: str, way: str) -> None:
+    """Adam would keep that square, and train the variable no more."""
+    found = compiled(METHODS[name], Blip(1, 1e25), on_nonfinite=way)
+    fit(found)
     assert fit(found)["dropped"][0] >= 1
     assert all_finite(found)
 

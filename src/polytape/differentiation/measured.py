@@ -127,7 +127,7 @@ class Measured(Jacobian):
             fine = ops.stack([taken[t] for t in range(len(self.losses))])
             return fine, [gradient for gradient in found if gradient is not None]
 
-        fine = engine().finite(reached)
+        fine = engine().in_range(reached)
         self._taken, found = either(fine, lambda: (active, reached), isolated)
         left = iter(found)
         return [next(left) if there else None for there in present]

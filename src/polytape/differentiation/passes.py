@@ -44,7 +44,7 @@ def term_by_term(
 
         def add(own: Parts = own, totals: Any = totals) -> Any:
             found = at_once(recording, own, len(like))
-            fine = engine().finite([gradient for gradient in found if gradient is not None])
+            fine = engine().in_range([gradient for gradient in found if gradient is not None])
             return fine, [
                 total if found[v] is None else engine().add_where(total, fine, found[v])
                 for v, total in zip(present, totals, strict=True)

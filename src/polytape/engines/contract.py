@@ -172,6 +172,13 @@ class Engine(Protocol):
         """() bool: whether no gradient has an entry that is not finite."""
         ...
 
+    def in_range(self, gradients: Sequence[Tensor], values: Sequence[Tensor] = ()) -> Tensor:
+        """() bool: whether the squared norm of all gradients is a finite float32, and all values.
+
+        Optimizers square gradients: beyond 1.8e19 that is infinite in their slots, for good.
+        """
+        ...
+
     def stack(self, scalars: Sequence[Tensor]) -> Tensor:
         """(n,) of n tensors () of one dtype.
 

@@ -31,7 +31,7 @@ from polytape.training.routing.norms import gradient_norms
 from polytape.training.routing.table import routing_table
 from polytape.training.saving import MethodState, unchanged_on_failure
 from polytape.training.step import train_step
-from polytape.training.watch import callbacks_of, insert, live_weights
+from polytape.training.watch import aligned, callbacks_of, insert, live_weights
 
 OptimizerLike: TypeAlias = str | dict[str, Any] | keras.optimizers.Optimizer
 
@@ -190,7 +190,7 @@ class Trainer:
         callbacks = insert(given.pop("callbacks", None), *own)
         self.plan.data = given.get("x"), given.get("y")
         try:
-            return super().fit(**given, callbacks=callbacks)  # type: ignore[misc]
+            return aligned(super().fit(**given, callbacks=callbacks))  # type: ignore[misc]
         except BaseException:
             engine().recover(self.plan.kept)
             raise

@@ -91,7 +91,7 @@ def _rescaled(recorded: Recorded, verdict: Verdict) -> Verdict:
     """Under loss scaling the optimizer is to see an overflow, skip the step and lower the scale."""
     overflow = recorded.finite_losses & verdict.left_out
     reached = [gradient for gradient in verdict.directions if gradient is not None]
-    accept = verdict.accept & ~ops.any(overflow) & engine().finite(reached)
+    accept = verdict.accept & ~ops.any(overflow) & engine().in_range(reached)
     return verdict._replace(
         directions=_poisoned_unless(accept, verdict.directions),
         left_out=recorded.of_those_present(~recorded.finite_losses),

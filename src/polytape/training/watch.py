@@ -112,6 +112,17 @@ class Follow(keras.callbacks.Callback):
             self._plan.objectives.starts.update(now)
 
 
+def aligned(history: Any) -> Any:
+    """What `fit` returns, with `dropped` of 0 for the epochs before the first that logged it.
+
+    While nothing is left out the logs are Keras's own, so that key comes late.
+    """
+    if isinstance(history, keras.callbacks.History) and "dropped" in history.history:
+        found = history.history["dropped"]
+        found[:0] = [0] * (len(history.epoch) - len(found))
+    return history
+
+
 def live_weights(plan: Any) -> dict[str, float]:
     """The weights of objectives that are variables, as they are now."""
     given = plan.objectives.given.values() if plan.objectives is not None else ()

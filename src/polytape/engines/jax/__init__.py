@@ -1,6 +1,14 @@
 """JAX: inside `jit`, and eager."""
 
-from polytape.engines.jax.gradients import add_where, dense, finite, rows, stack, zeros_like
+from polytape.engines.jax.gradients import (
+    add_where,
+    dense,
+    finite,
+    in_range,
+    rows,
+    stack,
+    zeros_like,
+)
 from polytape.engines.jax.recording import derivative, parameters, record, tape, trains
 from polytape.engines.jax.updates import (
     apply,
@@ -31,6 +39,7 @@ __all__ = [
     "dense",
     "derivative",
     "finite",
+    "in_range",
     "island",
     "keep",
     "parameters",

@@ -84,6 +84,16 @@ def finite(gradients: Sequence[Tensor]) -> Tensor:
     return jnp.isfinite(jnp.sum(jnp.concatenate([s.astype("float32").ravel() for s in sums])))
 
 
+def in_range(gradients: Sequence[Tensor], values: Sequence[Tensor] = ()) -> Tensor:
+    exact = [gradient.astype(_precision(gradient)) for gradient in gradients]
+    short = [gradient.ravel() for gradient in exact if gradient.size <= 4096]
+    joined = [jnp.concatenate(short)] if short else []
+    flat = [*joined, *(gradient for gradient in exact if gradient.size > 4096)]
+    squares = [jnp.vdot(gradient, gradient).astype("float32") for gradient in flat]
+    sums = [jnp.sum(value.astype("float32")) for value in values]
+    return jnp.isfinite(jnp.sum(jnp.stack([*squares, *sums])))
+
+
 def _as_matrix(gradient: Tensor) -> Tensor:
     return gradient.astype("float32").reshape(-1, *gradient.shape[-1:])
 

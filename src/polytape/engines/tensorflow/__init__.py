@@ -1,6 +1,14 @@
 """TensorFlow: eager, in `tf.function`, with and without XLA."""
 
-from polytape.engines.tensorflow.gradients import add_where, dense, finite, rows, stack, zeros_like
+from polytape.engines.tensorflow.gradients import (
+    add_where,
+    dense,
+    finite,
+    in_range,
+    rows,
+    stack,
+    zeros_like,
+)
 from polytape.engines.tensorflow.recording import derivative, parameters, record, tape, trains
 from polytape.engines.tensorflow.updates import (
     apply,
@@ -31,6 +39,7 @@ __all__ = [
     "dense",
     "derivative",
     "finite",
+    "in_range",
     "island",
     "keep",
     "parameters",

@@ -129,5 +129,24 @@ def finite(gradients: Sequence[Tensor]) -> Tensor:
     return tf.math.is_finite(tf.add_n(sums))
 
 
+def in_range(gradients: Sequence[Tensor], values: Sequence[Tensor] = ()) -> Tensor:
+    small: dict[tf.DType, list[Tensor]] = {}
+    flat = []
+    for gradient in gradients:
+        found = gradient.values if isinstance(gradient, tf.IndexedSlices) else gradient
+        found = tf.cast(found, _precision(found))
+        size = found.shape.num_elements()
+        if size is not None and size <= _SMALL:
+            found = found if found.shape.rank == 1 else tf.reshape(found, [-1])
+            small.setdefault(found.dtype, []).append(found)
+        else:
+            flat.append(found)
+    flat += [tf.concat(found, axis=0) for found in small.values()]
+    # One kernel on all cores, which makes half of the sum of squares.
+    squares = [tf.cast(2.0 * tf.nn.l2_loss(found), tf.float32) for found in flat]
+    sums = [tf.reduce_sum(tf.cast(value, tf.float32)) for value in values]
+    return tf.math.is_finite(tf.add_n([*squares, *sums]))
+
+
 def stack(scalars: Sequence[Tensor]) -> Tensor:
     return tf.stack(list(scalars))

@@ -60,5 +60,17 @@ def finite(gradients: Sequence[Tensor]) -> Tensor:
     return torch.isfinite(torch.stack(sums)).all()
 
 
+def in_range(gradients: Sequence[Tensor], values: Sequence[Tensor] = ()) -> Tensor:
+    norms = [_norm(gradient) for gradient in gradients]
+    sums = [0.0 * value.sum(dtype=torch.float32) for value in values]  # zero if finite, else NaN
+    return torch.isfinite(torch.stack([*norms, *sums]).square().sum())
+
+
+def _norm(gradient: Tensor) -> Tensor:
+    if gradient.dtype == torch.float64:
+        return torch.linalg.vector_norm(gradient).to(torch.float32)
+    return torch.linalg.vector_norm(gradient, dtype=torch.float32)
+
+
 def stack(scalars: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(scalars))

@@ -34,7 +34,7 @@ def settled(recorded: Recorded, rows: Table, halves: tuple[Table, Table] | None 
     if recorded.extra is None:
         return _settle(recorded, Jacobian(*given, halves=halves))
     extra = recorded.routed.pull({recorded.extra: recorded.scale})
-    sound = engine().finite([*recorded.added, *(g for g in extra if g is not None)])
+    sound = engine().in_range([g for g in extra if g is not None], recorded.added)
     found = _settle(recorded, Jacobian(*given, extra, halves))
     return found._replace(active=found.active & sound)  # it belongs to every objective
 

@@ -37,9 +37,10 @@ def linear(recorded: Recorded) -> Outcome:
 def _finite(recorded: Recorded, directions: Directions, bond: Bond) -> Tensor:
     """() bool: whether the losses of a bond, and the directions of what they train, are finite."""
     values = [*recorded.counting(bond.objectives), *recorded.added]
-    if not recorded.rescales:  # there an overflow is the optimizer's to skip, as in plain Keras
-        values += [directions[v] for v in bond.variables if directions[v] is not None]
-    return engine().finite(values)
+    if recorded.rescales:  # there an overflow is the optimizer's to skip, as in plain Keras
+        return engine().finite(values)
+    reached = [directions[v] for v in bond.variables if directions[v] is not None]
+    return engine().in_range(reached, values)
 
 
 def _check(recorded: Recorded) -> None:

@@ -22,7 +22,7 @@ def periodic(recorded: Recorded) -> Outcome:
         shared, private, state = settlement.weigh(*given, traces=recorded.traces)
         directions = _weighted(recorded, shared, private)
         reached = [gradient for gradient in directions if gradient is not None]
-        return Outcome(directions, active & engine().finite([*recorded.added, *reached]), state)
+        return Outcome(directions, active & engine().in_range(reached, recorded.added), state)
 
     return either(again, recall, lambda: every(recorded))
 
