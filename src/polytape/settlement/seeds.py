@@ -11,11 +11,22 @@ from polytape.contract import Seed, Tensor
 
 def draw(seed: int, step: Tensor) -> Seed:
     """The seed of a step under a base seed."""
+    return drawn_from(base_of(seed), step)
+
+
+def base_of(seed: int) -> int:
+    """The part of every step's seed that depends on the base seed alone."""
+    return (seed * 7368787) % 2**30
+
+
+def drawn_from(base: int | Tensor, step: Tensor) -> Seed:
+    """The seed of a step; `base`, if it is a tensor, of `seed_dtype`."""
 
     def value() -> Tensor:
         # PyTorch's generator reads the first number only, so step and seed both go into it.
         count = ops.cast(step, seed_dtype())
-        return ops.stack([count * 40503 + (seed * 7368787) % 2**30, count])
+        start = base if isinstance(base, int) else ops.convert_to_tensor(base)
+        return ops.stack([count * 40503 + start, count])
 
     return Seed(value)
 

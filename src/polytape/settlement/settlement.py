@@ -1,6 +1,5 @@
 """A method at work on given objectives and variables: its state, its compiled T x T part."""
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,16 +8,17 @@ import keras
 import numpy as np
 from keras import ops
 
-from polytape.contract import Evidence, Look, Method, Seed, State, Tensor, ask, in_float32, parts
+from polytape.contract import Look, Method, Seed, State, Tensor, in_float32, parts
 from polytape.differentiation.connectivity import Blocks
 from polytape.differentiation.jacobian import Jacobian
 from polytape.engines import engine
 from polytape.linalg.compressed import compressed_rows, dependent, mixing
 from polytape.settlement.memory import Observer, empty_memory
 from polytape.settlement.saved import Found, check_fits
-from polytape.settlement.seeds import draw
+from polytape.settlement.seeds import base_of, draw, seed_dtype
 from polytape.settlement.state import StateVariables, leaves, rebuilt
-from polytape.stages.chain import lost, split
+from polytape.settlement.weights import Compiled, Weights, compiled, no_look
+from polytape.stages.chain import split
 from polytape.stages.scopes import PerNetwork
 
 PRIVATE = ("own", "weighted", "joint")
@@ -84,7 +84,7 @@ class Settlement:
         self.looks_closely = rest is not None and any(p.looks_closely for p in parts(rest))
         self.second_look = any(part.second_look for part in parts(method))
         if self.second_look:
-            initial["look"] = _no_look(len(self.names))
+            initial["look"] = no_look(len(self.names))
         if self.observer is not None:
             initial["memory"] = empty_memory(chosen, len(self.names), sizes)
         if saved is not None:
@@ -94,7 +94,14 @@ class Settlement:
         self.reach: np.ndarray | None = None  # what the gradients of an earlier step reached
         self.checked = False  # whether every objective was seen to reach a variable
         self._seed = seed
-        self._compiled: dict[Any, Callable[..., Any]] = {}
+        # A number goes in as a tensor, so that models with other seeds can share what is compiled.
+        self._fixed = seed if isinstance(seed, Seed) else None
+        self._base = None if isinstance(seed, Seed) else np.array(base_of(seed), seed_dtype())
+        observed = self.observer is not None
+        self._weights = Weights(
+            lead, rest, self.names, self.blocks.names, observed, self.second_look
+        )
+        self._compiled: dict[bytes | None, Compiled] = {}
 
     @property
     def linear(self) -> bool:
@@ -151,14 +158,15 @@ class Settlement:
         tensors = {name: value for name, value in given.items() if value is not None}
         state = self.state.read()
         if self.linear:  # a handful of operations: not worth a kernel of their own
-            return self._ask(tensors, reach, state, lengths)
-        key = (*tensors, lengths is None, None if reach is None else reach.tobytes())
-        if key not in self._compiled:
-            self._compiled[key] = engine().island(self._body(reach))
+            return self._weights(tensors, state, self.seed(step), reach, lengths)
         memory = {"memory": state.pop("memory")} if self.observer is not None else {}
+        key = None if reach is None else reach.tobytes()
+        if key not in self._compiled:
+            self._compiled[key] = compiled(self._weights, state, reach, self._fixed)
         known = [] if lengths is None else [lengths]
         given_state = leaves(state)
-        shared, private, found = self._compiled[key](tensors, [*given_state.values()], known)
+        run = self._compiled[key]
+        shared, private, found = run(tensors, [*given_state.values()], known, self._base)
         state = rebuilt(state, dict(zip(given_state, found, strict=True)))
         return shared, private, {**state, **memory}
 
@@ -286,55 +294,6 @@ class Settlement:
             kpi = ops.convert_to_numpy(variable.value)
             variable.assign(part.heed(kpi, self.names, logs))
 
-    def _body(self, reach: Any) -> Callable[..., Any]:
-        template = self.state.read()
-        template.pop("memory", None)
-
-        paths = list(leaves(template))
-
-        def body(tensors: dict[str, Tensor], given: list[Tensor], known: list[Tensor]) -> Any:
-            state = rebuilt(template, dict(zip(paths, given, strict=True)))
-            shared, private, state = self._ask(tensors, reach, state, *known)
-            found = leaves(state)
-            return shared, private, [found[path] for path in paths]
-
-        return body
-
-    def _ask(
-        self, tensors: dict[str, Tensor], reach: Any, state: State, lengths: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, State]:
-        given = {"gramian": None, "last": state.get("look"), **tensors}
-        known = {"names": self.names, "reach": reach, "blocks": self.blocks.names}
-        evidence = Evidence(seed=self.seed(tensors["step"]), **known, **given)
-        private = ops.cast(evidence.active, "float32")
-        lead, rest = state["scalarization"], state["combination"]
-        if self.scalarization is not None:
-            private, lead = ask(self.scalarization, evidence, lead)
-        shared = private
-        if self.combination is not None:
-            scaled = evidence
-            if self.scalarization is not None:
-                scaled = self._scaled(evidence, private)
-                private = lost(private, evidence, scaled)
-            weights, rest = ask(self.combination, scaled.reseeded(1), rest)
-            shared = weights if self.observer is not None else private * weights
-        shared, private = _in_range(shared, lengths), _in_range(private, lengths)
-        found = {"scalarization": lead, "combination": rest}
-        if self.second_look:  # taken account of
-            none = _no_look(len(self.names))
-            found["look"] = keras.tree.map_structure(ops.convert_to_tensor, none)
-        if moved := _moved(state, found):
-            fine = engine().finite(moved)
-            shared, private = (ops.where(fine, w, float("nan")) for w in (shared, private))
-        return shared, private, found
-
-    def _scaled(self, evidence: Evidence, weights: Tensor) -> Evidence:
-        if self.observer is None:
-            return evidence.scaled(weights)
-        # It has seen weighted rows already.
-        scaled = dataclasses.replace(evidence, gramian=None, compressed=None).scaled(weights)
-        return dataclasses.replace(scaled, gramian=evidence.gramian, compressed=evidence.compressed)
-
 
 def _finite(weights: Tensor) -> Tensor:
     """(T,) bool: whether the weights (T,) or (B, T) of each objective are finite."""
@@ -348,28 +307,6 @@ def _is_half(gradient: Tensor) -> bool:
 
 def _zero_unless(fine: Tensor, gradient: Tensor) -> Tensor:
     return engine().add_where(engine().zeros_like(gradient), fine, gradient)
-
-
-def _in_range(weights: Tensor, lengths: Tensor | None) -> Tensor:
-    """Weights (T,) or (B, T), NaN where the squared norm of an update with them is not finite.
-
-    lengths  (T,) norms of the gradients; None: not known, and whoever knows the update looks at it
-    """
-    if lengths is None:
-        return weights
-    longest = weights * (lengths * lengths.shape[0])  # of the update, if all are as long
-    return ops.where(ops.isfinite(ops.square(longest)), weights, float("nan"))
-
-
-def _moved(before: State, after: State) -> list[Tensor]:
-    """The numbers in a state that a step has changed; weights that a user gave are not of them."""
-    pairs = zip(keras.tree.flatten(before), keras.tree.flatten(after), strict=True)
-    return [new for old, new in pairs if new is not old and "float" in str(new.dtype)]
-
-
-def _no_look(count: int) -> Look:
-    zeros = np.zeros((count,), "float32")
-    return Look(zeros, zeros.copy(), np.zeros((count,), "bool"))
 
 
 def check_private(private: str) -> str:

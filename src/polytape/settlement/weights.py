@@ -1,0 +1,194 @@
+"""From evidence to weights: the T x T part of a method, compiled once for all who do the same."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from polytape.contract import Evidence, Look, Method, Seed, State, Tensor, ask
+from polytape.engines import engine
+from polytape.settlement.seeds import drawn_from
+from polytape.settlement.state import leaves, rebuilt
+from polytape.stages.chain import lost
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """A pure function from the evidence of a step and a state to weights and the next state.
+
+    It holds no tensor, no variable and no model.
+
+    scalarization, combination  the two parts of the method, of which one may be missing
+    names        of the T objectives;  blocks  names of the B blocks
+    observed     whether the method has seen the rows, already weighted, before they come here
+    second_look  whether the state has a `Look`, which is taken account of
+    """
+
+    scalarization: Method | None
+    combination: Method | None
+    names: tuple[str, ...]
+    blocks: tuple[str, ...]
+    observed: bool
+    second_look: bool
+
+    def __call__(
+        self,
+        tensors: Mapping[str, Tensor],
+        state: State,
+        seed: Seed,
+        reach: np.ndarray | None = None,
+        lengths: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, State]:
+        """Shared weights (T,) or (B, T), private weights (T,), and the next state.
+
+        tensors  fields of the evidence;  reach  (B, T) bool or None
+        lengths  (T,) norms of the gradients, where they are known
+        """
+        given: dict[str, Any] = {"gramian": None, "last": state.get("look"), **tensors}
+        names, blocks = self.names, self.blocks
+        evidence = Evidence(seed=seed, names=names, blocks=blocks, reach=reach, **given)
+        private = ops.cast(evidence.active, "float32")
+        lead, rest = state["scalarization"], state["combination"]
+        if self.scalarization is not None:
+            private, lead = ask(self.scalarization, evidence, lead)
+        shared = private
+        if self.combination is not None:
+            scaled = evidence
+            if self.scalarization is not None:
+                scaled = self._scaled(evidence, private)
+                private = lost(private, evidence, scaled)
+            weights, rest = ask(self.combination, scaled.reseeded(1), rest)
+            shared = weights if self.observed else private * weights
+        shared, private = _in_range(shared, lengths), _in_range(private, lengths)
+        found = {"scalarization": lead, "combination": rest}
+        if self.second_look:  # taken account of
+            none = no_look(len(self.names))
+            found["look"] = keras.tree.map_structure(ops.convert_to_tensor, none)
+        if moved := _moved(state, found):
+            fine = engine().finite(moved)
+            shared, private = (ops.where(fine, w, float("nan")) for w in (shared, private))
+        return shared, private, found
+
+    def _scaled(self, evidence: Evidence, weights: Tensor) -> Evidence:
+        if not self.observed:
+            return evidence.scaled(weights)
+        # It has seen weighted rows already.
+        scaled = dataclasses.replace(evidence, gramian=None, compressed=None).scaled(weights)
+        return dataclasses.replace(scaled, gramian=evidence.gramian, compressed=evidence.compressed)
+
+
+# (tensors, the arrays of the state, [lengths] or [], base of the seed) -> what `Weights` returns,
+# with the arrays of the next state in place of it
+Compiled = Callable[
+    [dict[str, Tensor], list[Tensor], list[Tensor], Tensor | None],
+    tuple[Tensor, Tensor, list[Tensor]],
+]
+
+
+def compiled(
+    weights: Weights, state: State, reach: np.ndarray | None, seed: Seed | None
+) -> Compiled:
+    """`weights` made fast to call from inside a step.
+
+    TensorFlow keeps whatever XLA has compiled for as long as the process lives, 16 MB for UPGrad.
+    So whoever asks for the same function gets the same: a model that is compiled again, the next
+    model of a search.
+
+    state  of the structure that the function is to take; its arrays are not looked at
+    seed   of every step; None: drawn from the base that each call brings
+    """
+    asked = _Asked(weights, rebuilt(state, dict.fromkeys(leaves(state))), reach, seed)
+    return _make(asked) if asked.identity is None else _shared(asked)
+
+
+class _Asked:
+    """What a compiled function depends on; equal where it is known to be the same."""
+
+    def __init__(
+        self, weights: Weights, template: State, reach: np.ndarray | None, seed: Seed | None
+    ) -> None:
+        self.weights, self.template, self.reach, self.seed = weights, template, reach, seed
+        at = None if reach is None else (reach.shape, reach.tobytes())
+        content = [getattr(weights, field.name) for field in dataclasses.fields(weights)]
+        atoms = tuple(_atoms([*content, seed]))
+        self.identity = None if _UNKNOWN in atoms else (atoms, at)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Asked) and self.identity == other.identity
+
+    def __hash__(self) -> int:
+        return hash(self.identity)
+
+
+_UNKNOWN = "?"  # beside pairs
+
+
+def _atoms(value: Any) -> Iterator[Hashable]:
+    """What tells a value from others: types and texts, as 1, 1.0 and True are equal to Python.
+
+    `_UNKNOWN` for what may change, or hold on to a model: schedules, arrays, methods with more than
+    their fields, classes made inside a function.
+    """
+    kind = type(value)
+    if value is None or isinstance(value, (bool, int, float, str, np.generic)):
+        yield kind, repr(value)
+    elif kind in (tuple, list, dict):
+        yield kind, len(value)
+        for item in value.items() if kind is dict else value:
+            yield from _atoms(item)
+    elif isinstance(value, Method) and "<locals>" not in kind.__qualname__:
+        names = [field.name for field in dataclasses.fields(value)]
+        yield kind, len(names)
+        if set(vars(value)) != set(names):
+            yield _UNKNOWN
+        for name in names:
+            yield from _atoms(getattr(value, name))
+    else:
+        yield _UNKNOWN
+
+
+def _make(asked: _Asked) -> Compiled:
+    weights, template, reach, fixed = asked.weights, asked.template, asked.reach, asked.seed
+    paths = [*leaves(template)]
+
+    def body(
+        tensors: dict[str, Tensor], given: list[Tensor], known: list[Tensor], base: Tensor | None
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        state = rebuilt(template, dict(zip(paths, given, strict=True)))
+        seed = drawn_from(base, tensors["step"]) if fixed is None else fixed
+        shared, private, state = weights(tensors, state, seed, reach, *known)
+        found = leaves(state)
+        return shared, private, [found[path] for path in paths]
+
+    return engine().island(body)
+
+
+# On TensorFlow the bound frees the graphs only; a programme of XLA stays.
+_shared = functools.lru_cache(maxsize=64)(_make)
+
+
+def no_look(count: int) -> Look:
+    """In place of a look at `count` losses, before there is one."""
+    zeros = np.zeros((count,), "float32")
+    return Look(zeros, zeros.copy(), np.zeros((count,), "bool"))
+
+
+def _in_range(weights: Tensor, lengths: Tensor | None) -> Tensor:
+    """Weights (T,) or (B, T), NaN where the squared norm of an update with them is not finite.
+
+    lengths  (T,) norms of the gradients; None: not known, and whoever knows the update looks at it
+    """
+    if lengths is None:
+        return weights
+    longest = weights * (lengths * lengths.shape[0])  # of the update, if all are as long
+    return ops.where(ops.isfinite(ops.square(longest)), weights, float("nan"))
+
+
+def _moved(before: State, after: State) -> list[Tensor]:
+    """The numbers in a state that a step has changed; weights that a user gave are not of them."""
+    pairs = zip(keras.tree.flatten(before), keras.tree.flatten(after), strict=True)
+    return [new for old, new in pairs if new is not old and "float" in str(new.dtype)]
