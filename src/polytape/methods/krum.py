@@ -53,13 +53,16 @@ class Krum(Method):
         "zero row": "a zero gradient is an estimate like any other, with a say in the scores"
     }
 
-    def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
-        total = len(evidence.names)
+    def init(self, names: tuple[str, ...], blocks: tuple[int, ...] = ()) -> State:
+        total = len(names)
         if self.faulty and total < 2 * self.faulty + 3:
             raise ValueError(
                 f"Krum(faulty={self.faulty}) needs at least 2 * faulty + 3 = {2 * self.faulty + 3} "
                 f"objectives to outvote the faulty ones. Received: {total}. Lower `faulty`."
             )
+        return super().init(names, blocks)
+
+    def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
         score = ops.where(evidence.active, self._scores(evidence), 3e38)
         wanted = ops.minimum(evidence.count, float(self.selected))
         return _least(score, wanted) / wanted, state
