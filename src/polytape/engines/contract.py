@@ -172,10 +172,15 @@ class Engine(Protocol):
         """() bool: whether no gradient has an entry that is not finite."""
         ...
 
-    def in_range(self, gradients: Sequence[Tensor], values: Sequence[Tensor] = ()) -> Tensor:
+    def in_range(
+        self, gradients: Sequence[Tensor], values: Sequence[Tensor] = (), exact: bool = False
+    ) -> Tensor:
         """() bool: whether the squared norm of all gradients is a finite float32, and all values.
 
         Optimizers square gradients: beyond 1.8e19 that is infinite in their slots, for good.
+
+        exact  whether the last bits of the step must be Keras's own, be it that an engine can only
+               tell then whether the gradients themselves are finite
         """
         ...
 

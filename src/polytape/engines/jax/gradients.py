@@ -84,7 +84,10 @@ def finite(gradients: Sequence[Tensor]) -> Tensor:
     return jnp.isfinite(jnp.sum(jnp.concatenate([s.astype("float32").ravel() for s in sums])))
 
 
-def in_range(gradients: Sequence[Tensor], values: Sequence[Tensor] = ()) -> Tensor:
+def in_range(
+    gradients: Sequence[Tensor], values: Sequence[Tensor] = (), exact: bool = False
+) -> Tensor:
+    del exact  # it always is
     exact = [gradient.astype(_precision(gradient)) for gradient in gradients]
     short = [gradient.ravel() for gradient in exact if gradient.size <= 4096]
     joined = [jnp.concatenate(short)] if short else []

@@ -60,7 +60,10 @@ def finite(gradients: Sequence[Tensor]) -> Tensor:
     return torch.isfinite(torch.stack(sums)).all()
 
 
-def in_range(gradients: Sequence[Tensor], values: Sequence[Tensor] = ()) -> Tensor:
+def in_range(
+    gradients: Sequence[Tensor], values: Sequence[Tensor] = (), exact: bool = False
+) -> Tensor:
+    del exact  # it always is
     norms = [_norm(gradient) for gradient in gradients]
     sums = [0.0 * value.sum(dtype=torch.float32) for value in values]  # zero if finite, else NaN
     return torch.isfinite(torch.stack([*norms, *sums]).square().sum())

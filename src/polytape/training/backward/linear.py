@@ -40,7 +40,7 @@ def _finite(recorded: Recorded, directions: Directions, bond: Bond) -> Tensor:
     if recorded.rescales:  # there an overflow is the optimizer's to skip, as in plain Keras
         return engine().finite(values)
     reached = [directions[v] for v in bond.variables if directions[v] is not None]
-    return engine().in_range(reached, values)
+    return engine().in_range(reached, values, exact=recorded.plain)
 
 
 def _check(recorded: Recorded) -> None:
