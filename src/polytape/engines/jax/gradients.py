@@ -88,10 +88,10 @@ def in_range(
     gradients: Sequence[Tensor], values: Sequence[Tensor] = (), exact: bool = False
 ) -> Tensor:
     del exact  # it always is
-    exact = [gradient.astype(_precision(gradient)) for gradient in gradients]
-    short = [gradient.ravel() for gradient in exact if gradient.size <= 4096]
+    wide = [gradient.astype(_precision(gradient)) for gradient in gradients]
+    short = [gradient.ravel() for gradient in wide if gradient.size <= 4096]
     joined = [jnp.concatenate(short)] if short else []
-    flat = [*joined, *(gradient for gradient in exact if gradient.size > 4096)]
+    flat = [*joined, *(gradient for gradient in wide if gradient.size > 4096)]
     squares = [jnp.vdot(gradient, gradient).astype("float32") for gradient in flat]
     sums = [jnp.sum(value.astype("float32")) for value in values]
     return jnp.isfinite(jnp.sum(jnp.stack([*squares, *sums])))
