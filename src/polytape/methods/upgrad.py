@@ -38,7 +38,7 @@ class UPGrad(Method):
     have all but vanished would else hold up all others, at weights of up to 1e13. What it costs:
     such gradients may be in conflict with the update, and near the front it leads along the front
     instead of onto it. On a problem of two losses and two variables, with Adam, 1e-4 ends at one
-    and the same point of the front from every start, 0 at the point that each start leads to; on
+    and the same point of the front from four of five starts, 0 where each start leads to; on
     networks of a few tasks, each with gradients worth the name, both train alike. Hence 0.
 
     Weights: never negative, at least p_i. Degree 1 in the loss scale. Equal gradients: their sum.

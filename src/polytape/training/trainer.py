@@ -88,7 +88,10 @@ class Trainer:
                       apart, skip the step; where routes and optimizers keep networks apart, those
                       that it does not concern go on. "isolate": it alone is left out for those
                       methods, too, which makes their step larger. "skip": the step is skipped as a
-                      whole. "raise": as "drop", and `FloatingPointError` after the batch
+                      whole. "raise": as "drop", and `FloatingPointError` after the batch. What the
+                      optimizer does with a sound gradient is Keras's: a learning rate that is not
+                      finite spoils what it trains; so does, for "sum" on TensorFlow, a gradient
+                      above 1.8e19, whose square is not finite. Metrics are not judged
         seed          for methods that draw random numbers; None follows
                       `keras.utils.set_random_seed` without drawing from it
         verbose       1 prints the routing table where objectives name what they train or networks
