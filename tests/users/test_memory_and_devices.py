@@ -135,13 +135,25 @@ def test_a_process_group_of_pytorch() -> None:
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="its wrappers are of PyTorch")
-def test_a_data_parallel_wrapper_of_pytorch() -> None:
+@pytest.mark.parametrize("kind", ["DataParallel", "DistributedDataParallel"])
+def test_a_data_parallel_wrapper_of_pytorch(kind: str) -> None:
     import torch
 
-    wrapper = torch.nn.DataParallel(torch.nn.Linear(4, 1))
+    alone = torch.distributed.HashStore()
+    if kind == "DistributedDataParallel":
+        torch.distributed.init_process_group("gloo", store=alone, rank=0, world_size=1)
+    try:
+        wrapped(getattr(torch.nn.parallel, kind)(torch.nn.Linear(4, 1)), kind)
+    finally:
+        if kind == "DistributedDataParallel":
+            torch.distributed.destroy_process_group()
+
+
+def wrapped(wrapper: Any, kind: str) -> None:
+    """Every door refuses a wrapper of PyTorch's."""
     layer = keras.layers.TorchModuleWrapper(wrapper, output_shape=(None, 1))
     inputs = keras.Input((4,))
-    text = "DataParallel spreads a network over devices"
+    text = f"{kind} spreads a network over devices"
     inside = pt.Model(inputs, {"a": layer(inputs), "b": keras.layers.Dense(1)(inputs)})
     refused(
         [
