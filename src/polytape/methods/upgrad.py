@@ -53,7 +53,7 @@ class UPGrad(Method):
     """
 
     preference: Annotated[tuple[float, ...] | None, Preference()] = None
-    regularization: Annotated[float, Range(0.0, open="high")] = 0.0
+    regularization: Annotated[float, Range(0.0, 1e6)] = 0.0
     scale: Scale = "sum"
 
     looks_closely: ClassVar[bool] = True
