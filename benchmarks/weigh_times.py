@@ -53,7 +53,7 @@ def polytape(backend: str, name: str, count: int) -> Callable[[], Any]:
     from keras import ops
 
     from polytape.catalogue import all_methods
-    from polytape.contract import Evidence, Seed, ask
+    from polytape.contract import Evidence, Seed, evaluate
 
     method = all_methods()[name]()
     names = tuple(map(str, range(count)))
@@ -61,7 +61,7 @@ def polytape(backend: str, name: str, count: int) -> Callable[[], Any]:
 
     def question(products: Any, losses: Any, active: Any, step: Any, state: Any) -> Any:
         known = Evidence(losses, products, active, names, step, Seed(seed), cross=products)
-        return ask(method, known, state)
+        return evaluate(method, known, state)
 
     function = _compiled(backend, question)
     losses = np.linspace(1.0, 2.0, count, dtype="float32")

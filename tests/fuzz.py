@@ -34,8 +34,8 @@ from polytape.contract import (
     Preference,
     Range,
     Seed,
-    ask,
-    parts,
+    evaluate,
+    iter_methods,
 )
 from polytape.contract.rules import rules_of
 from polytape.testing.matrices import Array, matrices
@@ -128,7 +128,7 @@ def losses_of(rng: np.random.Generator, count: int) -> Array:
 def sizes(method: Method) -> list[float]:
     """The sizes of a method's hyper-parameters, but for those that are 0 or infinite."""
     found = []
-    for part in parts(method):
+    for part in iter_methods(method):
         values = [getattr(part, field.name) for field in dataclasses.fields(part)]
         if isinstance(part, pt.Reweight):
             values = [*part.weights.values()]
@@ -196,7 +196,7 @@ def asked(rng: np.random.Generator) -> Iterator[str]:
     count = int(rng.integers(1, 6))
     names = tuple(map(str, range(count)))
     method = method_of(rng, names)
-    if method.memory is None and any(part.memory is not None for part in parts(method)):
+    if method.memory is None and any(part.memory is not None for part in iter_methods(method)):
         return  # the rows are shown to the inner method: only a network does that
     last = Look(np.zeros(count, "float32"), np.zeros(count, "float32"), np.zeros(count, bool))
     state = method.init(names, () if method.scope is None else (2,))
@@ -216,7 +216,7 @@ def asked(rng: np.random.Generator) -> Iterator[str]:
         evidence = question(method, rows, losses, active, step, last)
         if method.memory is not None:
             evidence, memory = observed(method, rows, evidence, memory, state)
-        weights, after = ask(method, evidence, state)
+        weights, after = evaluate(method, evidence, state)
         weights = ops.convert_to_numpy(weights)
         leaves = [ops.convert_to_numpy(leaf) for leaf in keras.tree.flatten([after, memory])]
         free = isinstance(method, (pt.Chain, pt.Log)) and not ordinary
@@ -231,7 +231,7 @@ def asked(rng: np.random.Generator) -> Iterator[str]:
                 yield f"state {leaves} of {told}"
             return
         state = after
-        if any(part.second_look for part in parts(method)):
+        if any(part.second_look for part in iter_methods(method)):
             last = Look(losses, np.float32(losses * 10.0 ** rng.uniform(-3, 3, count)), active)
 
 
@@ -256,14 +256,16 @@ class Case:
 
 def sized(method: Method) -> bool:
     """Whether a method has a number for each objective, and so belongs to all of them at once."""
-    fields = [getattr(p, f.name) for p in parts(method) for f in dataclasses.fields(p)]
+    fields = [getattr(p, f.name) for p in iter_methods(method) for f in dataclasses.fields(p)]
     return any(isinstance(value, tuple) and isinstance(value[0], float) for value in fields)
 
 
 def case_of(rng: np.random.Generator) -> Case:
     scaled, several = rng.random() < 0.25, rng.random() < 0.25
     method = method_of(rng, NAMES)
-    while any(isinstance(part, pt.Reweight) for part in parts(method)):  # objectives have weights
+    while any(
+        isinstance(part, pt.Reweight) for part in iter_methods(method)
+    ):  # objectives have weights
         method = method_of(rng, NAMES)
     return Case(
         method=method,

@@ -18,7 +18,7 @@ def history(method: Any, losses: Array, active: Array | None = None, rows: Any =
     active = np.ones(losses.shape, bool) if active is None else active
 
     @compiled
-    def ask(state: Any, loss: Any, mask: Any, gramian: Any, step: Any) -> Any:
+    def evaluate(state: Any, loss: Any, mask: Any, gramian: Any, step: Any) -> Any:
         return pt.weigh(method, gramian, loss, state, active=mask, step=step)
 
     names = tuple(map(str, range(losses.shape[1])))
@@ -27,7 +27,7 @@ def history(method: Any, losses: Array, active: Array | None = None, rows: Any =
     for step, (loss, mask) in enumerate(zip(losses, active, strict=True)):
         gramian = None if rows is None else tensor(np.float32(rows[step] @ rows[step].T))
         inputs = (tensor(np.float32(loss * mask)), tensor(mask), gramian, tensor(np.int32(step)))
-        weights, state = ask(state, *inputs)
+        weights, state = evaluate(state, *inputs)
         for leaf in keras.tree.flatten(state):
             assert np.isfinite(ops.convert_to_numpy(leaf)).all()
         found.append(ops.convert_to_numpy(weights))

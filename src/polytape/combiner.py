@@ -15,7 +15,7 @@ from polytape.contract import (
     check_objective_names,
     check_seed,
     is_number,
-    parts,
+    iter_methods,
     received,
 )
 from polytape.differentiation.jacobian import Jacobian
@@ -149,7 +149,7 @@ class Combiner(keras.layers.Layer):
                 "A Combiner takes what pt.gradients(...) returned. "
                 f"Received: an object of type {type(gradients).__name__}."
             )
-        if traces is None and any(part.samples for part in parts(self.method)):
+        if traces is None and any(part.samples for part in iter_methods(self.method)):
             raise ValueError(
                 "This method compares the gradients of single samples, which pt.gradients does not "
                 "measure: call combiner(grads, traces=...) with their mean squared norms, zeros in "

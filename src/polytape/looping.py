@@ -11,7 +11,7 @@ from keras import ops
 from polytape.catalogue import resolve
 from polytape.catalogue.names import MethodLike
 from polytape.combiner import Combiner
-from polytape.contract import Method, Seed, Tensor, did_you_mean, has_state, parts, received
+from polytape.contract import Method, Seed, Tensor, did_you_mean, has_state, iter_methods, received
 from polytape.differentiation.connectivity import Connectivity
 from polytape.differentiation.jacobian import Jacobian, mean_rows
 from polytape.differentiation.losses import Losses
@@ -222,7 +222,7 @@ def collected(
         losses = dict(zip(names, values, strict=True))
         found: Gradients = MeasuredGradients(losses, recording, connectivity, scale)
     else:
-        rows = [recording.pull({t: scale}, range(len(known.paths))) for t in range(len(values))]
+        rows = [recording.vjp({t: scale}, range(len(known.paths))) for t in range(len(values))]
         halves = (rows[:count], rows[count:]) if len(rows) > count else None
         if halves:
             rows = mean_rows(*halves)
@@ -259,7 +259,7 @@ def _settlement(
     method: Method, names: tuple[str, ...], paths: tuple[str, ...], private: str
 ) -> Settlement:
     """Made ready for these objectives and variables, or a refusal that says why."""
-    for part in parts(method):
+    for part in iter_methods(method):
         if has_state(part, names) and not (part.constant and part.heeds is None):
             _refuse(method, part, "keeps a state from step to step")
         if part.counts:

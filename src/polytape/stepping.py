@@ -9,7 +9,7 @@ from keras import ops
 
 from polytape.catalogue.names import MethodLike
 from polytape.combiner import Combiner
-from polytape.contract import Tensor, parts, received
+from polytape.contract import Tensor, iter_methods, received
 from polytape.differentiation.losses import Losses
 from polytape.differentiation.measured import check_measure
 from polytape.differentiation.variables import Variables
@@ -53,7 +53,7 @@ class CompiledStep:
         self.losses, self.networks, self.run_eagerly = losses, networks, run_eagerly
         self.optimizer = gathered(optimizer, "compiled_step(optimizer=...)")
         self.combiner = combiner if isinstance(combiner, Combiner) else Combiner(combiner)
-        if any(part.samples for part in parts(self.combiner.method)):
+        if any(part.samples for part in iter_methods(self.combiner.method)):
             raise ValueError(
                 "This method compares the gradients of single samples, which pt.compiled_step does "
                 "not measure. Train with pt.Model, or give a pt.Combiner its `traces` in a loop."
@@ -109,7 +109,7 @@ class CompiledStep:
         own = [*self.variables, *self.optimizer.variables, *self.combiner.variables]
         self._others = [v for v in survey.variables if not any(v is other for other in own)]
         if not self.run_eagerly:
-            self._run = engine().compiled(self._step, [*own, *self._others])
+            self._run = engine().compiled_step(self._step, [*own, *self._others])
 
     def _charted(self, settlement: Settlement) -> Course:
         count, width = len(settlement.names), len(self.variables)
@@ -156,7 +156,9 @@ class CompiledStep:
         self.combiner.steps.assign_add(1)
         update(optimizer, self.variables, course, verdict)
         if settlement.second_look:
-            after = engine().aside(lambda: forward()[0][: len(settlement.names)], self._others)
+            after = engine().without_side_effects(
+                lambda: forward()[0][: len(settlement.names)], self._others
+            )
             settlement.look_again(recorded.losses, after, verdict.active, verdict.accept)
         losses = dict(zip(settlement.names, map(ops.stop_gradient, recorded.losses), strict=True))
         if not shape[0]:

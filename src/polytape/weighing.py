@@ -17,9 +17,9 @@ from polytape.contract import (
     Method,
     State,
     Tensor,
-    ask,
     check_objective_names,
     check_seed,
+    evaluate,
     in_float32,
     is_whole,
     received,
@@ -101,7 +101,7 @@ def weigh(
     if last is not None:
         last = _look(last, shape)
     evidence = dataclasses.replace(evidence, cross=cross, last=last, traces=traces)
-    weights, state = ask(method, evidence, state)
+    weights, state = evaluate(method, evidence, state)
     if (numbers := _known(weights)) is not None and not np.isfinite(numbers).all():
         raise FloatingPointError(
             f"{type(method).__name__} came to weights that are not finite, {numbers.tolist()}: on "

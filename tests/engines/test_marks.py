@@ -172,7 +172,7 @@ def test_reach_is_that_of_the_gradients(variables: list) -> None:
 
     everything = [*variables, u]
     recording = engine().record(forward, lambda: everything)
-    rows = [recording.pull({t: 1.0}, range(len(everything))) for t in range(4)]
+    rows = [recording.vjp({t: 1.0}, range(len(everything))) for t in range(4)]
     wanted = np.array([[gradient is not None for gradient in row] for row in rows])
     np.testing.assert_array_equal(recording.reach(range(4)), wanted)
     assert wanted.tolist()[1] == [True, False, True, False]

@@ -16,7 +16,7 @@ import polytape as pt
 from compiled import compiled
 from linear import objective, random_rows, variables_of
 from polytape.catalogue import all_methods
-from polytape.contract import Evidence, Method, Seed, State, Tensor, ask
+from polytape.contract import Evidence, Method, Seed, State, Tensor, evaluate
 from polytape.testing.matrices import Array
 from polytape.testing.trials import Trial
 
@@ -57,7 +57,7 @@ def asked(method: Method, reach: Array | None = None) -> Any:
             known = Evidence(**{**vars(known), "cross": gramian})
         if getattr(method, "inner", method).needs == "samples":
             known = Evidence(**{**vars(known), "traces": losses})
-        return ask(method, known, state)
+        return evaluate(method, known, state)
 
     run = compiled(question)
 

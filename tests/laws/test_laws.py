@@ -34,7 +34,7 @@ def test_law(name: str, law: str) -> None:
 
 @pytest.mark.skipif(COMPILES, reason="the conversion is plain Python: where nothing compiles")
 @pytest.mark.parametrize("scale", ["mean", "paper"])
-@pytest.mark.parametrize("name", [n for n, cls in all_methods().items() if cls.natural])
+@pytest.mark.parametrize("name", [n for n, cls in all_methods().items() if cls.native_scale])
 def test_other_scales_are_what_they_say(name: str, scale: str) -> None:
     check(Trial(all_methods()[name](scale=scale), compiled), "equal gradients")
 

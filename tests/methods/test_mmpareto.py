@@ -7,7 +7,7 @@ from keras import ops
 
 import polytape as pt
 from compiled import compiled
-from polytape.contract import Evidence, Seed, ask
+from polytape.contract import Evidence, Seed, evaluate
 from polytape.methods.mmpareto import MMPareto
 from polytape.testing.matrices import Array
 
@@ -20,7 +20,7 @@ def asker(method: MMPareto) -> object:
     def question(gramian: object, active: object) -> object:
         evidence = Evidence(ops.ones(3), gramian, active, ("both", "sound", "sight"), 0, Seed(0))
         evidence = Evidence(**{**vars(evidence), "reach": REACH})
-        return ask(method, evidence, ())[0]
+        return evaluate(method, evidence, ())[0]
 
     return compiled(question)
 

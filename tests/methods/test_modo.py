@@ -5,7 +5,7 @@ from keras import ops
 
 from compiled import compiled
 from linear_halves import evidence, halves
-from polytape.contract import ask
+from polytape.contract import evaluate
 from polytape.linalg.simplex import project
 from polytape.methods.modo import MoDo
 from polytape.testing.matrices import Array
@@ -17,7 +17,7 @@ def nearest(vector: Array) -> Array:
 
 def test_matches_a_plain_loop_with_an_objective_away_for_a_step() -> None:
     method = MoDo(gamma=0.3, rho=0.2, scale="paper")
-    step = compiled(lambda cross, active, state: ask(method, evidence(cross, active), state))
+    step = compiled(lambda cross, active, state: evaluate(method, evidence(cross, active), state))
     state, share = ops.array(method.init(("a", "b", "c"))), np.full(3, 1 / 3)
     for count in range(5):
         one, two = halves(count, 3)

@@ -13,7 +13,7 @@ from keras import ops
 
 import polytape as pt
 from compiled import compiled
-from polytape.contract import Evidence, ask
+from polytape.contract import Evidence, evaluate
 
 METHODS = [pt.UPGrad(), pt.DualProj(), pt.MGDA(), pt.ConFIG(), pt.NashMTL(), pt.FairGrad()]
 SCALES = (1e-6, 1.0, 1e6)
@@ -37,7 +37,7 @@ def weigher(method):
         active = ops.ones(gramian.shape[:-1], dtype="bool")
         names = tuple(map(str, range(gramian.shape[-1])))
         losses, step = ops.ones(gramian.shape[:-1]), ops.zeros((), dtype="int32")
-        return ask(method, Evidence(losses, gramian, active, names, step, None), ())[0]
+        return evaluate(method, Evidence(losses, gramian, active, names, step, None), ())[0]
 
     return compiled(weigh)
 

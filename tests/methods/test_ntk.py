@@ -7,7 +7,7 @@ from keras import ops
 
 import polytape as pt
 from compiled import compiled
-from polytape.contract import Evidence, Method, Seed, ask
+from polytape.contract import Evidence, Method, Seed, evaluate
 from polytape.testing.matrices import Array
 
 NAMES = ("a", "b", "c")
@@ -17,7 +17,9 @@ def run(method: Method, traces: Array, active: Array) -> Array:
     """Weights (N, T) for traces and activity (N, T), in as many steps."""
     losses, step = ops.ones(3), ops.zeros((), "int32")
     answer = compiled(
-        lambda t, on, s: ask(method, Evidence(losses, None, on, NAMES, step, Seed(0), traces=t), s)
+        lambda t, on, s: evaluate(
+            method, Evidence(losses, None, on, NAMES, step, Seed(0), traces=t), s
+        )
     )
     state = ops.convert_to_tensor(method.init(NAMES))
     found = []

@@ -5,7 +5,7 @@ from keras import ops
 
 from compiled import compiled
 from linear_halves import evidence, halves
-from polytape.contract import ask
+from polytape.contract import evaluate
 from polytape.linalg.simplex import project
 from polytape.methods.sdmgrad import SDMGrad
 from polytape.testing.matrices import Array
@@ -27,7 +27,7 @@ def by_loop(cross: Array, share: Array, wanted: Array, method: SDMGrad) -> Array
 
 def test_matches_a_plain_loop_over_several_batches() -> None:
     method = SDMGrad(0.4, (1.0, 2.0, 1.0), rate=0.3, momentum=0.5, steps=7, scale="paper")
-    step = compiled(lambda cross, active, state: ask(method, evidence(cross, active), state))
+    step = compiled(lambda cross, active, state: evaluate(method, evidence(cross, active), state))
     wanted = np.array([0.25, 0.5, 0.25])
     state, share = ops.array(method.init(("a", "b", "c"))), np.full(3, 1 / 3)
     for count in range(4):

@@ -160,7 +160,7 @@ def by_hand(heads_rest: tuple[int, ...] = ()) -> list[Array]:
             each = [losses[key](Y[key][batch], found[key]) for key in losses]
             return [sum(ops.mean(loss) for loss in each)], None
 
-        found = engine().record(total, lambda: known).pull({0: ops.ones(())}, range(8))
+        found = engine().record(total, lambda: known).vjp({0: ops.ones(())}, range(8))
         for part, optimizer in optimizers.items():
             if part == "trunk" or step not in heads_rest:
                 optimizer.apply(own(part, found, NETWORK), own(part, known, NETWORK))

@@ -32,7 +32,7 @@ class Entry:
     cost           of a step: F forward, B backward passes, T objectives
     state          numbers kept from step to step, for T objectives and a network of N numbers: "–",
                    "T", "T² + 1", "2 T N"
-    natural        what the published weights of equal gradients add up to, "sum" or "mean"; or "–"
+    native_scale   what the published weights of equal gradients add up to, "sum" or "mean"; or "–"
     settings       (field, default, rule); the default is "" where there is none
     specification  the whole docstring
     """
@@ -44,7 +44,7 @@ class Entry:
     needs: str
     cost: str
     state: str
-    natural: str
+    native_scale: str
     guarantees: frozenset[str]
     reference: str
     settings: tuple[tuple[str, str, str], ...]
@@ -69,7 +69,7 @@ def entry(cls: type[Method], stage: bool = False) -> Entry:
         needs=needs,
         cost=cost,
         state=state,
-        natural=cls.natural or "–",
+        native_scale=cls.native_scale or "–",
         guarantees=cls.guarantees,
         reference=cls.reference or "–",
         settings=tuple(_settings(cls)),

@@ -22,9 +22,9 @@ from polytape.contract.method import (
     Need,
     Observed,
     State,
-    ask,
+    evaluate,
     has_state,
-    parts,
+    iter_methods,
 )
 from polytape.contract.precision import in_float32
 from polytape.contract.registry import find, registered
@@ -55,17 +55,17 @@ __all__ = [
     "Seed",
     "State",
     "Tensor",
-    "ask",
     "check_objective_names",
     "check_seed",
     "did_you_mean",
+    "evaluate",
     "find",
     "has_state",
     "in_float32",
     "inadmissible_values",
     "is_number",
     "is_whole",
-    "parts",
+    "iter_methods",
     "received",
     "registered",
 ]

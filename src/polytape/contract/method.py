@@ -63,9 +63,9 @@ class Method(abc.ABC):
                 in these steps
     alternates  whether, after the first step, one objective is differentiated per step, in turn
                 (`evidence.turn`): one backward pass; private variables count as shared
-    natural     what the published weights of equal gradients add up to: "sum" (each weight one) or
-                "mean" (together one). `ask` converts to the method's `scale` field. None if the
-                method has no such scale, as those of a degree other than 1 in the loss scale
+    native_scale what the published weights of equal gradients add up to: "sum" (each weight one)
+                or "mean" (together one). `evaluate` converts to the method's `scale` field. None if
+                the method has no such scale, as those of a degree other than 1 in the loss scale
     guarantees  laws it promises beyond the common ones; certified by `polytape.testing`
     exempt      {law: reason} for common laws that it breaks by nature
     """
@@ -77,7 +77,7 @@ class Method(abc.ABC):
     memory: ClassVar[tuple[str, ...] | None] = None
     looks_closely: ClassVar[bool] = False
     alternates: ClassVar[bool] = False
-    natural: ClassVar[str | None] = None
+    native_scale: ClassVar[str | None] = None
     reference: ClassVar[str] = ""
     guarantees: ClassVar[frozenset[str]] = frozenset()
     exempt: ClassVar[dict[str, str]] = {}
@@ -128,7 +128,7 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
-        """Weights (..., T) at the method's natural scale, and the next state. Call via `ask`."""
+        """Weights (..., T) at the method's native scale, and the next state. Call by `evaluate`."""
 
     def observe(
         self, rows: Tensor, memory: dict[str, Tensor], evidence: Evidence, state: State
@@ -167,11 +167,11 @@ class Method(abc.ABC):
         return cls(**{name: _deserialize(value) for name, value in config.items()})
 
 
-def parts(method: Method) -> Iterator[Method]:
+def iter_methods(method: Method) -> Iterator[Method]:
     """The method, and the methods that it is made of."""
     yield method
     for inner in _held(method):
-        yield from parts(inner)
+        yield from iter_methods(inner)
 
 
 def _held(method: Method) -> Iterator[Method]:
@@ -191,7 +191,7 @@ def has_state(method: Method, names: tuple[str, ...]) -> bool:
 
 
 @in_float32
-def ask(method: Method, evidence: Evidence, state: State) -> tuple[Tensor, State]:
+def evaluate(method: Method, evidence: Evidence, state: State) -> tuple[Tensor, State]:
     """Weights of a method for the evidence it is entitled to, on the scale it was given.
 
     Everything around `weigh` that no method should repeat: an unscoped method sees one Gramian,
@@ -203,7 +203,7 @@ def ask(method: Method, evidence: Evidence, state: State) -> tuple[Tensor, State
     if evidence.reach is None:
         weights = ops.where(evidence.active, weights, ops.zeros_like(weights))
     wanted = getattr(method, "scale", "paper")
-    if method.natural is not None and wanted not in ("paper", method.natural):
+    if method.native_scale is not None and wanted not in ("paper", method.native_scale):
         weights = weights * evidence.count if wanted == "sum" else weights / evidence.count
     return weights, state
 

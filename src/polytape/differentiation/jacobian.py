@@ -251,9 +251,9 @@ class Jacobian:
                     matrix = ops.where(kept[:, None], rows.matrix(), 0.0) * weights[:, None]
                     count = len(self.connectivity.objectives(v))
                     mixed = method.combine(matrix[:count], seed.shifted(v + 1))
-                    found.append(rows.restore(mixed + ops.sum(matrix[count:], axis=0)))
+                    found.append(rows.unflatten(mixed + ops.sum(matrix[count:], axis=0)))
                 else:
-                    found.append(rows.blend(weights, None if every_row else kept))
+                    found.append(rows.weighted_sum(weights, None if every_row else kept))
             return found
 
         if engine().FUSES:
@@ -289,7 +289,7 @@ def mean_rows(first: Table, second: Table) -> list[list[Tensor | None]]:
     def mean(one: Tensor | None, other: Tensor | None) -> Tensor | None:
         if one is None or other is None:
             return None
-        return engine().rows([one, other]).blend(ops.full((2,), 0.5, "float32"), None)
+        return engine().rows([one, other]).weighted_sum(ops.full((2,), 0.5, "float32"), None)
 
     pairs = zip(first, second, strict=True)
     return [[mean(*both) for both in zip(*pair, strict=True)] for pair in pairs]

@@ -48,7 +48,7 @@ class Measured(Jacobian):
         recording, names = self._recording, self.connectivity.names
         if not recording.marks:
             raise ValueError(_NOTHING_MARKED[recording.measure])
-        rows = [recording.pull({t: self._scale}, recording.marks) for t in range(len(names))]
+        rows = [recording.vjp({t: self._scale}, recording.marks) for t in range(len(names))]
         marks = [f"{recording.measure}/{index}" for index in recording.marks]
         seen = Connectivity.seen(names, marks, rows, joint=True)
         shared = list(self.connectivity.shared)
@@ -66,7 +66,7 @@ class Measured(Jacobian):
         if name not in self.losses:
             raise KeyError(f"No objective {name!r}. Objectives: {', '.join(self.losses)}.")
         index = self.connectivity.names.index(name)
-        return self._recording.pull({index: self._scale}, range(len(self.connectivity.paths)))
+        return self._recording.vjp({index: self._scale}, range(len(self.connectivity.paths)))
 
     @property
     def sizes(self) -> list[int]:
@@ -153,12 +153,12 @@ class Excerpt:
         self.marks = range(len(variables), len(variables) + len(recording.marks))
         self.stand_ins = range(0)
 
-    def pull(
+    def vjp(
         self, cotangents: Mapping[int, Tensor], variables: Sequence[int], last: bool = False
     ) -> list[Tensor | None]:
         known = [*self._variables, *self._recording.marks]
         chosen = {self._scalars[index]: seed for index, seed in cotangents.items()}
-        return self._recording.pull(chosen, [known[index] for index in variables], last)
+        return self._recording.vjp(chosen, [known[index] for index in variables], last)
 
     def reach(self, scalars: Sequence[int]) -> np.ndarray:
         chosen = [self._scalars[index] for index in scalars]

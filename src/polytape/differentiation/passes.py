@@ -22,7 +22,7 @@ def at_once(recording: Recording, parts: Parts, count: int, last: bool = False) 
     directions: Directions = [None] * count
     for place, (cotangents, variables) in enumerate(parts, start=1):
         if variables:
-            found = recording.pull(cotangents, variables, last and place == len(parts))
+            found = recording.vjp(cotangents, variables, last and place == len(parts))
             for variable, gradient in zip(variables, found, strict=True):
                 directions[variable] = gradient
     return directions

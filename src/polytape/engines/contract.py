@@ -23,7 +23,7 @@ class Recording(Protocol):
     marks: range  # indices, behind the variables, of the tensors marked as that measure
     stand_ins: range  # indices, behind those, of the losses' stand-ins, in the order they were made
 
-    def pull(
+    def vjp(
         self, cotangents: Mapping[int, Tensor], variables: Sequence[int], last: bool = False
     ) -> list[Tensor | None]:
         """Gradient of sum_s cotangents[s] * scalars[s] for variables, marks, stand-ins, by index.
@@ -91,14 +91,14 @@ class Rows(Protocol):
         """(k, n) float32, for methods that must see coordinates."""
         ...
 
-    def blend(self, weights: Tensor, kept: Tensor | None) -> Tensor:
+    def weighted_sum(self, weights: Tensor, kept: Tensor | None) -> Tensor:
         """sum_i weights[i] * row_i as a gradient of the variable.
 
         kept  (k,) bool: rows that are read at all; None reads them all
         """
         ...
 
-    def restore(self, flat: Tensor) -> Tensor:
+    def unflatten(self, flat: Tensor) -> Tensor:
         """A gradient of the variable from a direction (n,)."""
         ...
 
@@ -191,7 +191,7 @@ class Engine(Protocol):
         """
         ...
 
-    def island(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A function of tensors made fast to call from inside a step (compiled, if that helps)."""
         ...
 
@@ -202,7 +202,7 @@ class Engine(Protocol):
         """
         ...
 
-    def compiled(
+    def compiled_step(
         self, step: Callable[..., Any], variables: Sequence[Variable]
     ) -> Callable[..., Any]:
         """A training step made fast to call from outside; traced once for each shape.
@@ -220,7 +220,9 @@ class Engine(Protocol):
         """
         ...
 
-    def aside(self, function: Callable[[], Any], changing: Sequence[Variable]) -> Any:
+    def without_side_effects(
+        self, function: Callable[[], Any], changing: Sequence[Variable]
+    ) -> Any:
         """What `function` returns, run without gradients and without a trace.
 
         changing  the variables that it may change; they have their values back afterwards
@@ -233,7 +235,7 @@ class Engine(Protocol):
         """New values for variables where `accept` () bool is true, and no change elsewhere."""
         ...
 
-    def take_back(self, variable: Variable, value: Tensor) -> None:
+    def restore_if_nonfinite(self, variable: Variable, value: Tensor) -> None:
         """An earlier value for a variable that is not finite, and no change otherwise."""
         ...
 
@@ -262,11 +264,11 @@ class Engine(Protocol):
         """Settle what the framework must know of a model before its train function is made."""
         ...
 
-    def keep(self, model: Any) -> Any:
-        """What `recover` needs, taken when all variables exist and before the first step."""
+    def snapshot(self, model: Any) -> Any:
+        """What `restore_snapshot` needs, taken before the first step, when all variables exist."""
         ...
 
-    def recover(self, kept: Any) -> None:
+    def restore_snapshot(self, kept: Any) -> None:
         """Give back values that a training loop took away and did not return when it failed."""
         ...
 

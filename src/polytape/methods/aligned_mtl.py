@@ -61,7 +61,7 @@ class AlignedMTL(Method):
     scale: Scale = "sum"
 
     looks_closely: ClassVar[bool] = True
-    natural: ClassVar[str | None] = "sum"
+    native_scale: ClassVar[str | None] = "sum"
     reference: ClassVar[str] = "Senushkin, Patakin, Kuznetsov and Konushin, CVPR 2023"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free"})
 

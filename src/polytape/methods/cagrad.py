@@ -50,7 +50,7 @@ class CAGrad(Method):
     preference: Annotated[tuple[float, ...] | None, Preference()] = None
     scale: Scale = "sum"
 
-    natural: ClassVar[str | None] = "mean"
+    native_scale: ClassVar[str | None] = "mean"
     reference: ClassVar[str] = "Liu, Liu, Jin, Stone and Liu, NeurIPS 2021"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free"})
 

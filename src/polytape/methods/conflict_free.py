@@ -45,7 +45,7 @@ class ConFIG(Method):
     scale: Scale = "sum"
 
     looks_closely: ClassVar[bool] = True
-    natural: ClassVar[str | None] = "sum"
+    native_scale: ClassVar[str | None] = "sum"
     reference: ClassVar[str] = "Liu, Chu and Thuerey, ICLR 2025"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free", "impartial"})
 

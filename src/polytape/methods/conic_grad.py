@@ -55,7 +55,7 @@ class ConicGrad(Method):
     preference: Annotated[tuple[float, ...] | None, Preference()] = None
     scale: Scale = "sum"
 
-    natural: ClassVar[str | None] = "mean"
+    native_scale: ClassVar[str | None] = "mean"
     reference: ClassVar[str] = "Hassanpour et al., arXiv 2502.00217, 2025"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free"})
 

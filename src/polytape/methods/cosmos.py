@@ -45,7 +45,7 @@ class COSMOS(Method):
     scale: Scale = "sum"
 
     needs: ClassVar[Need] = "losses"
-    natural: ClassVar[str | None] = "mean"
+    native_scale: ClassVar[str | None] = "mean"
     reference: ClassVar[str] = "Ruchte and Grabocka, ICDM 2021"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation"})
     exempt: ClassVar[dict[str, str]] = {

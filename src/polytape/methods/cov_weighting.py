@@ -57,7 +57,7 @@ class CoVWeighting(Method):
     scale: Scale = "sum"
 
     needs: ClassVar[Need] = "losses"
-    natural: ClassVar[str | None] = "mean"
+    native_scale: ClassVar[str | None] = "mean"
     reference: ClassVar[str] = "Groenendijk, Karaoglu, Gevers and Mensink, WACV 2021"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free"})
 

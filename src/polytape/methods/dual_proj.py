@@ -47,7 +47,7 @@ class DualProj(Method):
     scale: Scale = "sum"
 
     looks_closely: ClassVar[bool] = True
-    natural: ClassVar[str | None] = "mean"
+    native_scale: ClassVar[str | None] = "mean"
     reference: ClassVar[str] = "Lopez-Paz and Ranzato, NeurIPS 2017"
     guarantees: ClassVar[frozenset[str]] = frozenset(
         {"non-conflicting", "scale-free", "permutation", "stationary"}

@@ -53,7 +53,7 @@ class DWA(Method):
     scale: Scale = "sum"
 
     needs: ClassVar[Need] = "losses"
-    natural: ClassVar[str | None] = "sum"
+    native_scale: ClassVar[str | None] = "sum"
     reference: ClassVar[str] = "Liu, Johns and Davison, CVPR 2019"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free"})
 

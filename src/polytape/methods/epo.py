@@ -63,7 +63,7 @@ class EPO(Method):
     tolerance: Annotated[float, Range(0.0, open="high")] = 1e-4
     scale: Scale = "sum"
 
-    natural: ClassVar[str | None] = "mean"
+    native_scale: ClassVar[str | None] = "mean"
     reference: ClassVar[str] = "Mahapatra and Rajan, ICML 2020"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free"})
     exempt: ClassVar[dict[str, str]] = {"zero row": "its loss counts in the balance of losses"}

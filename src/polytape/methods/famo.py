@@ -54,7 +54,7 @@ class FAMO(Method):
 
     needs: ClassVar[Need] = "losses"
     second_look: ClassVar[bool] = True
-    natural: ClassVar[str | None] = "mean"
+    native_scale: ClassVar[str | None] = "mean"
     reference: ClassVar[str] = "Liu, Feng, Stone and Liu, NeurIPS 2023"
     guarantees: ClassVar[frozenset[str]] = frozenset({"impartial", "permutation", "scale-free"})
     exempt: ClassVar[dict[str, str]] = {

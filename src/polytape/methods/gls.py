@@ -37,7 +37,7 @@ class GLS(Method):
     scale: Scale = "sum"
 
     needs: ClassVar[Need] = "losses"
-    natural: ClassVar[str | None] = "mean"
+    native_scale: ClassVar[str | None] = "mean"
     reference: ClassVar[str] = "Chennupati, Sistu, Yogamani and Rawashdeh, CVPR Workshops 2019"
     guarantees: ClassVar[frozenset[str]] = frozenset({"impartial", "permutation", "scale-free"})
     exempt: ClassVar[dict[str, str]] = {

@@ -49,7 +49,7 @@ class GO4Align(Method):
     scale: Scale = "sum"
 
     needs: ClassVar[Need] = "losses"
-    natural: ClassVar[str | None] = "sum"
+    native_scale: ClassVar[str | None] = "sum"
     reference: ClassVar[str] = "Shen, Wang, Xiao, Van Noord and Worring, NeurIPS 2024"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation"})
     exempt: ClassVar[dict[str, str]] = {

@@ -50,7 +50,7 @@ class GradNorm(Method):
     rate: Annotated[float, Range(0.0, open="high")] = 0.025
     scale: Scale = "sum"
 
-    natural: ClassVar[str | None] = "sum"
+    native_scale: ClassVar[str | None] = "sum"
     reference: ClassVar[str] = "Chen, Badrinarayanan, Lee and Rabinovich, ICML 2018"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free"})
 

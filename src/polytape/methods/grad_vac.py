@@ -96,7 +96,7 @@ class GradVac(Method):
     beta: Annotated[float, Range(0.0, 1.0)] = 0.01
     scale: Scale = "sum"
 
-    natural: ClassVar[str | None] = "sum"
+    native_scale: ClassVar[str | None] = "sum"
     reference: ClassVar[str] = "Wang, Tsvetkov, Firat and Cao, ICLR 2021"
     guarantees: ClassVar[frozenset[str]] = frozenset({"scale-free"})
     exempt: ClassVar[dict[str, str]] = {

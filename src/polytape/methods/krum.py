@@ -46,7 +46,7 @@ class Krum(Method):
     selected: Annotated[int, Integer(1)] = 1
     scale: Scale = "sum"
 
-    natural: ClassVar[str | None] = "mean"
+    native_scale: ClassVar[str | None] = "mean"
     reference: ClassVar[str] = "Blanchard, El Mhamdi, Guerraoui and Stainer, NeurIPS 2017"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free"})
     exempt: ClassVar[dict[str, str]] = {

@@ -51,7 +51,7 @@ class LBTW(Method):
     scale: Scale = "sum"
 
     needs: ClassVar[Need] = "losses"
-    natural: ClassVar[str | None] = "sum"
+    native_scale: ClassVar[str | None] = "sum"
     reference: ClassVar[str] = "Liu, Liang and Gitter, AAAI 2019"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free"})
 

@@ -53,7 +53,7 @@ class MetaBalance(Method):
     per: Annotated[str | None, OneOf(("variable", "network", None))] = "variable"
     scale: Scale = "sum"
 
-    natural: ClassVar[str | None] = "sum"
+    native_scale: ClassVar[str | None] = "sum"
     reference: ClassVar[str] = "He, Feng, Cheng, Ji, Guo and Caverlee, WWW 2022"
     guarantees: ClassVar[frozenset[str]] = frozenset({"scale-free"})
     exempt: ClassVar[dict[str, str]] = {"permutation": "one objective is the main one"}

@@ -44,7 +44,7 @@ class MinMax(Method):
     scale: Scale = "sum"
 
     needs: ClassVar[Need] = "losses"
-    natural: ClassVar[str | None] = "sum"
+    native_scale: ClassVar[str | None] = "sum"
     reference: ClassVar[str] = "McClenny and Braga-Neto, Journal of Computational Physics, 2023"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free"})
 

@@ -46,7 +46,7 @@ class MoDo(Method):
     scale: Scale = "sum"
 
     needs: ClassVar[Need] = "halves"
-    natural: ClassVar[str | None] = "mean"
+    native_scale: ClassVar[str | None] = "mean"
     reference: ClassVar[str] = "Chen, Fernando, Ying and Chen, NeurIPS 2023"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation"})
     exempt: ClassVar[dict[str, str]] = {

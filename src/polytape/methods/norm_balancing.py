@@ -43,7 +43,7 @@ class NormBalancing(Method):
     target: Annotated[str, OneOf(("mean", "sum"))] = "mean"
     scale: Scale = "sum"
 
-    natural: ClassVar[str | None] = "sum"
+    native_scale: ClassVar[str | None] = "sum"
     reference: ClassVar[str] = "Wang, Sankaran, Wang and Perdikaris, arXiv:2308.08468, 2023"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free", "impartial"})
 

@@ -61,7 +61,7 @@ class NTK(Method):
     scale: Scale = "sum"
 
     needs: ClassVar[Need] = "samples"
-    natural: ClassVar[str | None] = "sum"
+    native_scale: ClassVar[str | None] = "sum"
     reference: ClassVar[str] = "Wang, Yu and Perdikaris, J. Comput. Phys. 449, 2022"
     guarantees: ClassVar[frozenset[str]] = frozenset({"impartial", "permutation", "scale-free"})
 

@@ -55,7 +55,7 @@ class ParetoMTL(Method):
     patience: Annotated[int, Integer(0)] = 1000
     scale: Scale = "sum"
 
-    natural: ClassVar[str | None] = "sum"
+    native_scale: ClassVar[str | None] = "sum"
     reference: ClassVar[str] = "Lin, Zhen, Li, Zhang and Kwong, NeurIPS 2019"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free"})
     exempt: ClassVar[dict[str, str]] = {

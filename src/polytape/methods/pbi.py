@@ -47,7 +47,7 @@ class PBI(Method):
     scale: Scale = "sum"
 
     needs: ClassVar[Need] = "losses"
-    natural: ClassVar[str | None] = "sum"
+    native_scale: ClassVar[str | None] = "sum"
     reference: ClassVar[str] = "Zhang and Li, IEEE Transactions on Evolutionary Computation, 2007"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free"})
     exempt: ClassVar[dict[str, str]] = {

@@ -63,7 +63,7 @@ class PCGrad(Method):
 
     scale: Scale = "sum"
 
-    natural: ClassVar[str | None] = "sum"
+    native_scale: ClassVar[str | None] = "sum"
     reference: ClassVar[str] = "Yu, Kumar, Gupta, Levine, Hausman and Finn, NeurIPS 2020"
     guarantees: ClassVar[frozenset[str]] = frozenset({"scale-free"})
     exempt: ClassVar[dict[str, str]] = {

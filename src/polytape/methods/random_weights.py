@@ -37,7 +37,7 @@ class RandomWeights(Method):
     scale: Scale = "sum"
 
     needs: ClassVar[Need] = "losses"
-    natural: ClassVar[str | None] = "mean"
+    native_scale: ClassVar[str | None] = "mean"
     guarantees: ClassVar[frozenset[str]] = frozenset({"scale-free"})
     reference: ClassVar[str] = "Lin, Ye, Zhang and Tsang, TMLR 2022"
     exempt: ClassVar[dict[str, str]] = {

@@ -61,7 +61,7 @@ class ReLoBRaLo(Method):
     scale: Scale = "sum"
 
     needs: ClassVar[Need] = "losses"
-    natural: ClassVar[str | None] = "sum"
+    native_scale: ClassVar[str | None] = "sum"
     reference: ClassVar[str] = "Bischof and Kraus, arXiv:2110.09813, 2021"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free"})
 

@@ -47,7 +47,7 @@ class ResNorm(Method):
     scale: Scale = "sum"
 
     needs: ClassVar[Need] = "losses"
-    natural: ClassVar[str | None] = "sum"
+    native_scale: ClassVar[str | None] = "sum"
     reference: ClassVar[str] = "NVIDIA PhysicsNeMo Sym, after Chen et al., ICML 2018"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free"})
 

@@ -51,7 +51,7 @@ class RotoGradScale(Method):
     burn_in: Annotated[int, Integer(0)] = 20
     scale: Scale = "sum"
 
-    natural: ClassVar[str | None] = "sum"
+    native_scale: ClassVar[str | None] = "sum"
     reference: ClassVar[str] = "Javaloy and Valera, ICLR 2022"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free", "impartial"})
 

@@ -66,7 +66,7 @@ class SDMGrad(Method):
     scale: Scale = "sum"
 
     needs: ClassVar[Need] = "halves"
-    natural: ClassVar[str | None] = "mean"
+    native_scale: ClassVar[str | None] = "mean"
     reference: ClassVar[str] = "Xiao, Ban and Ji, NeurIPS 2023"
     guarantees: ClassVar[frozenset[str]] = frozenset({"scale-free"})
     exempt: ClassVar[dict[str, str]] = {

@@ -67,7 +67,7 @@ class SoftAdapt(Method):
     scale: Scale = "sum"
 
     needs: ClassVar[Need] = "losses"
-    natural: ClassVar[str | None] = "mean"
+    native_scale: ClassVar[str | None] = "mean"
     reference: ClassVar[str] = "Heydari, Thompson and Mehio, arXiv:1912.12355, 2019"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation"})
     exempt: ClassVar[dict[str, str]] = {

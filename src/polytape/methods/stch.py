@@ -77,7 +77,7 @@ class STCH(Method):
     scale: Scale = "sum"
 
     needs: ClassVar[Need] = "losses"
-    natural: ClassVar[str | None] = "mean"
+    native_scale: ClassVar[str | None] = "mean"
     reference: ClassVar[str] = "Lin, Zhang, Yang, Liu, Wang and Zhang, ICML 2024"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation"})
     exempt: ClassVar[dict[str, str]] = {

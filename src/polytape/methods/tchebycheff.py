@@ -55,7 +55,7 @@ class Tchebycheff(Method):
     scale: Scale = "sum"
 
     needs: ClassVar[Need] = "losses"
-    natural: ClassVar[str | None] = "mean"
+    native_scale: ClassVar[str | None] = "mean"
     reference: ClassVar[str] = "Bowman, 1976; Miettinen, 1999"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free"})
     exempt: ClassVar[dict[str, str]] = {

@@ -57,7 +57,7 @@ class UPGrad(Method):
     scale: Scale = "sum"
 
     looks_closely: ClassVar[bool] = True
-    natural: ClassVar[str | None] = "mean"
+    native_scale: ClassVar[str | None] = "mean"
     reference: ClassVar[str] = "Quinton and Rey, arXiv:2406.16232, 2024"
     guarantees: ClassVar[frozenset[str]] = frozenset(
         {"non-conflicting", "scale-free", "permutation", "stationary"}

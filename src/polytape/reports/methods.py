@@ -64,7 +64,7 @@ def terminal(entries: Sequence["Entry"], width: int) -> RenderableType:
         if wide:
             table.add_column("")
         for e in found:
-            cells = [e.name, _ticks(e), e.natural, e.state, escape(e.summary)]
+            cells = [e.name, _ticks(e), e.native_scale, e.state, escape(e.summary)]
             source = f"[dim]{escape(_source(e))}[/dim]"
             if wide:
                 cells.append(source)
@@ -100,7 +100,7 @@ def specification(entry: "Entry") -> str:
         "needs": entry.needs,
         "cost": entry.cost,
         "state": entry.state,
-        "scale": entry.natural,
+        "scale": entry.native_scale,
         "promises": ", ".join(kept) or "–",
         "reference": entry.reference,
     }
@@ -135,7 +135,7 @@ def page(entries: Sequence["Entry"]) -> str:
         for e in found:
             path = f"../src/{e.module.replace('.', '/')}.py"
             ticks = ["✓" if promise in e.guarantees else "" for promise in PROMISES]
-            cells = [f"[{e.name}]({path})", *ticks, e.natural, e.state, e.cost]
+            cells = [f"[{e.name}]({path})", *ticks, e.native_scale, e.state, e.cost]
             cells += [e.summary.replace("|", "\\|"), e.reference.replace("|", "\\|")]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])

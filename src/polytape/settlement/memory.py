@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from polytape.contract import Evidence, Method, Seed, State, Tensor, ask
+from polytape.contract import Evidence, Method, Seed, State, Tensor, evaluate
 from polytape.differentiation.jacobian import Jacobian
 from polytape.engines import engine
 
@@ -105,7 +105,7 @@ class Observer:
         names, last = tuple(gradients.losses), state.get("look")
         evidence = Evidence(losses, None, active, names, step, seed, last=last)
         if self.scalarization is not None:
-            weights, _ = ask(self.scalarization, evidence, state["scalarization"])
+            weights, _ = evaluate(self.scalarization, evidence, state["scalarization"])
             evidence = evidence.scaled(weights)
             rows = {v: weights[:, None] * matrix for v, matrix in rows.items()}
         memory, inner = state["memory"], state["combination"]

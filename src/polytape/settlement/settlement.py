@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from polytape.contract import Look, Method, Seed, State, Tensor, in_float32, parts
+from polytape.contract import Look, Method, Seed, State, Tensor, in_float32, iter_methods
 from polytape.differentiation.connectivity import Blocks
 from polytape.differentiation.jacobian import Jacobian
 from polytape.engines import engine
@@ -73,7 +73,7 @@ class Settlement:
         self.alternates = chosen.alternates
         self.private = "joint" if self.alternates else private
         self.blocks = Blocks.by(method.scope, paths, networks)
-        for part in parts(method):
+        for part in iter_methods(method):
             if isinstance(part, PerNetwork):
                 part.owned(self.blocks.names)  # raises for names that do not fit, before any step
         lead, rest = self.scalarization, self.combination
@@ -81,8 +81,8 @@ class Settlement:
             "scalarization": lead.init(self.names) if lead else (),
             "combination": rest.init(self.names, self.blocks.shape) if rest else (),
         }
-        self.looks_closely = rest is not None and any(p.looks_closely for p in parts(rest))
-        self.second_look = any(part.second_look for part in parts(method))
+        self.looks_closely = rest is not None and any(p.looks_closely for p in iter_methods(rest))
+        self.second_look = any(part.second_look for part in iter_methods(method))
         if self.second_look:
             initial["look"] = no_look(len(self.names))
         if self.observer is not None:
@@ -111,16 +111,16 @@ class Settlement:
     @property
     def halves(self) -> bool:
         """Whether the gradients of both halves of the batch are wanted, each on its own."""
-        return any(part.needs == "halves" for part in parts(self.method))
+        return any(part.needs == "halves" for part in iter_methods(self.method))
 
     @property
     def samples(self) -> int:
         """How many samples are differentiated one by one, in one step out of `sampling`."""
-        return max(part.samples for part in parts(self.method))
+        return max(part.samples for part in iter_methods(self.method))
 
     @property
     def sampling(self) -> int:
-        return math.gcd(*(part.period for part in parts(self.method) if part.samples))
+        return math.gcd(*(part.period for part in iter_methods(self.method) if part.samples))
 
     @property
     def period(self) -> int:
@@ -253,7 +253,8 @@ class Settlement:
             accept = accept & fine
             factor = ops.where(fine, ops.ones((1,)), float("nan"))
             directions = [
-                g if g is None else engine().rows([g]).blend(factor, None) for g in directions
+                g if g is None else engine().rows([g]).weighted_sum(factor, None)
+                for g in directions
             ]
         return InLoop(directions, active, state, accept)
 
@@ -282,7 +283,7 @@ class Settlement:
 
         ValueError if a metric that a method names is not among them.
         """
-        heeding = [part for part in parts(self.method) if part.heeds is not None]
+        heeding = [part for part in iter_methods(self.method) if part.heeds is not None]
         for part, variable in zip(heeding, self.state.named("kpi"), strict=True):
             for objective, metric in getattr(part, str(part.heeds)).items():
                 if metric not in logs:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from polytape.contract import Evidence, Look, Method, Seed, State, Tensor, ask
+from polytape.contract import Evidence, Look, Method, Seed, State, Tensor, evaluate
 from polytape.engines import engine
 from polytape.settlement.seeds import drawn_from
 from polytape.settlement.state import leaves, rebuilt
@@ -54,14 +54,14 @@ class Weights:
         private = ops.cast(evidence.active, "float32")
         lead, rest = state["scalarization"], state["combination"]
         if self.scalarization is not None:
-            private, lead = ask(self.scalarization, evidence, lead)
+            private, lead = evaluate(self.scalarization, evidence, lead)
         shared = private
         if self.combination is not None:
             scaled = evidence
             if self.scalarization is not None:
                 scaled = self._scaled(evidence, private)
                 private = lost(private, evidence, scaled)
-            weights, rest = ask(self.combination, scaled.reseeded(1), rest)
+            weights, rest = evaluate(self.combination, scaled.reseeded(1), rest)
             shared = weights if self.observed else private * weights
         shared, private = _in_range(shared, lengths), _in_range(private, lengths)
         found = {"scalarization": lead, "combination": rest}
@@ -164,7 +164,7 @@ def _make(asked: _Asked) -> Compiled:
         found = leaves(state)
         return shared, private, [found[path] for path in paths]
 
-    return engine().island(body)
+    return engine().compiled(body)
 
 
 # On TensorFlow the bound frees the graphs only; a programme of XLA stays.

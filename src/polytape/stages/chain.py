@@ -7,7 +7,17 @@ from typing import Any
 import keras
 from keras import ops
 
-from polytape.contract import NEEDS, OF_LOSSES, Evidence, Method, Need, Seed, State, Tensor, ask
+from polytape.contract import (
+    NEEDS,
+    OF_LOSSES,
+    Evidence,
+    Method,
+    Need,
+    Seed,
+    State,
+    Tensor,
+    evaluate,
+)
 
 
 @dataclass(frozen=True, init=False)
@@ -81,14 +91,14 @@ class Chain(Method):
         )
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
-        weights, first = ask(self.stages[0], evidence, state[0])
+        weights, first = evaluate(self.stages[0], evidence, state[0])
         total, states = weights, [first]
         rest = zip(self.stages[1:], state[1:], strict=True)
         for index, (stage, inner) in enumerate(rest, start=1):
             scaled = evidence.scaled(weights)
             total = lost(total, evidence, scaled)
             evidence = scaled
-            weights, inner = ask(stage, evidence.reseeded(index), inner)
+            weights, inner = evaluate(stage, evidence.reseeded(index), inner)
             total = total * weights
             states.append(inner)
         return total, tuple(states)

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from polytape.contract import OF_LOSSES, Evidence, Integer, Method, Need, State, Tensor, ask
+from polytape.contract import OF_LOSSES, Evidence, Integer, Method, Need, State, Tensor, evaluate
 from polytape.stages.global_clip import refuse_rows
 
 
@@ -55,7 +55,7 @@ class Every(Method):
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
         if evidence.gramian is None and self.needs not in OF_LOSSES:
             return state["weights"], state
-        fresh, inner = ask(self.inner, evidence, state["inner"])
+        fresh, inner = evaluate(self.inner, evidence, state["inner"])
         due = ops.equal(ops.mod(ops.cast(evidence.step, "int32"), self.steps), 0)
         weights = ops.where(due, fresh, state["weights"])
         inner = keras.tree.map_structure(

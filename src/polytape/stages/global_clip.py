@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from keras import ops
 
-from polytape.contract import Evidence, Method, Range, State, Tensor, ask
+from polytape.contract import Evidence, Method, Range, State, Tensor, evaluate
 from polytape.linalg.length import length_of
 from polytape.linalg.reciprocal import or_one
 from polytape.stages.clip import shorten
@@ -43,7 +43,7 @@ class GlobalClip(Method):
         return self.inner.init(names, blocks)
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
-        weights, state = ask(self.inner, evidence, state)
+        weights, state = evaluate(self.inner, evidence, state)
         norm = length_of(evidence.gramian, weights)
         if evidence.reach is not None:
             longest = or_one(ops.max(norm))

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from keras import ops
 
-from polytape.contract import Evidence, Method, Need, Scale, State, Tensor, ask
+from polytape.contract import Evidence, Method, Need, Scale, State, Tensor, evaluate
 from polytape.stages.global_clip import refuse_rows
 
 
@@ -44,7 +44,7 @@ class Log(Method):
     inner: Method
     scale: Scale = "sum"
 
-    natural: ClassVar[str | None] = "mean"
+    native_scale: ClassVar[str | None] = "mean"
     reference: ClassVar[str] = "Liu, Feng, Stone and Liu, NeurIPS 2023"
 
     def __post_init__(self) -> None:
@@ -73,7 +73,7 @@ class Log(Method):
         inverse = ops.where(active, smallest / size, 0.0)
         logs = ops.where(active, ops.log(size), 0.0)
         seen = dataclasses.replace(evidence.scaled(inverse), losses=logs, active=active)
-        inner, state = ask(self.inner, seen, state)
+        inner, state = evaluate(self.inner, seen, state)
         weights = inner * inverse
         total = ops.sum(weights, axis=-1, keepdims=True)
         bound = 0.01 * ops.sum(ops.abs(weights), axis=-1, keepdims=True)

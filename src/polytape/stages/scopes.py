@@ -6,7 +6,7 @@ from typing import Any
 
 from keras import ops
 
-from polytape.contract import Evidence, Method, State, Tensor, ask, did_you_mean, received
+from polytape.contract import Evidence, Method, State, Tensor, did_you_mean, evaluate, received
 from polytape.stages.global_clip import refuse_rows
 
 
@@ -35,7 +35,7 @@ class PerVariable(Method):
         return self.inner.init(names, blocks)
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
-        return ask(self.inner, evidence.per_block(), state)
+        return evaluate(self.inner, evidence.per_block(), state)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class PerNetwork(Method):
         total: Any = 0.0
         # Each method sees every block, as an axis; a block takes the weights of its own.
         for key, owned in self.owned(evidence.blocks):
-            weights, states[key] = ask(self._methods[key], evidence, state[key])
+            weights, states[key] = evaluate(self._methods[key], evidence, state[key])
             if not all(owned):
                 weights = ops.where(ops.convert_to_tensor(owned)[:, None], weights, 0.0)
             total = total + weights

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 from keras import ops
 
-from polytape.contract import Evidence, Method, Need, Range, State, Tensor, ask
+from polytape.contract import Evidence, Method, Need, Range, State, Tensor, evaluate
 from polytape.stages.global_clip import refuse_rows
 
 
@@ -53,7 +53,7 @@ class Smoothed(Method):
         }
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
-        fresh, inner = ask(self.inner, evidence, state["inner"])
+        fresh, inner = evaluate(self.inner, evidence, state["inner"])
         last = ops.where(state["seen"], state["weights"], fresh)
         active = ops.broadcast_to(evidence.active, fresh.shape)
         weights = ops.where(active, self.decay * last + (1 - self.decay) * fresh, state["weights"])

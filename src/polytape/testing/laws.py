@@ -87,7 +87,7 @@ def scale(trial: Trial) -> Iterator[str]:
         room = matrix.name not in ("tiny", "huge")  # in float32
         for factor in (2.0**-27, 2.0**27) if room else ():
             again = trial.update(matrix.rows * factor, matrix.losses * factor)
-            if trial.method.natural is not None:
+            if trial.method.native_scale is not None:
                 again = trial.along(matrix.rows, again.weights)
                 yield from differ(matrix, found, again)
             else:
@@ -98,7 +98,7 @@ def zero_row(trial: Trial) -> Iterator[str]:
     """An active objective of zero gradient changes no direction; nothing on the scale "sum"."""
     matrix, method = _named("zero row"), trial.method
     without = trial.update(matrix.rows, matrix.losses, np.any(matrix.rows != 0, axis=1))
-    equal = method.natural is not None and getattr(method, "scale", "paper") == "sum"
+    equal = method.native_scale is not None and getattr(method, "scale", "paper") == "sum"
     yield from differ(matrix, trial.on(matrix), without, parallel=not equal)
 
 
@@ -106,7 +106,7 @@ def one_objective(trial: Trial) -> Iterator[str]:
     """T = 1: weight one, or just the direction of the gradient if the degree is not 1."""
     matrix = _named("one")
     found, itself = trial.on(matrix), trial.along(matrix.rows, np.ones(1))
-    yield from differ(matrix, itself, found, parallel=trial.method.natural is None)
+    yield from differ(matrix, itself, found, parallel=trial.method.native_scale is None)
 
 
 def inactive(trial: Trial) -> Iterator[str]:
@@ -170,9 +170,9 @@ def config(trial: Trial) -> Iterator[str]:
 def equal_gradients(trial: Trial) -> Iterator[str]:
     """Equal gradients give their sum, or their mean if the scale says so; degree 1 only."""
     method = trial.method
-    if method.natural is None:
+    if method.native_scale is None:
         return
-    wanted = getattr(method, "scale", "paper").replace("paper", method.natural)
+    wanted = getattr(method, "scale", "paper").replace("paper", method.native_scale)
     rows = np.repeat(_named("one").rows, 4, axis=0)
     matrix = Matrix("four equal rows", rows, np.ones(4))
     right = trial.along(rows, np.full(4, 0.25 if wanted == "mean" else 1.0))

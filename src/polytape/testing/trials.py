@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from polytape.contract import Evidence, Method, Seed, ask
+from polytape.contract import Evidence, Method, Seed, evaluate
 from polytape.stages.chain import split
 from polytape.testing.matrices import Array, Matrix
 
@@ -69,7 +69,7 @@ class Trial:
         evidence = Evidence(losses, gramian, active, names, step, Seed(seed), cross=gramian)
         # Of degree one in the loss, as those of samples are.
         evidence = dataclasses.replace(evidence, traces=evidence.norms)
-        return ask(self.method, evidence, state)
+        return evaluate(self.method, evidence, state)
 
     def _shown(self, rows: Any, losses: Any, active: Any, seed: Any, state: Any) -> Any:
         names = _names(losses.shape[-1])
@@ -83,7 +83,7 @@ class Trial:
         gramian = ops.sum(taken[..., :, None, :] * taken[..., None, :, :], axis=-1)
         measures = None if seen.measures is None else seen.measures[..., None, :, :]
         evidence = dataclasses.replace(evidence, gramian=gramian, measures=measures)
-        weights, inner = ask(self.method, evidence, inner)
+        weights, inner = evaluate(self.method, evidence, inner)
         offset = ops.zeros_like(rows[..., 0, :]) if seen.offset is None else seen.offset
         return weights, taken, offset, (inner, memory)
 

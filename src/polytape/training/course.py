@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from polytape.contract import Evidence, Method, Tensor, in_float32, parts
+from polytape.contract import Evidence, Method, Tensor, in_float32, iter_methods
 from polytape.differentiation.jacobian import path_of
 from polytape.methods.sum import Sum
 from polytape.settlement import Owner, Saved, Settlement
@@ -85,7 +85,7 @@ class Clock:
 def owners(plan: Any) -> list[Owner]:
     """What the states of the phases belong to, phase by phase."""
     trained = None
-    remembers = any(part.memory for part in parts(plan.method))
+    remembers = any(part.memory for part in iter_methods(plan.method))
     if remembers or plan.method.scope == "variable":
         places = {id(variable): place for place, variable in enumerate(plan.model.weights)}
         trained = [places[id(variable)] for variable in plan.places.variables]
@@ -160,7 +160,7 @@ def weighted(method: Method, given: Sequence[Objective], starts: Mapping[str, An
 
     starts  {objective: number or schedule}
     """
-    if any(isinstance(part, Reweight) for part in parts(method)):
+    if any(isinstance(part, Reweight) for part in iter_methods(method)):
         named = [objective.name for objective in given if objective.weight != 1.0]
         if named:
             raise ValueError(

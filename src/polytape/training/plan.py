@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
-from polytape.contract import Method, Tensor, check_seed, is_number, parts, received
+from polytape.contract import Method, Tensor, check_seed, is_number, iter_methods, received
 from polytape.differentiation.features import marked
 from polytape.differentiation.jacobian import path_of
 from polytape.differentiation.measured import check_measure
@@ -112,7 +112,7 @@ class Plan:
         if self.overrides is not None:
             if self.source.empty and combines(self.method):
                 raise ValueError(never_evaluated(self.overrides, self.method))
-            if any(part.samples for part in parts(self.method)):
+            if any(part.samples for part in iter_methods(self.method)):
                 raise ValueError(
                     f"{type(self.method).__name__} compares the losses of single samples, and "
                     f"{self.overrides} overrides compute_loss, whose total is of the whole batch. "
@@ -355,7 +355,7 @@ class Plan:
     def _check_free(self, name: str) -> None:
         """Raise if the weight of an objective follows something else than `reweight`."""
         given = self.objectives.given[name].weight if self.objectives is not None else None
-        stages = [part for part in parts(self.method) if isinstance(part, Reweight)]
+        stages = [part for part in iter_methods(self.method) if isinstance(part, Reweight)]
         sources = [given, *(stage.weights.get(name) for stage in stages)]
         if any(isinstance(source, keras.Variable) for source in sources):
             raise ValueError(

@@ -38,4 +38,4 @@ class Statistics:
 def restore(kept: Kept) -> None:
     """Take back statistics that a bad batch made non-finite."""
     for variable, value in kept:
-        engine().take_back(variable, value)
+        engine().restore_if_nonfinite(variable, value)

@@ -75,7 +75,7 @@ def _advance(model: Any, given: Given, phase: int, repeat: int) -> tuple[Any, Te
             found = forward()[0]
             return (returned.of(found) if returned else found)[: len(settlement.names)]
 
-        after = engine().aside(again, changing)
+        after = engine().without_side_effects(again, changing)
         settlement.look_again(recorded.losses, after, verdict.active, verdict.accept)
     return outputs, recording.scalars[recorded.total]
 

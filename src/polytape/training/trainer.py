@@ -11,7 +11,7 @@ import keras
 from polytape.catalogue import resolve
 from polytape.catalogue.names import MethodLike
 from polytape.combiner import Combiner
-from polytape.contract import Method, parts
+from polytape.contract import Method, iter_methods
 from polytape.engines import Measure, check_replicas, engine
 from polytape.stages.scopes import PerNetwork
 from polytape.training.functional import plain_functional
@@ -195,7 +195,7 @@ class Trainer:
         try:
             return aligned(super().fit(**given, callbacks=callbacks))  # type: ignore[misc]
         except BaseException:
-            engine().recover(self.plan.kept)
+            engine().restore_snapshot(self.plan.kept)
             raise
         finally:
             self.plan.kept = None
@@ -282,7 +282,7 @@ class Trainer:
     def make_train_function(self, force: bool = False) -> Any:
         check_replicas("fit()", self)
         self.plan.tell()
-        self.plan.kept = engine().keep(self)
+        self.plan.kept = engine().snapshot(self)
         return super().make_train_function(force)  # type: ignore[misc]
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
@@ -371,8 +371,8 @@ def losses_of(
     loss: Any, loss_weights: Any, objectives: Any, phases: Any, method: Method
 ) -> Ledger | Objectives:
     """Where the losses come from: `loss=` or `objectives=`, which exclude each other."""
-    halves = any(part.needs == "halves" for part in parts(method))
-    samples = max(part.samples for part in parts(method))
+    halves = any(part.needs == "halves" for part in iter_methods(method))
+    samples = max(part.samples for part in iter_methods(method))
     if objectives is None:
         if phases is not None:
             raise ValueError("compile(phases=...) orders objectives: give compile(objectives=...).")

@@ -45,15 +45,15 @@ class _Rows:
     def matrix(self) -> Tensor:
         return jnp.stack(self._rows).astype("float32")
 
-    def blend(self, weights: Tensor, kept: Tensor | None) -> Tensor:
+    def weighted_sum(self, weights: Tensor, kept: Tensor | None) -> Tensor:
         # One fused pass over the rows, without a stacked copy; the selection costs nothing in it.
         total = jnp.zeros_like(self._rows[0])
         for index, row in enumerate(self._rows):
             term = weights[index] * row
             total += term if kept is None else jnp.where(kept[index], term, 0.0)
-        return self.restore(total)
+        return self.unflatten(total)
 
-    def restore(self, flat: Tensor) -> Tensor:
+    def unflatten(self, flat: Tensor) -> Tensor:
         return flat.reshape(self._shape).astype(self._dtype)
 
 

@@ -48,7 +48,7 @@ class Linearized:
         for variable, value in zip(touched, updates, strict=True):
             variable.assign(value)
 
-    def pull(
+    def vjp(
         self, cotangents: Mapping[int, Tensor], variables: Sequence[int], last: bool = False
     ) -> list[Tensor | None]:
         del last  # a compiler knows

@@ -86,4 +86,4 @@ def derivative(
     function: Callable[[list[Tensor]], Tensor], at: Sequence[Tensor]
 ) -> list[Tensor | None]:
     recording = Linearized(lambda values: ([function(values)], None), at)
-    return recording.pull({0: 1.0}, recording.marks)
+    return recording.vjp({0: 1.0}, recording.marks)

@@ -12,7 +12,7 @@ from polytape.engines.contract import Tensor, Variable
 from polytape.engines.jax.scope import Scope
 
 
-def island(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return jax.jit(function)
 
 
@@ -20,7 +20,7 @@ def survey(function: Callable[[], Any]) -> None:
     jax.eval_shape(lambda: function() and None)
 
 
-def compiled(step: Callable[..., Any], variables: Sequence[Variable]) -> Callable[..., Any]:
+def compiled_step(step: Callable[..., Any], variables: Sequence[Variable]) -> Callable[..., Any]:
     known = {id(variable) for variable in variables}
 
     def pure(values: list[Tensor], args: Any, kwargs: Any) -> tuple[list[Tensor], Any]:
@@ -60,7 +60,7 @@ def choose(first: Tensor, one: Callable[[], Tensor], other: Callable[[], Tensor]
     return one() if bool(first) else other()
 
 
-def aside(function: Callable[[], Any], changing: Sequence[Variable]) -> Any:
+def without_side_effects(function: Callable[[], Any], changing: Sequence[Variable]) -> Any:
     del changing  # what happens in the scope stays there
     with Scope():
         return function()
@@ -72,7 +72,7 @@ def assign(variables: Sequence[Variable], values: Sequence[Tensor], accept: Tens
         variable.assign(jnp.where(accept, value.astype(kept.dtype), kept))
 
 
-def take_back(variable: Variable, value: Tensor) -> None:
+def restore_if_nonfinite(variable: Variable, value: Tensor) -> None:
     # In this order of the choice, or XLA's last bits are not those of Keras.
     fine = jnp.all(jnp.isfinite(variable.value))
     variable.assign(jnp.where(fine, variable.value, value))
@@ -108,11 +108,11 @@ def prepare(model: Any) -> None:
     del model  # nothing to settle
 
 
-def keep(model: Any) -> list[tuple[Variable, Tensor]]:
+def snapshot(model: Any) -> list[tuple[Variable, Tensor]]:
     return [(variable, variable.value) for group in _state(model) for variable in group]
 
 
-def recover(kept: list[tuple[Variable, Tensor]] | None) -> None:
+def restore_snapshot(kept: list[tuple[Variable, Tensor]] | None) -> None:
     # Keras empties the variables before the first step of `fit` and refills them from its result;
     # if that step fails while it is traced, there is none.
     for variable, value in kept or ():

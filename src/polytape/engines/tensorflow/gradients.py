@@ -41,16 +41,16 @@ class _Rows:
     def matrix(self) -> Tensor:
         return tf.cast(self._all(), tf.float32)
 
-    def blend(self, weights: Tensor, kept: Tensor | None) -> Tensor:
+    def weighted_sum(self, weights: Tensor, kept: Tensor | None) -> Tensor:
         if self._row is not None:
             flat = tf.cast(weights[0], self._row.dtype) * self._row
             none = tf.zeros((), flat.dtype)
-            return self.restore(flat if kept is None else tf.where(kept[0], flat, none))
+            return self.unflatten(flat if kept is None else tf.where(kept[0], flat, none))
         matrix, none = self._matrix, tf.zeros((), self._matrix.dtype)
         matrix = matrix if kept is None else tf.where(kept[:, None], matrix, none)
-        return self.restore(tf.matmul(tf.cast(weights, matrix.dtype)[None, :], matrix)[0])
+        return self.unflatten(tf.matmul(tf.cast(weights, matrix.dtype)[None, :], matrix)[0])
 
-    def restore(self, flat: Tensor) -> Tensor:
+    def unflatten(self, flat: Tensor) -> Tensor:
         like = self._like[0]
         if not self._sparse:
             known = like.shape.is_fully_defined()  # not behind Dense layers of batches of any size

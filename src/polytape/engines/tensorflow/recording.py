@@ -31,7 +31,7 @@ class _Recording:
         self.marks = range(count, count + len(marked))
         self.stand_ins = range(self.marks.stop, len(self._known))
 
-    def pull(
+    def vjp(
         self, cotangents: Mapping[int, Tensor], variables: Sequence[int], last: bool = False
     ) -> list[Tensor | None]:
         del last  # a compiler knows

@@ -14,7 +14,7 @@ from polytape.engines.contract import Tensor, Variable
 _compiled_by_xla = contextvars.ContextVar("whether XLA compiles the step", default=False)
 
 
-def island(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     # The T x T algebra is a few hundred tiny operations: one XLA kernel instead.
     return tf.function(function, jit_compile=True, autograph=False)
 
@@ -23,7 +23,7 @@ def survey(function: Callable[[], Any]) -> None:
     function()
 
 
-def compiled(step: Callable[..., Any], variables: Sequence[Variable]) -> Callable[..., Any]:
+def compiled_step(step: Callable[..., Any], variables: Sequence[Variable]) -> Callable[..., Any]:
     del variables  # they are updated in place
     return tf.function(step, autograph=False)
 
@@ -32,7 +32,7 @@ def choose(first: Tensor, one: Callable[[], Tensor], other: Callable[[], Tensor]
     return tf.cond(first, one, other)
 
 
-def aside(function: Callable[[], Any], changing: Sequence[Variable]) -> Any:
+def without_side_effects(function: Callable[[], Any], changing: Sequence[Variable]) -> Any:
     kept = [tf.identity(variable.value) for variable in changing]
     found = function()
     for variable, value in zip(changing, kept, strict=True):
@@ -46,7 +46,7 @@ def assign(variables: Sequence[Variable], values: Sequence[Tensor], accept: Tens
         variable.assign(tf.where(accept, tf.cast(value, kept.dtype), kept))
 
 
-def take_back(variable: Variable, value: Tensor) -> None:
+def restore_if_nonfinite(variable: Variable, value: Tensor) -> None:
     # In this order of the choice, or XLA's last bits are not those of Keras.
     fine = tf.reduce_all(tf.math.is_finite(variable.value))
     variable.assign(tf.where(fine, variable.value, value))
@@ -102,11 +102,11 @@ def prepare(model: Any) -> None:
     del model  # nothing to settle
 
 
-def keep(model: Any) -> None:
+def snapshot(model: Any) -> None:
     del model  # variables are updated in place and never taken away
 
 
-def recover(kept: None) -> None:
+def restore_snapshot(kept: None) -> None:
     del kept
 
 

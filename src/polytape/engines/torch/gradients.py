@@ -28,10 +28,10 @@ class _Rows:
     def matrix(self) -> Tensor:
         return self._matrix.to(torch.float32)
 
-    def blend(self, weights: Tensor, kept: Tensor | None) -> Tensor:
-        return self.restore(weights.to(self._matrix.dtype) @ self._kept(kept))
+    def weighted_sum(self, weights: Tensor, kept: Tensor | None) -> Tensor:
+        return self.unflatten(weights.to(self._matrix.dtype) @ self._kept(kept))
 
-    def restore(self, flat: Tensor) -> Tensor:
+    def unflatten(self, flat: Tensor) -> Tensor:
         return flat.reshape(self._shape).to(self._dtype)
 
 

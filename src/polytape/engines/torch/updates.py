@@ -11,7 +11,7 @@ from polytape.engines.absent import present
 from polytape.engines.contract import Tensor, Variable
 
 
-def island(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.no_grad()(function)
 
 
@@ -20,7 +20,7 @@ def survey(function: Callable[[], Any]) -> None:
         function()
 
 
-def compiled(step: Callable[..., Any], variables: Sequence[Variable]) -> Callable[..., Any]:
+def compiled_step(step: Callable[..., Any], variables: Sequence[Variable]) -> Callable[..., Any]:
     del variables  # they are updated in place
     return step
 
@@ -29,7 +29,7 @@ def choose(first: Tensor, one: Callable[[], Tensor], other: Callable[[], Tensor]
     return one() if bool(first) else other()
 
 
-def aside(function: Callable[[], Any], changing: Sequence[Variable]) -> Any:
+def without_side_effects(function: Callable[[], Any], changing: Sequence[Variable]) -> Any:
     kept = [variable.value.clone() for variable in changing]
     with torch.random.fork_rng(), torch.no_grad():  # Dropout draws from the global generator
         found = function()
@@ -45,7 +45,7 @@ def assign(variables: Sequence[Variable], values: Sequence[Tensor], accept: Tens
                 variable.value.copy_(value)
 
 
-def take_back(variable: Variable, value: Tensor) -> None:
+def restore_if_nonfinite(variable: Variable, value: Tensor) -> None:
     # Not written where there is nothing to mend: it may be a weight of a frozen layer, which the
     # backward pass must find untouched.
     assign([variable], [value], ~torch.isfinite(variable.value).all())
@@ -72,11 +72,11 @@ def prepare(model: Any) -> None:
         functorch.donated_buffer = False
 
 
-def keep(model: Any) -> None:
+def snapshot(model: Any) -> None:
     del model  # variables are updated in place and never taken away
 
 
-def recover(kept: None) -> None:
+def restore_snapshot(kept: None) -> None:
     del kept
 
 

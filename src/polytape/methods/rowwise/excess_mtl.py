@@ -51,7 +51,7 @@ class ExcessMTL(Method):
 
     needs: ClassVar[Need] = "rows"
     memory: ClassVar[tuple[str, ...] | None] = ("squares",)
-    natural: ClassVar[str | None] = "mean"
+    native_scale: ClassVar[str | None] = "mean"
     reference: ClassVar[str] = "He, Zhou, Zhang and Zhao, ICML 2024"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free"})
     exempt: ClassVar[dict[str, str]] = {"zero row": "without excess it still weighs something"}

@@ -41,7 +41,7 @@ class GradDrop(Method):
     scale: Scale = "sum"
 
     needs: ClassVar[Need] = "rows"
-    natural: ClassVar[str | None] = "sum"
+    native_scale: ClassVar[str | None] = "sum"
     reference: ClassVar[str] = (
         "Chen, Ngiam, Huang, Luong, Kretzschmar, Chai and Anguelov, NeurIPS 2020"
     )

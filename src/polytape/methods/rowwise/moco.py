@@ -55,7 +55,7 @@ class MoCo(Method):
 
     needs: ClassVar[Need] = "rows"
     memory: ClassVar[tuple[str, ...] | None] = ("total",)
-    natural: ClassVar[str | None] = "mean"
+    native_scale: ClassVar[str | None] = "mean"
     reference: ClassVar[str] = "Fernando, Shen, Liu, Chaudhury, Murugesan and Chen, ICLR 2023"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation"})
     exempt: ClassVar[dict[str, str]] = {

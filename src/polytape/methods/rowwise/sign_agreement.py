@@ -44,7 +44,7 @@ class SignAgreement(Method):
     scale: Scale = "sum"
 
     needs: ClassVar[Need] = "rows"
-    natural: ClassVar[str | None] = "mean"
+    native_scale: ClassVar[str | None] = "mean"
     reference: ClassVar[str] = "Parascandolo, Neitz, Orvieto, Gresele and Schoelkopf, ICLR 2021"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free"})
 

@@ -38,7 +38,7 @@ class TrimmedMean(Method):
     scale: Scale = "sum"
 
     needs: ClassVar[Need] = "rows"
-    natural: ClassVar[str | None] = "mean"
+    native_scale: ClassVar[str | None] = "mean"
     reference: ClassVar[str] = "Yin, Chen, Ramchandran and Bartlett, ICML 2018"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free"})
 

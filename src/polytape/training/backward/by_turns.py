@@ -19,7 +19,7 @@ def _in_turn(recorded: Recorded) -> Outcome:
     index = ops.mod(ops.cast(recorded.step, "int32"), len(recorded.losses))
     chosen = [ops.equal(index, t) for t in recorded.objectives]
     cotangents = [ops.where(turn, recorded.scale, 0.0) for turn in chosen]
-    found = recorded.routed.pull(dict(enumerate(cotangents)))
+    found = recorded.routed.vjp(dict(enumerate(cotangents)))
     known = recorded.settlement.reach
     reach = recorded.routed.reach() if known is None else known
     dense = [None if g is None else ops.cast(engine().dense(g), g.dtype) for g in found]

@@ -33,7 +33,7 @@ def settled(recorded: Recorded, rows: Table, halves: tuple[Table, Table] | None 
     given = recorded.named_losses, rows, connectivity, recorded.scale
     if recorded.extra is None:
         return _settle(recorded, Jacobian(*given, halves=halves))
-    extra = recorded.routed.pull({recorded.extra: recorded.scale})
+    extra = recorded.routed.vjp({recorded.extra: recorded.scale})
     sound = engine().in_range([g for g in extra if g is not None], recorded.added)
     found = _settle(recorded, Jacobian(*given, extra, halves))
     return found._replace(active=found.active & sound)  # it belongs to every objective

@@ -22,7 +22,7 @@ def linear(recorded: Recorded) -> Outcome:
         seeds, state = {recorded.total: recorded.scale}, settlement.state.read()
     else:
         seeds, state = recorded.cotangents(None), settlement.state.read()
-    directions = recorded.routed.pull(seeds, last=not recorded.isolate)
+    directions = recorded.routed.vjp(seeds, last=not recorded.isolate)
     fine = [_finite(recorded, directions, bond) for bond in recorded.bonds]
 
     def isolated() -> Outcome:

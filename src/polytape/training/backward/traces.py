@@ -29,7 +29,7 @@ def traces(
 
         def add(place: Tensor, total: Tensor) -> Tensor:
             seed = ops.cast(ops.equal(places, ops.cast(place, places.dtype)), "float32") * scale
-            found = recording.pull({index: seed}, among)
+            found = recording.vjp({index: seed}, among)
             rows = [engine().rows([gradient]) for gradient in found if gradient is not None]
             return total + sum((row.gram()[0, 0] for row in rows), ops.zeros((), "float32"))
 

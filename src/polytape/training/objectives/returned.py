@@ -45,7 +45,7 @@ class Returned:
         self.outputs, self.measure = recording.outputs, recording.measure
         self.marks, self.stand_ins = recording.marks, recording.stand_ins
         evaluated, last = len(recording.stand_ins), len(recording.scalars) - 1
-        shares = recording.pull({last: ops.ones(())}, recording.stand_ins)
+        shares = recording.vjp({last: ops.ones(())}, recording.stand_ins)
         for t, name in enumerate(names):
             if all(share is None for share, own in zip(shares, of, strict=True) if own == t):
                 raise ValueError(
@@ -81,7 +81,7 @@ class Returned:
             extra = [ops.where(known, total - functools.reduce(ops.add, losses), 0.0)]
         return [*losses, *extra, total, *(value(terms) for terms in self._halves)]
 
-    def pull(
+    def vjp(
         self, cotangents: Mapping[int, Tensor], variables: Sequence[int], last: bool = False
     ) -> list[Tensor | None]:
         seeds: dict[int, Tensor] = {}
@@ -89,7 +89,7 @@ class Returned:
             for scalar, share in self._terms[index]:
                 term = seed if share is None else seed * share
                 seeds[scalar] = seeds[scalar] + term if scalar in seeds else term
-        return self._recording.pull(seeds, variables, last)
+        return self._recording.vjp(seeds, variables, last)
 
     def reach(self, scalars: Sequence[int]) -> np.ndarray:
         found = [self._recording.reach([s for s, _ in self._terms[index]]) for index in scalars]

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from polytape.catalogue import all_methods, catalogue
-from polytape.contract import Method, parts
+from polytape.contract import Method, iter_methods
 from polytape.differentiation.jacobian import path_of
 from polytape.methods.mean import Mean
 from polytape.methods.sum import Sum
@@ -36,7 +36,7 @@ def advise(plan: Any, trained: Trained) -> None:
 def combines(method: Method) -> bool:
     """Whether a method asks how losses compare: stages and sums of one loss do something, too."""
     stages = {*catalogue().values()} - {*all_methods().values()}
-    leaves = [part for part in parts(method) if not isinstance(part, (*stages, Sum, Mean))]
+    leaves = [part for part in iter_methods(method) if not isinstance(part, (*stages, Sum, Mean))]
     return bool(leaves)
 
 

@@ -45,7 +45,7 @@ def _of_phase(model: Any, phase: int, names: Sequence[str], given: Given) -> dic
     recording = engine().record(forward, lambda: variables)
     found = {}
     for t, name in enumerate(names):
-        gradients = recording.pull({t: ops.ones((), "float32")}, range(len(variables)))
+        gradients = recording.vjp({t: ops.ones((), "float32")}, range(len(variables)))
         found[name] = np.array([0.0 if g is None else _norm(g) for g in gradients])
     return found
 

@@ -20,7 +20,7 @@ class Routed:
         self.recording, self.routes = recording, routes
         self._objectives, self._variables = routes.allowed.shape
 
-    def pull(self, cotangents: Mapping[int, Tensor], last: bool = False) -> Directions:
+    def vjp(self, cotangents: Mapping[int, Tensor], last: bool = False) -> Directions:
         """Directions by variable, in one backward pass per set of objectives that share a route.
 
         last  whether nothing is differentiated afterwards
