@@ -347,20 +347,20 @@ def trained(rng: np.random.Generator, number: int = 6) -> Iterator[str]:
     case = case_of(rng)
     found, weight = model_of(case)
     told = f"{case}"
-    linear = case.on_nonfinite == "drop" and found.plan.settlement.linear
+    linear = case.on_nonfinite == "drop" and found.plan.aggregator.linear
     whole = (case.on_nonfinite == "skip" or linear) and not case.phased
     optimizer = found.optimizer.inner_optimizer if case.scaled else found.optimizer
     for step in range(number):
         fault = str(rng.choice(FAULTS))
         x, y = batch(rng, fault, weight)
-        state = found.plan.settlement.state.variables
+        state = found.plan.aggregator.state.variables
         guarded = [*found.trainable_variables, *optimizer.variables, *state]
         before = arrays(guarded)
         found.reset_metrics()
         logs = found.train_on_batch(x, y, return_dict=True)
         dropped = found.plan.dropped.total()
         now = [*found.variables, *found.optimizer.variables]
-        now += [v for c in found.plan.courses for v in c.settlement.state.variables]
+        now += [v for c in found.plan.courses for v in c.aggregator.state.variables]
         for variable in now:
             value = arrays([variable])[0]
             given = fault == "weight" and "reweight" in variable.path

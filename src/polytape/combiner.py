@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from polytape.aggregation import Aggregator, Owner, Saved, StateStore, check_private
+from polytape.aggregation.state import constant
 from polytape.catalogue import resolve
 from polytape.contract import (
     Method,
@@ -22,8 +24,6 @@ from polytape.differentiation.jacobian import Jacobian
 from polytape.differentiation.measured import check_measure
 from polytape.differentiation.variables import Variables
 from polytape.engines import check_replicas
-from polytape.settlement import Held, Owner, Saved, Settlement, check_private
-from polytape.settlement.state import constant
 
 
 @keras.saving.register_keras_serializable(package="polytape")
@@ -63,8 +63,8 @@ class Combiner(keras.layers.Layer):
         self.seed = check_seed(seed)
         self.steps: Any = None
         self._before: Any = None  # the losses of the last update, and which of them took part
-        self._settlement: Settlement | None = None
-        self._held: Held | None = None
+        self._aggregator: Aggregator | None = None
+        self._held: StateStore | None = None
         self._pending: Saved | None = None  # loaded before the first call
 
     def prepare(self, objectives: Sequence[str], variables: Any) -> None:
@@ -76,17 +76,17 @@ class Combiner(keras.layers.Layer):
         if not names:
             raise ValueError("Combiner.prepare got no objectives: name those of the loop.")
         known = Variables.of("Combiner.prepare", variables)
-        self.settlement_for(names, known)
+        self.aggregator_for(names, known)
 
-    def settlement_for(self, names: Sequence[str], known: Variables) -> Settlement:
+    def aggregator_for(self, names: Sequence[str], known: Variables) -> Aggregator:
         """The method at work on these objectives and variables, with its state."""
         sizes = [math.prod(variable.shape) for variable in known.variables]
         return self._prepared([*names], [*known.paths], sizes)
 
-    def _prepared(self, names: list[str], paths: list[str], sizes: list[int]) -> Settlement:
-        if self._settlement is None:
+    def _prepared(self, names: list[str], paths: list[str], sizes: list[int]) -> Aggregator:
+        if self._aggregator is None:
             self.build(names, paths, sizes)  # Keras records it, and PyTorch sees the variables
-        known: Any = self._settlement
+        known: Any = self._aggregator
         if (known.names, known.paths) != (tuple(names), tuple(paths)):
             raise ValueError(
                 f"This Combiner holds the state of objectives {known.names} over "
@@ -112,7 +112,7 @@ class Combiner(keras.layers.Layer):
             initializer=constant(0 if pending is None else pending.clock),
             trainable=False,
         )
-        self._settlement = Settlement(
+        self._aggregator = Aggregator(
             self.method,
             tuple(objectives),
             tuple(paths),
@@ -122,7 +122,7 @@ class Combiner(keras.layers.Layer):
             saved=None if pending is None else pending.arrays(owner),
             sizes=sizes,
         )
-        self._held = Held([(owner, self._settlement.state)], self.steps)
+        self._held = StateStore([(owner, self._aggregator.state)], self.steps)
 
     def save_own_variables(self, store: Any) -> None:
         if self._held is not None:
@@ -158,7 +158,7 @@ class Combiner(keras.layers.Layer):
         check_replicas("pt.Combiner")
         check_measure(gradients.measure, self.method)
         connectivity = gradients.connectivity
-        settlement = self._prepared(
+        aggregator = self._prepared(
             [*connectivity.names], [*connectivity.paths], [*gradients.sizes]
         )
         if traces is not None and np.shape(traces) != (len(connectivity.names),):
@@ -166,8 +166,8 @@ class Combiner(keras.layers.Layer):
                 f"Expected traces of shape ({len(connectivity.names)},), one per objective. "
                 f"Received shape: {tuple(np.shape(traces))}."
             )
-        found = settlement.settle_in_loop(gradients, self.steps.value, traces)
-        settlement.state.write(found.state, found.accept)
+        found = aggregator.aggregate_in_loop(gradients, self.steps.value, traces)
+        aggregator.state.write(found.state, found.accept)
         self._before = [*gradients.losses.values()], found.active
         self.steps.assign_add(1)
         return found.directions
@@ -177,26 +177,26 @@ class Combiner(keras.layers.Layer):
 
         losses  {objective name: scalar loss} of the same batch, after the optimizer's step
         """
-        settlement = self._settlement
-        if settlement is None or self._before is None:
+        aggregator = self._aggregator
+        if aggregator is None or self._before is None:
             raise RuntimeError("look_again() follows an update: call the Combiner first.")
         before, active = self._before
-        if not isinstance(losses, Mapping) or set(losses) != set(settlement.names):
+        if not isinstance(losses, Mapping) or set(losses) != set(aggregator.names):
             raise ValueError(
                 "look_again() takes the losses after the step of all objectives, by name: "
-                f"{', '.join(map(repr, settlement.names))}. {received(losses)}"
+                f"{', '.join(map(repr, aggregator.names))}. {received(losses)}"
             )
-        after = [_scalar(name, losses[name]) for name in settlement.names]
-        settlement.look_again(before, after, active, ops.any(active))
+        after = [_scalar(name, losses[name]) for name in aggregator.names]
+        aggregator.look_again(before, after, active, ops.any(active))
 
     def heed(self, logs: Mapping[str, float]) -> None:
         """Hand the metrics of an epoch to methods that read some (DTP).
 
         ValueError if a metric that a method names is not among them.
         """
-        if self._settlement is None:
+        if self._aggregator is None:
             raise RuntimeError("heed() needs the state: call the Combiner or prepare() first.")
-        self._settlement.heed(logs)
+        self._aggregator.heed(logs)
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()

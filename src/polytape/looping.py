@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from polytape.aggregation import Aggregator, check_private
 from polytape.catalogue import resolve
 from polytape.catalogue.names import MethodLike
 from polytape.combiner import Combiner
@@ -19,7 +20,6 @@ from polytape.differentiation.measured import Measured, check_measure
 from polytape.differentiation.scaling import factor_of
 from polytape.differentiation.variables import Variables
 from polytape.engines import Measure, Recording, check_replicas, engine
-from polytape.settlement import Settlement, check_private
 
 
 class Gradients(Jacobian):
@@ -88,8 +88,8 @@ class Gradients(Jacobian):
         method, names = resolve(method), chosen.connectivity.names
         private = "own" if private is None else check_private(private)
         check_measure(chosen.measure, method)
-        settlement = _settlement(method, names, chosen.connectivity.paths, private)
-        return settlement.settle_in_loop(chosen, ops.zeros((), "int32")).directions
+        aggregator = _aggregator(method, names, chosen.connectivity.paths, private)
+        return aggregator.aggregate_in_loop(chosen, ops.zeros((), "int32")).directions
 
     def _chosen(self, losses: str | Sequence[str] | None, variables: Any) -> Jacobian:
         """These gradients, or those of some objectives by some variables."""
@@ -255,33 +255,33 @@ def _listed(paths: Sequence[str]) -> str:
 # ------------------------------------------------------------------ methods on the spot
 
 
-def _settlement(
+def _aggregator(
     method: Method, names: tuple[str, ...], paths: tuple[str, ...], private: str
-) -> Settlement:
+) -> Aggregator:
     """Made ready for these objectives and variables, or a refusal that says why."""
     for part in iter_methods(method):
         if has_state(part, names) and not (part.constant and part.heeds is None):
             _refuse(method, part, "keeps a state from step to step")
         if part.counts:
             _refuse(method, part, "depends on the number of steps made")
-    known = _settlements(names, paths, private)
-    for other, settlement in known:
+    known = _aggregators(names, paths, private)
+    for other, aggregator in known:
         if other == method:
-            return settlement
+            return aggregator
 
     def draw() -> NoReturn:
         _refuse(method, method, "draws random numbers, other ones in every step")
 
-    settlement = Settlement(method, names, paths, _Constant, private, Seed(draw))
-    known.append((method, settlement))
+    aggregator = Aggregator(method, names, paths, _Constant, private, Seed(draw))
+    known.append((method, aggregator))
     del known[:-8]
-    return settlement
+    return aggregator
 
 
 @lru_cache(maxsize=64)
-def _settlements(
+def _aggregators(
     names: tuple[str, ...], paths: tuple[str, ...], private: str
-) -> list[tuple[Method, Settlement]]:
+) -> list[tuple[Method, Aggregator]]:
     """Kept, since the T x T part is compiled. A list, as not every method has a hash."""
     del names, paths, private
     return []

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from polytape.aggregation import Aggregator
 from polytape.catalogue.names import MethodLike
 from polytape.combiner import Combiner
 from polytape.contract import Tensor, iter_methods, received
@@ -15,14 +16,13 @@ from polytape.differentiation.measured import check_measure
 from polytape.differentiation.variables import Variables
 from polytape.engines import Measure, check_replicas, engine, framework_of
 from polytape.methods.sum import Sum
-from polytape.settlement import Settlement
 from polytape.training.backward import Recorded, backward
-from polytape.training.course import Course
-from polytape.training.optimizers.division import divide, gathered, several
-from polytape.training.routing.bonds import undivided
-from polytape.training.routing.routes import Places, Routes, warn_untrained
+from polytape.training.nonfinite import decide_update
+from polytape.training.optimizers.assignment import as_optimizers, assign_owners, resolve_optimizer
+from polytape.training.phase_plan import PhasePlan
+from polytape.training.routing.failure_groups import one_group
+from polytape.training.routing.routes import Routes, VariableIndex, warn_untrained
 from polytape.training.step import update
-from polytape.training.verdict import judged
 
 
 class CompiledStep:
@@ -51,7 +51,7 @@ class CompiledStep:
             )
         check_replicas("pt.compiled_step", networks)
         self.losses, self.networks, self.run_eagerly = losses, networks, run_eagerly
-        self.optimizer = gathered(optimizer, "compiled_step(optimizer=...)")
+        self.optimizer = resolve_optimizer(optimizer, "compiled_step(optimizer=...)")
         self.combiner = combiner if isinstance(combiner, Combiner) else Combiner(combiner)
         if any(part.samples for part in iter_methods(self.combiner.method)):
             raise ValueError(
@@ -60,7 +60,7 @@ class CompiledStep:
             )
         self.measure = check_measure(measure, self.combiner.method)
         self.variables: list[Any] = []
-        self._course: Course | None = None
+        self._course: PhasePlan | None = None
         self._others: list[Any] = []  # what the losses change beside what is trained
         self._run: Callable[..., Any] = self._step
 
@@ -100,22 +100,22 @@ class CompiledStep:
                     "examples/torch_loop.py."
                 )
         self.variables = known.variables
-        if (optimizers := several(self.optimizer)) is not None:
-            divide(optimizers, Places(self._named_networks(), self.variables))
+        if (optimizers := as_optimizers(self.optimizer)) is not None:
+            assign_owners(optimizers, VariableIndex(self._named_networks(), self.variables))
         if not self.optimizer.built:
             self.optimizer.build(self.variables)
-        settlement = self.combiner.settlement_for(names, known)
-        self._course = self._charted(settlement)
+        aggregator = self.combiner.aggregator_for(names, known)
+        self._course = self._charted(aggregator)
         own = [*self.variables, *self.optimizer.variables, *self.combiner.variables]
         self._others = [v for v in survey.variables if not any(v is other for other in own)]
         if not self.run_eagerly:
             self._run = engine().compiled_step(self._step, [*own, *self._others])
 
-    def _charted(self, settlement: Settlement) -> Course:
-        count, width = len(settlement.names), len(self.variables)
-        routes, bonds = Routes.anywhere(count, width), undivided(count, width)
-        plain = settlement.method == Sum()
-        return Course(settlement.names, tuple(range(count)), settlement, routes, bonds, plain)
+    def _charted(self, aggregator: Aggregator) -> PhasePlan:
+        count, width = len(aggregator.names), len(self.variables)
+        routes, bonds = Routes.anywhere(count, width), one_group(count, width)
+        plain = aggregator.method == Sum()
+        return PhasePlan(aggregator.names, tuple(range(count)), aggregator, routes, bonds, plain)
 
     def _named_networks(self) -> Mapping[str, Any]:
         if not isinstance(self.networks, Mapping):
@@ -131,7 +131,7 @@ class CompiledStep:
     def _step(self, *args: Any, **kwargs: Any) -> Any:
         course, optimizer = self._course, self.optimizer
         assert course is not None  # noqa: S101  (made before the first step)
-        settlement = course.settlement
+        aggregator = course.aggregator
         shape: list[bool] = []  # whether there are outputs
 
         def forward() -> tuple[list[Tensor], Any]:
@@ -139,28 +139,28 @@ class CompiledStep:
             losses, outputs = Losses.returned(returned)
             self._check(losses, outputs)
             shape[:] = [isinstance(returned, tuple) and returned[1] is outputs]
-            return _scalars(losses, settlement.halves), outputs
+            return _scalars(losses, aggregator.halves), outputs
 
         recording = engine().record(forward, lambda: self.variables, self.measure)
         scale = ops.cast(optimizer.scale_loss(ops.ones(())), "float32")
         rescales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         count = ops.add(self.combiner.steps.value, 0)
         recorded = Recorded(recording, course, count, scale, None, rescales=rescales)
-        first = settlement.reach is None and not settlement.checked
+        first = aggregator.reach is None and not aggregator.checked
         outcome = backward(recorded)
         if first:
             pairs = zip(self.variables, outcome.directions, strict=True)
             warn_untrained([variable for variable, gradient in pairs if gradient is None])
-        verdict = judged(self, recorded, outcome)
-        settlement.state.write(outcome.state, verdict.accept)
+        decision = decide_update(self, recorded, outcome)
+        aggregator.state.write(outcome.state, decision.accept)
         self.combiner.steps.assign_add(1)
-        update(optimizer, self.variables, course, verdict)
-        if settlement.second_look:
+        update(optimizer, self.variables, course, decision)
+        if aggregator.second_look:
             after = engine().without_side_effects(
-                lambda: forward()[0][: len(settlement.names)], self._others
+                lambda: forward()[0][: len(aggregator.names)], self._others
             )
-            settlement.look_again(recorded.losses, after, verdict.active, verdict.accept)
-        losses = dict(zip(settlement.names, map(ops.stop_gradient, recorded.losses), strict=True))
+            aggregator.look_again(recorded.losses, after, decision.active, decision.accept)
+        losses = dict(zip(aggregator.names, map(ops.stop_gradient, recorded.losses), strict=True))
         if not shape[0]:
             return losses
         return losses, keras.tree.map_structure(_cut_off, recording.outputs)

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from polytape.aggregation.seeds import draw
 from polytape.catalogue import resolve
 from polytape.catalogue.names import MethodLike
 from polytape.contract import (
@@ -24,7 +25,6 @@ from polytape.contract import (
     is_whole,
     received,
 )
-from polytape.settlement.seeds import draw
 from polytape.stages.chain import split
 
 

@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 
 import polytape as pt
-from polytape.training.routing.bonds import Bond, bonds
+from polytape.training.routing.failure_groups import FailureGroup, failure_groups
 from small import arrays
 
 X = {name: np.ones((8, 3), "float32") * number for number, name in enumerate("abc", 1)}
@@ -156,17 +156,19 @@ def test_an_objective_of_another_step_holds_nobody_up():
 
 def test_bonds_close_over_variables_and_optimizers():
     allowed = np.array([[1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 1]], bool)
-    assert bonds(allowed, ["p", "p", "q", "r", "s"]) == tuple(
-        Bond((t,), tuple(np.flatnonzero(allowed[t]))) for t in range(4)
+    assert failure_groups(allowed, ["p", "p", "q", "r", "s"]) == tuple(
+        FailureGroup((t,), tuple(np.flatnonzero(allowed[t]))) for t in range(4)
     )
-    assert bonds(allowed, ["p", "p", "q", "q", "s"]) == (
-        Bond((0,), (0, 1)),
-        Bond((1, 2), (2, 3)),
-        Bond((3,), (4,)),
+    assert failure_groups(allowed, ["p", "p", "q", "q", "s"]) == (
+        FailureGroup((0,), (0, 1)),
+        FailureGroup((1, 2), (2, 3)),
+        FailureGroup((3,), (4,)),
     )
     chained = allowed | np.array([[0, 0, 1, 0, 0], [0] * 5, [0] * 5, [0, 0, 0, 1, 0]], bool)
-    assert [bond.objectives for bond in bonds(chained, ["p", "p", "q", "r", "s"])] == [
+    assert [bond.objectives for bond in failure_groups(chained, ["p", "p", "q", "r", "s"])] == [
         (0, 1),
         (2, 3),
     ]
-    assert [bond.objectives for bond in bonds(chained, ["p", "p", "q", "r", "q"])] == [(0, 1, 2, 3)]
+    assert [bond.objectives for bond in failure_groups(chained, ["p", "p", "q", "r", "q"])] == [
+        (0, 1, 2, 3)
+    ]

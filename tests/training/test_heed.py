@@ -9,8 +9,8 @@ import polytape as pt
 import small
 
 
-def kpi(settlement: object) -> np.ndarray:
-    return ops.convert_to_numpy(settlement.state.named("kpi")[0].value)
+def kpi(aggregator: object) -> np.ndarray:
+    return ops.convert_to_numpy(aggregator.state.named("kpi")[0].value)
 
 
 def test_fit_hands_the_metrics_of_each_epoch_to_the_method() -> None:
@@ -24,7 +24,7 @@ def test_fit_hands_the_metrics_of_each_epoch_to_the_method() -> None:
     x, y = small.data()
     logs = model.fit(x, y, validation_data=(x, y), epochs=2, verbose=0).history
     first, second = logs["val_c_accuracy"]
-    found = kpi(model.plan.settlement)
+    found = kpi(model.plan.aggregator)
     np.testing.assert_allclose(found, [0, 0, 0.25 * first + 0.75 * second], rtol=1e-5)
 
 
@@ -41,4 +41,4 @@ def test_a_loop_of_ones_own_hands_them_over_itself() -> None:
         combiner.heed({"a_accuracy": 0.5})
     combiner.prepare(("a", "b"), [keras.Variable([1.0])])
     combiner.heed({"a_accuracy": 0.5})
-    np.testing.assert_allclose(kpi(combiner._settlement), [0.5, 0.0])
+    np.testing.assert_allclose(kpi(combiner._aggregator), [0.5, 0.0])

@@ -35,7 +35,7 @@ def losses(model: pt.Model) -> np.ndarray:
 
 
 def look(model: pt.Model) -> Look:
-    state = model.plan.settlement.state.read()["look"]
+    state = model.plan.aggregator.state.read()["look"]
     return Look(*(np.array(ops.convert_to_numpy(value)) for value in state))
 
 
@@ -70,7 +70,7 @@ def test_famo_learns_from_what_its_update_did() -> None:
         seen = look(model)
         model.train_on_batch(X, Y)
         _, state = pt.weigh(method, losses=[1.0, 1.0], names=tuple(Y), last=seen, state=state)
-    held = model.plan.settlement.state.read()["scalarization"]
+    held = model.plan.aggregator.state.read()["scalarization"]
     np.testing.assert_allclose(
         ops.convert_to_numpy(held.value), ops.convert_to_numpy(state.value), rtol=1e-4, atol=1e-6
     )
@@ -100,7 +100,7 @@ def test_a_loop_of_ones_own_may_look_again() -> None:
         (update,) = combiner(pt.gradients(objectives, [w]))
         w.assign(w - 0.1 * update)
         combiner.look_again(objectives())
-    held = combiner._settlement.state.read()["scalarization"].value
+    held = combiner._aggregator.state.read()["scalarization"].value
     assert np.abs(ops.convert_to_numpy(held)).min() > 0.05
 
 

@@ -117,13 +117,13 @@ def test_a_saved_model_goes_on_bit_for_bit(name: str, tmp_path: Any) -> None:
 def test_momentum_config_takes_one_backward_pass_a_step(monkeypatch: Any) -> None:
     weight = keras.Variable(1.0)
     recording: Any = type(engine().record(lambda: ([weight * 1.0], None), lambda: [weight]))
-    pull, calls = recording.pull, []
+    vjp, calls = recording.vjp, []
 
     def counted(self: Any, *args: Any) -> Any:
         calls.append(args)
-        return pull(self, *args)
+        return vjp(self, *args)
 
-    monkeypatch.setattr(recording, "pull", counted)
+    monkeypatch.setattr(recording, "vjp", counted)
     found, counts = net(pt.MConFIG(), keras.optimizers.Adam(0.01)), []
     for _ in range(3):
         calls.clear()

@@ -37,7 +37,7 @@ def kernels(model: pt.Model) -> dict[str, Array]:
 
 
 def held(model: pt.Model) -> Array:
-    return np.array(ops.convert_to_numpy(model.plan.settlement.state.read()["scalarization"]))
+    return np.array(ops.convert_to_numpy(model.plan.aggregator.state.read()["scalarization"]))
 
 
 def by_loop(model: pt.Model, count: int, sample_weights: dict[str, Array] | None = None) -> Array:
@@ -129,8 +129,8 @@ def test_a_step_in_between_costs_one_backward_pass(monkeypatch: pytest.MonkeyPat
 
     def counting(*args: Any, **kwargs: Any) -> Any:
         found = record(*args, **kwargs)
-        pull = found.pull
-        found.pull = lambda *given: [pulls.append(1), pull(*given)][1]
+        vjp = found.vjp
+        found.vjp = lambda *given: [pulls.append(1), vjp(*given)][1]
         return found
 
     model = linear(combine=pt.NTK(samples=4, steps=3), run_eagerly=True)

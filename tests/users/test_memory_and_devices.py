@@ -27,7 +27,7 @@ def trained(found: keras.Model) -> list[weakref.ref[Any]]:
     found.train_on_batch(X, Y)
     plan = found.plan
     parts = [found.optimizer, plan, *plan.courses]
-    return [weakref.ref(part) for part in [*parts, *(c.settlement for c in plan.courses)]]
+    return [weakref.ref(part) for part in [*parts, *(c.aggregator for c in plan.courses)]]
 
 
 def alive(references: list[weakref.ref[Any]]) -> list[str]:

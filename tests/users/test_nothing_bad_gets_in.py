@@ -164,10 +164,10 @@ def test_a_method_that_fails(what: str, needs: str, monkeypatch: pytest.MonkeyPa
     found = compiled(Faulty(what))
     fit(found)
     before = arrays([*found.trainable_variables, *found.optimizer.variables])
-    states = arrays(found.plan.settlement.state.variables)
+    states = arrays(found.plan.aggregator.state.variables)
     assert fit(found)["dropped"] == [3]
     assert_same(before, arrays([*found.trainable_variables, *found.optimizer.variables]))
-    assert_same(states, arrays(found.plan.settlement.state.variables))
+    assert_same(states, arrays(found.plan.aggregator.state.variables))
     assert fit(found).get("dropped", [0]) == [0]
     assert all_finite(found)
 
@@ -348,7 +348,7 @@ def test_metrics_that_a_method_heeds() -> None:
     found = compiled(pt.DTP({"a": "a_loss"}), Blip(0, math.nan))
     fit(found)  # a loss is no share, but this one is below one
     for metric in (math.nan, 0.5, math.nan):
-        found.plan.settlement.heed({"a_loss": metric})
+        found.plan.aggregator.heed({"a_loss": metric})
     assert all_finite(found)
 
 
@@ -356,7 +356,7 @@ def test_a_second_look_that_is_not_finite() -> None:
     found = compiled(pt.FAMO(), optimizer=keras.optimizers.SGD(1e25))
     fit(found)  # the losses behind the step overflow
     assert np.isfinite(
-        np.concatenate([v.ravel() for v in arrays(found.plan.settlement.state.variables)])
+        np.concatenate([v.ravel() for v in arrays(found.plan.aggregator.state.variables)])
     ).all()
 
 

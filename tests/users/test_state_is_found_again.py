@@ -67,7 +67,7 @@ def state(found: pt.Model) -> dict[str, list[Any]]:
     return {
         "/".join([*course.names, *path]): ops.convert_to_numpy(variable.value).tolist()
         for course in found.plan.courses
-        for path, variable in course.settlement.state.named_variables.items()
+        for path, variable in course.aggregator.state.named_variables.items()
     }
 
 

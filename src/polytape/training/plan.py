@@ -8,26 +8,26 @@ import numpy as np
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
+from polytape.aggregation import Aggregator, StateStore, check_private
+from polytape.aggregation.seeds import peeked
 from polytape.contract import Method, Tensor, check_seed, is_number, iter_methods, received
 from polytape.differentiation.features import marked
 from polytape.differentiation.jacobian import path_of
 from polytape.differentiation.measured import check_measure
 from polytape.engines import Recording
-from polytape.settlement import Held, Settlement, check_private
-from polytape.settlement.seeds import peeked
 from polytape.stages.reweight import Reweight, check_names
-from polytape.training.course import Clock, Course, chart, is_plain, owners
 from polytape.training.dropped import Dropped
 from polytape.training.objectives.culprits import culprits
 from polytape.training.objectives.losses import Ledger
 from polytape.training.objectives.objectives import Objectives
 from polytape.training.objectives.returned import Returned
 from polytape.training.objectives.values import never_evaluated
-from polytape.training.optimizers.division import divide, several
+from polytape.training.optimizers.assignment import as_optimizers, assign_owners
 from polytape.training.overrides import loss_mode, reaches_super
 from polytape.training.phase import Phase
+from polytape.training.phase_plan import Clock, PhasePlan, chart, is_plain, owners
 from polytape.training.routing.advice import advise, advise_alone, advise_untracked, combines
-from polytape.training.routing.routes import Places, check_trained, warn_untrained
+from polytape.training.routing.routes import VariableIndex, check_trained, warn_untrained
 from polytape.training.routing.table import described, routing_table
 from polytape.training.statistics import Statistics
 
@@ -84,7 +84,7 @@ class Plan:
         self.kept: Any = None  # what the engine needs to undo a failing first step
         self.data: Any = None, None  # the inputs and targets of the `fit` that runs
         self.names: tuple[str, ...] = ()
-        self.courses: list[Course] = []
+        self.courses: list[PhasePlan] = []
         self.routes: dict[str, np.ndarray] = {}  # (V,) bool by objective: what it may train
         self.reaches: dict[str, np.ndarray] = {}  # and what it reaches, once that is known
         self._training = {"training": True} if model.takes_training else {}
@@ -138,7 +138,7 @@ class Plan:
         if self.may_bypass and not self.reached:
             raise RuntimeError(self._bypassed())
 
-    def returned(self, recording: Recording, course: Course) -> Returned:
+    def returned(self, recording: Recording, course: PhasePlan) -> Returned:
         """A recording of a total that a user's `compute_loss` returned, taken apart."""
         of = self.source.gathered_of(course.names)
         return Returned(recording, course.names, of, f"{self.overrides}.compute_loss")
@@ -153,14 +153,14 @@ class Plan:
         if names is None:
             return
         self.names = names or ("loss",)
-        self.places = Places(self.model.columns, self.model.trainable_variables)
+        self.places = VariableIndex(self.model.columns, self.model.trainable_variables)
         if self.objectives is not None:
             self.places.check_built()
         owning = owners(self)
         saved = self.holder.claim(owning, self.objectives is not None)
         self.clock = Clock(self.model, self.objectives is not None, saved)
-        if (optimizers := several(self.model.optimizer)) is not None:
-            divide(optimizers, self.places)
+        if (optimizers := as_optimizers(self.model.optimizer)) is not None:
+            assign_owners(optimizers, self.places)
         courses = chart(self, owning, saved)
         self.routes = {
             name: allowed
@@ -173,9 +173,9 @@ class Plan:
         others = self.model.non_trainable_variables
         seeds = [variable for variable in others if "seed_generator_state" in variable.path]
         states = [
-            (owner, course.settlement.state) for owner, course in zip(owning, courses, strict=True)
+            (owner, course.aggregator.state) for owner, course in zip(owning, courses, strict=True)
         ]
-        self.holder.hold(Held(states, self.clock.variable), metrics, seeds)
+        self.holder.hold(StateStore(states, self.clock.variable), metrics, seeds)
         advise_alone(self)
         advise_untracked(self)
 
@@ -206,11 +206,11 @@ class Plan:
         return tuple(getattr(self.model, "output_names", None) or ())
 
     @property
-    def settlement(self) -> Settlement:
+    def aggregator(self) -> Aggregator:
         """The method at work, of the first phase."""
-        return self.course(0).settlement
+        return self.course(0).aggregator
 
-    def course(self, phase: int) -> Course:
+    def course(self, phase: int) -> PhasePlan:
         """What is decided for a phase."""
         if not self.courses:
             raise RuntimeError("The model was trained before its objectives were known.")
@@ -232,7 +232,7 @@ class Plan:
         outputs = self.model(x, **self._training)
         return marked(outputs) if self.measure == "outputs" else outputs
 
-    def present(self, course: Course) -> Tensor | None:
+    def present(self, course: PhasePlan) -> Tensor | None:
         """(T,) bool: which objectives of a phase are active in this step; None: always all."""
         if isinstance(self.source, Objectives):
             return self.source.present(course.names)
@@ -248,7 +248,7 @@ class Plan:
         return isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer)
 
     def verify(
-        self, course: Course, recording: Recording, directions: Sequence[Tensor | None]
+        self, course: PhasePlan, recording: Recording, directions: Sequence[Tensor | None]
     ) -> None:
         """Hold the routes of a phase against what its objectives reach, at its first step."""
         if course.names[0] in self.reaches:
@@ -348,9 +348,9 @@ class Plan:
                 numbers[course.names.index(name)] = weights[name]
             variable.assign(numbers)
 
-    def _reweighted(self) -> list[tuple[Course, keras.Variable]]:
+    def _reweighted(self) -> list[tuple[PhasePlan, keras.Variable]]:
         """The states of the `Reweight` stages, and the phases that they belong to."""
-        return [(c, v) for c in self.courses for v in c.settlement.state.named("reweight")]
+        return [(c, v) for c in self.courses for v in c.aggregator.state.named("reweight")]
 
     def _check_free(self, name: str) -> None:
         """Raise if the weight of an objective follows something else than `reweight`."""
@@ -374,4 +374,4 @@ def _has_routes(source: Ledger | Objectives, optimizer: Any) -> bool:
     if not isinstance(source, Objectives):
         return False
     declared = any(objective.trains is not None for objective in source.given.values())
-    return declared or several(optimizer) is not None
+    return declared or as_optimizers(optimizer) is not None

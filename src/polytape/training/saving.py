@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from polytape.settlement import Held, Owner, Saved
+from polytape.aggregation import Owner, Saved, StateStore
 
 SEEDS = "seeds"  # the paths of seed generators, beside their states
 
@@ -19,7 +19,7 @@ SEEDS = "seeds"  # the paths of seed generators, beside their states
 class Carried:
     """What one `compile` gives the model to carry: plain, so that Keras does not track it twice."""
 
-    def __init__(self, held: Held, metrics: list[Any], seeds: list[Any]) -> None:
+    def __init__(self, held: StateStore, metrics: list[Any], seeds: list[Any]) -> None:
         self.held, self.metrics, self.seeds = held, metrics, seeds
 
 
@@ -78,7 +78,7 @@ class MethodState(keras.layers.Layer):
             )
         return self.pending.saved
 
-    def hold(self, held: Held, metrics: list[Any], seeds: list[Any]) -> None:
+    def hold(self, held: StateStore, metrics: list[Any], seeds: list[Any]) -> None:
         """Carry the state of methods, and metrics of objectives; save the seeds of layers, too.
 
         seeds  states of seed generators, which Keras advances with the model and does not save

@@ -10,13 +10,13 @@ from keras import ops
 from polytape.contract import Tensor
 from polytape.engines import engine
 from polytape.training.backward import Recorded, backward
-from polytape.training.course import Course
+from polytape.training.nonfinite import UpdateDecision, decide_update
 from polytape.training.objectives.masks import carry, masks_of
-from polytape.training.objectives.means import track
+from polytape.training.objectives.running_means import track
 from polytape.training.objectives.values import Given, batch_size, scalars, training_loss
-from polytape.training.optimizers.division import several
+from polytape.training.optimizers.assignment import as_optimizers
+from polytape.training.phase_plan import PhasePlan
 from polytape.training.statistics import restore
-from polytape.training.verdict import Verdict, judged
 
 
 def train_step(model: Any, data: Any) -> dict[str, Tensor]:
@@ -53,7 +53,7 @@ def _advance(model: Any, given: Given, phase: int, repeat: int) -> tuple[Any, Te
     recording = returned or recording
     if not optimizer.built:  # a model that was not built is built by now
         optimizer.build(plan.places.variables)
-    settlement, (outputs, masks, present) = course.settlement, recording.outputs
+    aggregator, (outputs, masks, present) = course.aggregator, recording.outputs
     carry(masks, outputs)
     scale = ops.cast(optimizer.scale_loss(ops.ones(())), "float32")
     count = plan.clock.read()
@@ -64,36 +64,38 @@ def _advance(model: Any, given: Given, phase: int, repeat: int) -> tuple[Any, Te
     outcome = backward(recorded)
     plan.verify(course, recording, outcome.directions)
     plan.tell()
-    verdict = judged(plan, recorded, outcome)
-    settlement.state.write(outcome.state, verdict.accept)
-    plan.dropped.update_state(course.spread(verdict.left_out, len(plan.names)), present)
-    update(optimizer, plan.places.variables, course, verdict)
-    if settlement.second_look:
+    decision = decide_update(plan, recorded, outcome)
+    aggregator.state.write(outcome.state, decision.accept)
+    plan.dropped.update_state(course.spread(decision.left_out, len(plan.names)), present)
+    update(optimizer, plan.places.variables, course, decision)
+    if aggregator.second_look:
         changing = [*model.non_trainable_variables, *model.metrics_variables]
 
         def again() -> list[Tensor]:
             found = forward()[0]
-            return (returned.of(found) if returned else found)[: len(settlement.names)]
+            return (returned.of(found) if returned else found)[: len(aggregator.names)]
 
         after = engine().without_side_effects(again, changing)
-        settlement.look_again(recorded.losses, after, verdict.active, verdict.accept)
+        aggregator.look_again(recorded.losses, after, decision.active, decision.accept)
     return outputs, recording.scalars[recorded.total]
 
 
-def update(optimizer: Any, variables: Sequence[Any], course: Course, verdict: Verdict) -> None:
+def update(
+    optimizer: Any, variables: Sequence[Any], course: PhasePlan, decision: UpdateDecision
+) -> None:
     """One step of the optimizer, or of those of several that an active objective concerns."""
-    optimizers = several(optimizer)
+    optimizers = as_optimizers(optimizer)
     if optimizers is None:
         as_keras = course.plain and course.routes.open
-        engine().apply(optimizer, verdict.directions, variables, verdict.act, as_keras)
+        engine().apply(optimizer, decision.directions, variables, decision.act, as_keras)
         return
-    reach: Any = course.settlement.reach
+    reach: Any = course.aggregator.reach
     concerned = {}
     for name in optimizers:
         own = [v for v, owner in enumerate(optimizers.owners or ()) if owner == name]
-        concerned[name] = verdict.concerns(np.flatnonzero(reach[:, own].any(axis=1)).tolist())
+        concerned[name] = decision.concerns(np.flatnonzero(reach[:, own].any(axis=1)).tolist())
     with optimizers.taking_part(concerned):  # each behind a guard of its own: no second one
         if optimizers is optimizer:
-            optimizers.apply(verdict.directions, variables)
+            optimizers.apply(decision.directions, variables)
         else:
-            engine().apply(optimizer, verdict.directions, variables, verdict.act)
+            engine().apply(optimizer, decision.directions, variables, decision.act)

@@ -14,16 +14,17 @@ from polytape.combiner import Combiner
 from polytape.contract import Method, iter_methods
 from polytape.engines import Measure, check_replicas, engine
 from polytape.stages.scopes import PerNetwork
+from polytape.training.callbacks import aligned, callbacks_of, insert, live_weights
 from polytape.training.functional import plain_functional
 from polytape.training.loadable import named_functions, warn_of_lost
 from polytape.training.objectives.given import arguments, check_class_weight, completed, whole
 from polytape.training.objectives.losses import Ledger, Path
-from polytape.training.objectives.means import attend, share
 from polytape.training.objectives.metrics import names_of_results, of_labels
 from polytape.training.objectives.objective import Objective
 from polytape.training.objectives.objectives import Objectives
+from polytape.training.objectives.running_means import attend, share
 from polytape.training.objectives.values import loss_of_objectives
-from polytape.training.optimizers.division import gathered
+from polytape.training.optimizers.assignment import resolve_optimizer
 from polytape.training.overrides import overriding
 from polytape.training.phase import Phase, ordered
 from polytape.training.plan import Plan
@@ -31,7 +32,6 @@ from polytape.training.routing.norms import gradient_norms
 from polytape.training.routing.table import routing_table
 from polytape.training.saving import MethodState, unchanged_on_failure
 from polytape.training.step import train_step
-from polytape.training.watch import aligned, callbacks_of, insert, live_weights
 
 OptimizerLike: TypeAlias = str | dict[str, Any] | keras.optimizers.Optimizer
 
@@ -114,7 +114,7 @@ class Trainer:
         )
         self._compile_loss = self._compile_metrics = None  # Keras keeps those that are not replaced
         super().compile(  # type: ignore[misc]
-            optimizer=gathered(optimizer),
+            optimizer=resolve_optimizer(optimizer),
             loss=source.wrapped,
             loss_weights=loss_weights,
             metrics=metrics,

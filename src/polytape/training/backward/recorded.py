@@ -9,8 +9,8 @@ from polytape.contract import Tensor
 from polytape.differentiation.connectivity import Connectivity
 from polytape.engines import Recording, engine
 from polytape.training.backward.traces import traces
-from polytape.training.course import Course
-from polytape.training.routing.bonds import undivided
+from polytape.training.phase_plan import PhasePlan
+from polytape.training.routing.failure_groups import one_group
 from polytape.training.routing.routed import Routed
 
 
@@ -26,7 +26,7 @@ class Recorded:
     def __init__(
         self,
         recording: Recording,
-        course: Course,
+        course: PhasePlan,
         step: Tensor,
         scale: Tensor,
         present: Tensor | None,
@@ -39,20 +39,20 @@ class Recorded:
         rescales  whether the optimizer looks for overflow itself (loss scaling)
         isolate   whether a pass over all objectives at once is taken apart if not finite
         """
-        settlement, routes = course.settlement, course.routes
-        self.recording, self.settlement, self.rescales = recording, settlement, rescales
+        aggregator, routes = course.aggregator, course.routes
+        self.recording, self.aggregator, self.rescales = recording, aggregator, rescales
         self.routed, self.present, self.plain = Routed(recording, routes), present, course.plain
-        self.paths = settlement.paths
+        self.paths = aggregator.paths
         self.step, self.scale, self.isolate = step, scale, isolate
-        count = len(settlement.names)
+        count = len(aggregator.names)
         self.objectives = range(count)
         self.losses = list(recording.scalars[:count])
-        whole = len(recording.scalars) - count * (2 * settlement.halves + bool(settlement.samples))
+        whole = len(recording.scalars) - count * (2 * aggregator.halves + bool(aggregator.samples))
         self.extra = count if whole == count + 2 else None
         self.total = whole - 1
         # An extra term belongs to every objective.
-        self.bonds = course.bonds if self.extra is None else undivided(*routes.allowed.shape)
-        self.traces = self._traces() if settlement.samples else None
+        self.bonds = course.bonds if self.extra is None else one_group(*routes.allowed.shape)
+        self.traces = self._traces() if aggregator.samples else None
 
     @cached_property
     def loss_vector(self) -> Tensor:
@@ -61,7 +61,7 @@ class Recorded:
 
     @property
     def named_losses(self) -> dict[str, Tensor]:
-        return dict(zip(self.settlement.names, self.losses, strict=True))
+        return dict(zip(self.aggregator.names, self.losses, strict=True))
 
     @property
     def added(self) -> list[Tensor]:
@@ -110,9 +110,9 @@ class Recorded:
 
     def connectivity(self) -> Connectivity:
         """Which objective reaches which variable, before anything is differentiated."""
-        reach = self.settlement.reach = self.routed.reach()
-        joint = self.settlement.private == "joint"
-        return Connectivity(self.settlement.names, self.paths, reach, joint)
+        reach = self.aggregator.reach = self.routed.reach()
+        joint = self.aggregator.private == "joint"
+        return Connectivity(self.aggregator.names, self.paths, reach, joint)
 
     def _traces(self) -> Tensor:
         """(T,): measured now and then, zero in between."""
@@ -120,7 +120,7 @@ class Recorded:
         residuals = range(pulled - count, pulled)
         rows = [self.routed.routes.row(t) for t in self.objectives]
         return ops.cond(
-            ops.equal(ops.mod(ops.cast(self.step, "int32"), self.settlement.sampling), 0),
+            ops.equal(ops.mod(ops.cast(self.step, "int32"), self.aggregator.sampling), 0),
             lambda: traces(self.recording, residuals, rows, self.scale),
             lambda: ops.zeros((count,), "float32"),
         )

@@ -10,12 +10,12 @@ from keras import ops
 from polytape.contract import Tensor, did_you_mean
 from polytape.differentiation.losses import check_scalar
 from polytape.training.objectives.class_weights import of_classes, times
-from polytape.training.objectives.evaluated import Evaluated, activity
 from polytape.training.objectives.labels import ELEMENTWISE, Holes, Labels
+from polytape.training.objectives.logits_check import LogitsCheck, of_probabilities
 from polytape.training.objectives.losses import Parts, Path, loss_parts, resolve_loss
-from polytape.training.objectives.means import Means
 from polytape.training.objectives.objective import FromInput, Objective, Step
-from polytape.training.objectives.probabilities import Improbable, of_probabilities
+from polytape.training.objectives.objective_value import ObjectiveValue, activity
+from polytape.training.objectives.running_means import Means
 
 
 class Objectives:
@@ -35,12 +35,12 @@ class Objectives:
         self._halves, self._samples = halves, samples
         self.holes = Holes()  # metrics ask; losses look for NaN in any float target
         self._means = Means([f"{name}_loss" for name in self.given])
-        self.improbable = {
-            name: Improbable(name, loss)
+        self.logits_checks = {
+            name: LogitsCheck(name, loss)
             for name, loss in self._losses.items()
             if of_probabilities(loss)
         }
-        self._found: dict[str, Evaluated] = {}
+        self._found: dict[str, ObjectiveValue] = {}
         self._weighted: dict[str, Tensor] = {}
         self._evaluations = 0
         self.asked: tuple[str, ...] | None = None  # of a phase, while it is evaluated
@@ -60,7 +60,7 @@ class Objectives:
         if failed:
             raise failed[0]
 
-    def _evaluated(self, objective: Objective, step: Step) -> Evaluated:
+    def _evaluated(self, objective: Objective, step: Step) -> ObjectiveValue:
         if objective.of_step:
             if self._halves or self._samples:
                 raise ValueError(_WHOLE.format(name=objective.name))
@@ -70,7 +70,7 @@ class Objectives:
             parts, labels = self._compared(objective, step)
         check_scalar(objective.name, parts[0])
         parts = [ops.cast(part, keras.config.floatx()) for part in parts]
-        return Evaluated(parts, labels, activity(objective, step, labels))
+        return ObjectiveValue(parts, labels, activity(objective, step, labels))
 
     def _compared(self, objective: Objective, step: Step) -> tuple[Parts, Labels | None]:
         y_pred = _entry(step.outputs, objective.output, objective.name, "output")
@@ -78,8 +78,8 @@ class Objectives:
         loss = self._losses[objective.name]
         _check_ranks(loss, objective.name, y_true, y_pred)
         weights = self._weights(objective, step.sample_weight, y_true, y_pred)
-        if objective.name in self.improbable:
-            self.improbable[objective.name].update_state(y_true, y_pred)
+        if objective.name in self.logits_checks:
+            self.logits_checks[objective.name].update_state(y_true, y_pred)
         return loss_parts(loss, y_true, y_pred, weights, self._halves, self._samples)
 
     def _weights(self, objective: Objective, given: Any, y_true: Any, y_pred: Any) -> Any:
@@ -124,7 +124,7 @@ class Objectives:
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         """What runs along with the epoch."""
-        return [*self._means.metrics, *self.improbable.values()]
+        return [*self._means.metrics, *self.logits_checks.values()]
 
     # ------------------------------------------------------------------ as of a Ledger
 

@@ -10,9 +10,9 @@ from keras import ops
 from polytape.contract import Method, Tensor
 from polytape.differentiation.losses import check_scalar
 from polytape.engines import stand_in
-from polytape.training.course import Course
 from polytape.training.objectives.objective import Step
 from polytape.training.objectives.samples import roots
+from polytape.training.phase_plan import PhasePlan
 
 Given = tuple[Any, Any, Any]  # inputs, targets, sample weights
 
@@ -53,7 +53,7 @@ def loss_of_objectives(
     return functools.reduce(ops.add, terms)
 
 
-def scalars(plan: Any, course: Course, total: Tensor) -> list[Tensor]:
+def scalars(plan: Any, course: PhasePlan, total: Tensor) -> list[Tensor]:
     """What a step differentiates: the losses just noted and what else the method needs.
 
     They are weighted where nothing but their sum is wanted; other methods weigh them themselves.
@@ -61,11 +61,11 @@ def scalars(plan: Any, course: Course, total: Tensor) -> list[Tensor]:
 
     ValueError if it needs halves or samples, and the objective is not a loss of its own.
     """
-    settlement, names = course.settlement, course.names
+    aggregator, names = course.aggregator, course.names
     if plan.overrides is not None:
         return _of_override(plan, course, total)
     if plan.source.empty:  # nothing but add_loss: that is the objective
-        if settlement.halves or settlement.samples:
+        if aggregator.halves or aggregator.samples:
             raise ValueError(
                 "This method compares gradients of halves or of single samples of the batch, which "
                 "add_loss() does not tell apart. Give the objectives to compile(loss=...)."
@@ -73,12 +73,12 @@ def scalars(plan: Any, course: Course, total: Tensor) -> list[Tensor]:
         return [total, total]
     values = plan.source.values
     losses = plan.objectives.weighted(names) if plan.objectives and course.plain else values(names)
-    halves = [*values(names, 1), *values(names, 2)] if settlement.halves else []
-    residuals = [roots(found) for found in values(names, -1)] if settlement.samples else []
+    halves = [*values(names, 1), *values(names, 2)] if aggregator.halves else []
+    residuals = [roots(found) for found in values(names, -1)] if aggregator.samples else []
     return [*losses, *added_losses(plan.model), total, *halves, *residuals]
 
 
-def _of_override(plan: Any, course: Course, total: Tensor) -> list[Tensor]:
+def _of_override(plan: Any, course: PhasePlan, total: Tensor) -> list[Tensor]:
     """The scalars of a total that a user's `compute_loss` returned."""
     names, source = course.names, plan.source
     if source.empty:  # it is all there is
@@ -93,9 +93,9 @@ def _of_override(plan: Any, course: Course, total: Tensor) -> list[Tensor]:
         return [*losses, total, total]
     if plan.objectives is not None:
         losses = source.weighted(names) if course.plain else values(names)
-        halves = [*values(names, 1), *values(names, 2)] if course.settlement.halves else []
+        halves = [*values(names, 1), *values(names, 2)] if course.aggregator.halves else []
         return [*losses, *halves, total]
-    parts = (0, 1, 2) if course.settlement.halves else (0,)
+    parts = (0, 1, 2) if course.aggregator.halves else (0,)
     return [*(value for part in parts for value in source.gathered(names, part)), total]
 
 

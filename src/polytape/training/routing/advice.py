@@ -14,7 +14,7 @@ from polytape.contract import Method, iter_methods
 from polytape.differentiation.jacobian import path_of
 from polytape.methods.mean import Mean
 from polytape.methods.sum import Sum
-from polytape.training.optimizers.division import several, unscaled
+from polytape.training.optimizers.assignment import as_optimizers, unscaled
 
 SCALE_FREE = (  # divide a gradient by its own size
     keras.optimizers.Adam,
@@ -120,7 +120,7 @@ def _counts(plan: Any, trained: Trained) -> Iterator[str]:
 def _optimizers(plan: Any) -> list[tuple[Any, np.ndarray]]:
     """(optimizer, (V,) bool: the variables that it updates)."""
     optimizer = plan.model.optimizer
-    if (parts := several(optimizer)) is not None:
+    if (parts := as_optimizers(optimizer)) is not None:
         owners = np.array(parts.owners)
         return [(parts[name], owners == name) for name in parts]
     return [(unscaled(optimizer), np.ones(len(plan.places.variables), bool))]

@@ -15,7 +15,7 @@ from polytape.differentiation.jacobian import path_of
 
 
 @dataclass(frozen=True)
-class Places:
+class VariableIndex:
     """The variables of a model, and the networks they belong to.
 
     networks   {name: network or layer}: the columns of the routing table
@@ -120,7 +120,7 @@ class Routes:
         return cls(np.ones((objectives, variables), bool))
 
     @classmethod
-    def declared(cls, objectives: Sequence[Any], places: Places) -> "Routes":
+    def declared(cls, objectives: Sequence[Any], places: VariableIndex) -> "Routes":
         """As the objectives say in `trains`."""
         allowed = np.ones((len(objectives), len(places.variables)), bool)
         for row, objective in zip(allowed, objectives, strict=True):
@@ -151,7 +151,7 @@ class Routes:
         """(T, V) bool: what is both reached and allowed."""
         return reach & self.allowed
 
-    def check(self, reach: np.ndarray, objectives: Sequence[Any], places: Places) -> None:
+    def check(self, reach: np.ndarray, objectives: Sequence[Any], places: VariableIndex) -> None:
         """Raise if a named part of the model is not reached by the objective that shall train it.
 
         reach  (T, V) bool: differentiable paths
@@ -162,7 +162,7 @@ class Routes:
                     raise ValueError(_nowhere(objective.name, item, row, places))
 
 
-def _nowhere(name: str, item: Any, row: np.ndarray, places: Places) -> str:
+def _nowhere(name: str, item: Any, row: np.ndarray, places: VariableIndex) -> str:
     owners = dict.fromkeys(places.owners[v] for v in np.flatnonzero(row))
     reached = ", ".join(repr(owner) for owner in owners if owner) or "nothing"
     return (
@@ -173,7 +173,7 @@ def _nowhere(name: str, item: Any, row: np.ndarray, places: Places) -> str:
     )
 
 
-def check_trained(reach: np.ndarray, places: Places) -> None:
+def check_trained(reach: np.ndarray, places: VariableIndex) -> None:
     """Raise if no objective trains a network; warn of single variables that none trains.
 
     reach  (T, V) bool: what the objectives reach and may train

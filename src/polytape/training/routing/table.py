@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from polytape.training.objectives.objective import Objective
-from polytape.training.optimizers.division import several, unscaled
+from polytape.training.optimizers.assignment import as_optimizers, unscaled
 
 TRAINS, DISCARDED, APART, UNKNOWN = "●", "○", "·", "?"
 LEGEND = {
@@ -73,7 +73,7 @@ def routing_table(plan: Any, norms: Norms | None = None, width: int | None = Non
     text = "\n\n".join(_rendered(part, width) for part in _cut(chosen, width))
     used = [sign for sign in LEGEND if any(cell[0] == sign for n in each for cell in n.cells)]
     legend = [f"{sign} {LEGEND[sign]}" for sign in used] + [_OF_NORMS] * (norms is not None)
-    if several(plan.model.optimizer) is None:
+    if as_optimizers(plan.model.optimizer) is None:
         legend.append(f"optimizer: {plan.optimizers['']}")
     return text + "\n" + _filled(legend, width)
 
@@ -152,7 +152,7 @@ def _when(objective: Objective, plan: Any) -> str:
 
 def _optimizers(plan: Any, variables: Sequence[int]) -> str:
     """The optimizers of some variables; nothing where one has them all."""
-    parts = several(plan.model.optimizer)
+    parts = as_optimizers(plan.model.optimizer)
     if parts is None:
         return ""
     owners: Sequence[str] = parts.owners or ()
@@ -241,7 +241,7 @@ def _filled(words: Sequence[str], width: int) -> str:
 
 def described(optimizer: Any) -> dict[str, str]:
     """Optimizers and their rates in words, by name: "" if there is but one."""
-    if (parts := several(optimizer)) is not None:
+    if (parts := as_optimizers(optimizer)) is not None:
         return {name: _described(parts[name]) for name in parts}
     return {"": _described(unscaled(optimizer))}
 

@@ -9,10 +9,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from polytape.aggregation.seeds import drawn_from
+from polytape.aggregation.state import leaves, rebuilt
 from polytape.contract import Evidence, Look, Method, Seed, State, Tensor, evaluate
 from polytape.engines import engine
-from polytape.settlement.seeds import drawn_from
-from polytape.settlement.state import leaves, rebuilt
 from polytape.stages.chain import lost
 
 

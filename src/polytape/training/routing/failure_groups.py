@@ -6,19 +6,19 @@ from typing import NamedTuple
 import numpy as np
 
 
-class Bond(NamedTuple):
+class FailureGroup(NamedTuple):
     """Objectives that one backward pass does not tell apart, and the variables they may train."""
 
     objectives: tuple[int, ...]
     variables: tuple[int, ...]
 
 
-def undivided(objectives: int, variables: int) -> tuple[Bond, ...]:
+def one_group(objectives: int, variables: int) -> tuple[FailureGroup, ...]:
     """One bond for all."""
-    return (Bond(tuple(range(objectives)), tuple(range(variables))),)
+    return (FailureGroup(tuple(range(objectives)), tuple(range(variables))),)
 
 
-def bonds(allowed: np.ndarray, owners: Sequence[str]) -> tuple[Bond, ...]:
+def failure_groups(allowed: np.ndarray, owners: Sequence[str]) -> tuple[FailureGroup, ...]:
     """Objectives that share a variable, or an optimizer, directly or by way of others.
 
     allowed  (T, V) bool: which objective may train which variable
@@ -36,5 +36,7 @@ def bonds(allowed: np.ndarray, owners: Sequence[str]) -> tuple[Bond, ...]:
             grown = uses[:, uses[members].any(axis=0)].any(axis=1) | members
         left -= {*np.flatnonzero(members).tolist()}
         variables = np.flatnonzero(allowed[members].any(axis=0))
-        found.append(Bond(tuple(np.flatnonzero(members).tolist()), tuple(variables.tolist())))
+        found.append(
+            FailureGroup(tuple(np.flatnonzero(members).tolist()), tuple(variables.tolist()))
+        )
     return tuple(found)

@@ -29,7 +29,7 @@ def of_probabilities(loss: keras.losses.Loss) -> bool:
     return known and not loss.get_config().get("from_logits", False)
 
 
-class Improbable(keras.metrics.Metric):
+class LogitsCheck(keras.metrics.Metric):
     """How many outputs that a loss takes for probabilities are none, since the epoch began.
 
     outside, seen  () float32: numbers, and how many of them are below 0 or above 1

@@ -14,11 +14,11 @@ class Count:
     dropped: int
     described: str
     idle: int
-    improbable: dict[str, str]
+    logits_checks: dict[str, str]
     culprits: str = ""
 
 
-class Watch(keras.callbacks.Callback):
+class EpochReport(keras.callbacks.Callback):
     """At the end of an epoch: hands its metrics to methods that heed some, and adds `dropped` to
     the logs once an objective was not finite, and says which; of losses of probabilities that get
     something else it says so once.
@@ -36,7 +36,7 @@ class Watch(keras.callbacks.Callback):
         self._count = self._counted()  # validation starts the counts afresh
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self.model.plan.settlement.heed(logs or {})
+        self.model.plan.aggregator.heed(logs or {})
         count, self._count = self._count or self._counted(), None
         self._ever = self._ever or count.dropped > 0
         if self._ever and logs is not None:
@@ -57,15 +57,15 @@ class Watch(keras.callbacks.Callback):
                 RuntimeWarning,
                 stacklevel=2,
             )
-        for name in {*count.improbable} - self._told:
+        for name in {*count.logits_checks} - self._told:
             self._told.add(name)
-            warnings.warn(count.improbable[name], UserWarning, stacklevel=2)
+            warnings.warn(count.logits_checks[name], UserWarning, stacklevel=2)
 
     def _counted(self) -> Count:
         plan = self.model.plan
         dropped, found = plan.dropped, plan.objectives
-        improbable = found.improbable.items() if found else ()
-        described = {name: text for name, each in improbable if (text := each.describe())}
+        logits_checks = found.logits_checks.items() if found else ()
+        described = {name: text for name, each in logits_checks if (text := each.describe())}
         total = dropped.total()
         if total and self._culprits is None:  # looks through the data: once is enough
             self._culprits = plan.culprits()
@@ -73,10 +73,10 @@ class Watch(keras.callbacks.Callback):
         return Count(*told, described, self._culprits or "")
 
 
-class Stop(keras.callbacks.Callback):
+class RaiseOnNonfinite(keras.callbacks.Callback):
     """Raises after the batch in which an objective was left out.
 
-    Apart from `Watch`, since a callback with batch hooks makes Keras wait for every step.
+    Apart from `EpochReport`, since a callback with batch hooks makes Keras wait for every step.
     """
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -92,7 +92,7 @@ class Reach(keras.callbacks.Callback):
         self.model.plan.check_reached()
 
 
-class Follow(keras.callbacks.Callback):
+class SyncWeights(keras.callbacks.Callback):
     """Before each batch hands the values of variables that are weights to the method's state."""
 
     def __init__(self, plan: Any) -> None:
@@ -135,12 +135,12 @@ def live_weights(plan: Any) -> dict[str, float]:
 
 def callbacks_of(plan: Any) -> list[keras.callbacks.Callback]:
     """Those that a `fit` needs."""
-    found: list[keras.callbacks.Callback] = [Watch()]
+    found: list[keras.callbacks.Callback] = [EpochReport()]
     if plan.on_nonfinite == "raise":
-        found.append(Stop())
+        found.append(RaiseOnNonfinite())
     if plan.may_bypass:
         found.append(Reach())
-    return [*found, Follow(plan)] if live_weights(plan) else found
+    return [*found, SyncWeights(plan)] if live_weights(plan) else found
 
 
 def insert(callbacks: Any, *own: keras.callbacks.Callback) -> Any:

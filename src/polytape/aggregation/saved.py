@@ -12,8 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from polytape.aggregation.state import Path, StateVariables
 from polytape.contract import Method
-from polytape.settlement.state import Path, StateVariables
 
 RECORD = "signature"
 LAYOUT = 2  # of the file: the one before had no names and no number
@@ -54,7 +54,7 @@ class Owner:
 
 
 @dataclass(frozen=True)
-class Held:
+class StateStore:
     """States with their owners, and the count of steps () that goes with them, if there is one."""
 
     states: Sequence[tuple[Owner, StateVariables]]

@@ -9,21 +9,21 @@ import keras
 import numpy as np
 from keras import ops
 
+from polytape.aggregation import Aggregator, Owner, Saved
+from polytape.aggregation.state import StateVariables
 from polytape.contract import Evidence, Method, Tensor, in_float32, iter_methods
 from polytape.differentiation.jacobian import path_of
 from polytape.methods.sum import Sum
-from polytape.settlement import Owner, Saved, Settlement
-from polytape.settlement.state import StateVariables
 from polytape.stages.chain import Chain
 from polytape.stages.reweight import Reweight
 from polytape.training.objectives.objective import Objective
-from polytape.training.optimizers.division import several
-from polytape.training.routing.bonds import Bond, bonds, undivided
+from polytape.training.optimizers.assignment import as_optimizers
+from polytape.training.routing.failure_groups import FailureGroup, failure_groups, one_group
 from polytape.training.routing.routes import Routes
 
 
 @dataclass(frozen=True)
-class Course:
+class PhasePlan:
     """What a phase does in every step.
 
     names  its T objectives;  among  their places among all;  bonds  which of them stand or fall
@@ -33,9 +33,9 @@ class Course:
 
     names: tuple[str, ...]
     among: tuple[int, ...]
-    settlement: Settlement
+    aggregator: Aggregator
     routes: Routes
-    bonds: tuple[Bond, ...]
+    bonds: tuple[FailureGroup, ...]
     plain: bool
 
     def spread(self, values: Tensor, count: int) -> Tensor:
@@ -49,12 +49,12 @@ class Course:
     def weights(self, count: Tensor) -> Tensor:
         """(T,) the weights that its objectives have in step `count`, before any method."""
         ones = ops.ones((len(self.names),))
-        stage = leading_reweight(self.settlement.method)
+        stage = leading_reweight(self.aggregator.method)
         if stage is None:
             return ones
-        seed = self.settlement.seed(count)
+        seed = self.aggregator.seed(count)
         evidence = Evidence(ones, None, ones > 0, self.names, count, seed)
-        variable = self.settlement.state.named("reweight")[0]
+        variable = self.aggregator.state.named("reweight")[0]
         return stage.weigh(evidence, {"reweight": variable.value})[0]
 
 
@@ -97,7 +97,7 @@ def owners(plan: Any) -> list[Owner]:
     return found
 
 
-def chart(plan: Any, owners: Sequence[Owner], saved: Saved | None) -> list[Course]:
+def chart(plan: Any, owners: Sequence[Owner], saved: Saved | None) -> list[PhasePlan]:
     """The courses of a plan whose names and variables are known.
 
     owners  of the states of its phases;  saved  states to go on from
@@ -106,7 +106,7 @@ def chart(plan: Any, owners: Sequence[Owner], saved: Saved | None) -> list[Cours
     variables = plan.places.variables
     paths = tuple(path_of(variable) for variable in variables)
     sizes = [math.prod(variable.shape) for variable in variables]
-    found: list[Course] = []
+    found: list[PhasePlan] = []
     for owner in owners:
         names = owner.objectives
         given = [objectives.given[name] for name in names] if objectives else []
@@ -121,7 +121,7 @@ def chart(plan: Any, owners: Sequence[Owner], saved: Saved | None) -> list[Cours
                 'measure="parameters".'
             )
         networks = plan.places.owners if given else None
-        settlement = Settlement(
+        aggregator = Aggregator(
             method,
             names,
             paths,
@@ -135,7 +135,7 @@ def chart(plan: Any, owners: Sequence[Owner], saved: Saved | None) -> list[Cours
         )
         among = tuple(plan.names.index(name) for name in names)
         plain = is_plain(method, bool(given))
-        found.append(Course(names, among, settlement, routes, _bonds(plan, routes), plain))
+        found.append(PhasePlan(names, among, aggregator, routes, _bonds(plan, routes), plain))
     return found
 
 
@@ -147,12 +147,12 @@ def is_plain(method: Method, of_objectives: bool) -> bool:
     return len(stages) == 2 and isinstance(stages[0], Reweight) and stages[1] == Sum()
 
 
-def _bonds(plan: Any, routes: Routes) -> tuple[Bond, ...]:
+def _bonds(plan: Any, routes: Routes) -> tuple[FailureGroup, ...]:
     """Parts of a step that can go on without the others: none where it goes on as a whole."""
-    optimizers = several(plan.model.optimizer)
+    optimizers = as_optimizers(plan.model.optimizer)
     if optimizers is None or plan.rescales or plan.on_nonfinite in ("skip", "isolate"):
-        return undivided(*routes.allowed.shape)
-    return bonds(routes.allowed, optimizers.owners or ())
+        return one_group(*routes.allowed.shape)
+    return failure_groups(routes.allowed, optimizers.owners or ())
 
 
 def weighted(method: Method, given: Sequence[Objective], starts: Mapping[str, Any]) -> Method:

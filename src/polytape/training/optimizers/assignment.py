@@ -7,12 +7,12 @@ import keras
 
 from polytape.training.optimizers.inner_optimizers import resolved
 from polytape.training.optimizers.optimizers import Optimizers
-from polytape.training.routing.routes import Places
+from polytape.training.routing.routes import VariableIndex
 
 REST = "*"
 
 
-def gathered(optimizer: Any, asked_by: str = "compile(optimizer=...)") -> Any:
+def resolve_optimizer(optimizer: Any, asked_by: str = "compile(optimizer=...)") -> Any:
     """The `optimizer` of `compile`; of a dict, its optimizers as one."""
     if not isinstance(optimizer, Mapping):
         return resolved(optimizer, asked_by)
@@ -30,13 +30,13 @@ def unscaled(optimizer: Any) -> Any:
     return optimizer.inner_optimizer if scaled else optimizer
 
 
-def several(optimizer: Any) -> Optimizers | None:
+def as_optimizers(optimizer: Any) -> Optimizers | None:
     """The optimizers behind one, whether or not loss scaling is around them."""
     found = unscaled(optimizer)
     return found if isinstance(found, Optimizers) else None
 
 
-def divide(optimizers: Optimizers, places: Places) -> None:
+def assign_owners(optimizers: Optimizers, places: VariableIndex) -> None:
     """Tell the optimizers whose each variable is, by the names that they were given.
 
     Raises ValueError if a name means nothing, or a variable belongs to two or to none.

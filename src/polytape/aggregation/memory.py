@@ -44,7 +44,7 @@ def finite(gradients: Jacobian, rows: Matrices) -> Tensor:
     return ops.isfinite(gradients.lengths(ops.diag(total)))
 
 
-class Sight(NamedTuple):
+class ObservedRows(NamedTuple):
     """What a method made of the rows of all variables.
 
     raw            the gradients as they were;  gradients  with the rows that it returned instead
@@ -82,7 +82,7 @@ class Sight(NamedTuple):
         return found
 
 
-class Observer:
+class RowObserver:
     """A method with a memory, shown the rows of each step.
 
     scalarization  what weighs the losses before, and hence the rows that are shown
@@ -93,7 +93,7 @@ class Observer:
 
     def look(
         self, gradients: Jacobian, active: Tensor, step: Tensor, seed: Seed, state: State
-    ) -> Sight:
+    ) -> ObservedRows:
         """Show the rows of the active objectives, variable by variable, the others' as zero.
 
         active  (T,) bool: objectives that have a label;  state  of scalarization, method and memory
@@ -113,7 +113,7 @@ class Observer:
 
     def _shown(
         self, gradients: Jacobian, rows: Matrices, evidence: Evidence, memory: Memory, state: State
-    ) -> Sight:
+    ) -> ObservedRows:
         active, fine = evidence.active[:, None], evidence.active
         table: Any = [list(gradients[name]) for name in gradients.losses]
         after, measures = list(memory), []
@@ -137,4 +137,4 @@ class Observer:
             measures.append(self.method.observe(nothing, arrays, evidence, state).measures)
         stacked = None if measures[0] is None else ops.stack(measures)
         replaced = gradients.replaced(table)
-        return Sight(gradients, replaced, fine, stacked, memory, after, offsets)
+        return ObservedRows(gradients, replaced, fine, stacked, memory, after, offsets)

@@ -8,23 +8,23 @@ import keras
 import numpy as np
 from keras import ops
 
+from polytape.aggregation.memory import RowObserver, empty_memory
+from polytape.aggregation.saved import Found, check_fits
+from polytape.aggregation.seeds import base_of, draw, seed_dtype
+from polytape.aggregation.state import StateVariables, leaves, rebuilt
+from polytape.aggregation.weights import Compiled, Weights, compiled, no_look
 from polytape.contract import Look, Method, Seed, State, Tensor, in_float32, iter_methods
 from polytape.differentiation.connectivity import Blocks
 from polytape.differentiation.jacobian import Jacobian
 from polytape.engines import engine
 from polytape.linalg.compressed import compressed_rows, dependent, mixing
-from polytape.settlement.memory import Observer, empty_memory
-from polytape.settlement.saved import Found, check_fits
-from polytape.settlement.seeds import base_of, draw, seed_dtype
-from polytape.settlement.state import StateVariables, leaves, rebuilt
-from polytape.settlement.weights import Compiled, Weights, compiled, no_look
 from polytape.stages.chain import split
 from polytape.stages.scopes import PerNetwork
 
 PRIVATE = ("own", "weighted", "joint")
 
 
-class InLoop(NamedTuple):
+class LoopUpdate(NamedTuple):
     """An update and what goes with it.
 
     directions  by variable, None where nothing reaches it;  active  (T,) bool: what is in them
@@ -37,7 +37,7 @@ class InLoop(NamedTuple):
     accept: Tensor
 
 
-class Settlement:
+class Aggregator:
     """A method made ready for T objectives over V variables, with its state.
 
     The method is split in two: a scalarization, whose weights multiply the losses and so reach
@@ -69,7 +69,7 @@ class Settlement:
         self.method, self.names, self.paths = method, tuple(names), tuple(paths)
         self.scalarization, self.combination = split(method)
         chosen = self.combination or method
-        self.observer = None if chosen.memory is None else Observer(chosen, self.scalarization)
+        self.observer = None if chosen.memory is None else RowObserver(chosen, self.scalarization)
         self.alternates = chosen.alternates
         self.private = "joint" if self.alternates else private
         self.blocks = Blocks.by(method.scope, paths, networks)
@@ -171,7 +171,7 @@ class Settlement:
         return shared, private, {**state, **memory}
 
     @in_float32
-    def settle(
+    def aggregate(
         self, gradients: Jacobian, active: Tensor, step: Tensor, traces: Tensor | None = None
     ) -> tuple[list[Tensor | None], Tensor, Tensor, State]:
         """Update directions, shared weights, which objectives took part (T,), and the next state.
@@ -233,17 +233,17 @@ class Settlement:
             directions = [d if d is None else _zero_unless(fine, d) for d in directions]
         return directions, shared, active, state
 
-    def settle_in_loop(
+    def aggregate_in_loop(
         self, gradients: Jacobian, step: Tensor, traces: Tensor | None = None
-    ) -> InLoop:
-        """As `settle`, where all objectives count and loss scaling is somebody else's.
+    ) -> LoopUpdate:
+        """As `aggregate`, where all objectives count and loss scaling is somebody else's.
 
         Where a gradient is not finite though its loss is, under a scale, all directions are NaN:
         whoever undoes the scale is to see it, skip the step and lower the scale.
         """
         everyone = ops.ones((len(self.names),), dtype="bool")
         gradients = gradients.joint() if self.private == "joint" else gradients
-        directions, _, active, state = self.settle(gradients, everyone, step, traces)
+        directions, _, active, state = self.aggregate(gradients, everyone, step, traces)
         accept = ops.any(active)
         if gradients.scaled:
             losses = ops.stack([ops.cast(loss, "float32") for loss in gradients.losses.values()])
@@ -256,7 +256,7 @@ class Settlement:
                 g if g is None else engine().rows([g]).weighted_sum(factor, None)
                 for g in directions
             ]
-        return InLoop(directions, active, state, accept)
+        return LoopUpdate(directions, active, state, accept)
 
     def _compressed(self, gradients: Jacobian, gramian: Tensor, active: Tensor) -> Tensor:
         """The gradients in T coordinates where their Gramian cannot tell them apart, else zeros."""

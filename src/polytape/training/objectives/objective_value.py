@@ -13,7 +13,7 @@ from polytape.training.objectives.objective import Objective, Step
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class ObjectiveValue:
     """An objective in one evaluation.
 
     parts    its loss, and those of halves and samples that a method asked for

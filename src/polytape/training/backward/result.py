@@ -9,7 +9,7 @@ from keras import ops
 from polytape.contract import State, Tensor
 
 
-class Outcome(NamedTuple):
+class BackwardResult(NamedTuple):
     """Update directions by variable, and what must happen besides.
 
     directions  None where no objective reaches the variable
@@ -25,11 +25,13 @@ class Outcome(NamedTuple):
     fine: Sequence[Tensor] | None = None
 
 
-def either(first: Tensor, one: Callable[[], Outcome], other: Callable[[], Outcome]) -> Outcome:
+def either(
+    first: Tensor, one: Callable[[], BackwardResult], other: Callable[[], BackwardResult]
+) -> BackwardResult:
     """One of two outcomes of the same structure, both fine; only the chosen one is computed."""
     layout: list[Any] = []
 
-    def flat(outcome: Outcome) -> list[Tensor]:
+    def flat(outcome: BackwardResult) -> list[Tensor]:
         layout[:] = [[gradient is not None for gradient in outcome.directions], outcome.state]
         reached = [gradient for gradient in outcome.directions if gradient is not None]
         return [*reached, outcome.active, *keras.tree.flatten(outcome.state)]
@@ -37,4 +39,4 @@ def either(first: Tensor, one: Callable[[], Outcome], other: Callable[[], Outcom
     results = list(ops.cond(first, lambda: flat(one()), lambda: flat(other())))
     present, state = layout
     directions = [results.pop(0) if there else None for there in present]
-    return Outcome(directions, results[0], keras.tree.pack_sequence_as(state, results[1:]))
+    return BackwardResult(directions, results[0], keras.tree.pack_sequence_as(state, results[1:]))

@@ -10,10 +10,10 @@ from keras import ops
 from polytape.contract import Tensor
 from polytape.differentiation.passes import Directions
 from polytape.engines import engine
-from polytape.training.backward import Outcome, Recorded
+from polytape.training.backward import BackwardResult, Recorded
 
 
-class Verdict(NamedTuple):
+class UpdateDecision(NamedTuple):
     """What a step may change.
 
     directions  for the optimizer
@@ -32,16 +32,16 @@ class Verdict(NamedTuple):
     concerns: Callable[[Sequence[int]], Tensor]
 
 
-def judged(plan: Any, recorded: Recorded, outcome: Outcome) -> Verdict:
-    """The verdict on what the backward side of a step came to."""
+def decide_update(plan: Any, recorded: Recorded, outcome: BackwardResult) -> UpdateDecision:
+    """The decision on what the backward side of a step came to."""
     if outcome.fine is None:
-        verdict = _by_objective(recorded, outcome, plan.on_nonfinite == "skip")
+        decision = _by_objective(recorded, outcome, plan.on_nonfinite == "skip")
     else:  # what skips a step as a whole has one bond
-        verdict = _by_bond(recorded, outcome, outcome.fine)
-    return _rescaled(recorded, verdict) if recorded.rescales else verdict
+        decision = _by_bond(recorded, outcome, outcome.fine)
+    return _rescaled(recorded, decision) if recorded.rescales else decision
 
 
-def _by_objective(recorded: Recorded, outcome: Outcome, together: bool) -> Verdict:
+def _by_objective(recorded: Recorded, outcome: BackwardResult, together: bool) -> UpdateDecision:
     """Every gradient was seen by itself."""
     active = outcome.active
     left_out = recorded.of_those_present(~active)
@@ -53,10 +53,10 @@ def _by_objective(recorded: Recorded, outcome: Outcome, together: bool) -> Verdi
         among = np.isin(np.arange(len(recorded.losses)), objectives)
         return accept & ops.any(active & ops.convert_to_tensor(among, "bool"))
 
-    return Verdict(outcome.directions, active, left_out, accept, accept, concerns)
+    return UpdateDecision(outcome.directions, active, left_out, accept, accept, concerns)
 
 
-def _by_bond(recorded: Recorded, outcome: Outcome, fine: Sequence[Tensor]) -> Verdict:
+def _by_bond(recorded: Recorded, outcome: BackwardResult, fine: Sequence[Tensor]) -> UpdateDecision:
     """Of each bond it is known whether all of it is finite."""
     bonds, count = recorded.bonds, len(recorded.losses)
     of = {t: b for b, bond in enumerate(bonds) for t in bond.objectives}
@@ -75,7 +75,7 @@ def _by_bond(recorded: Recorded, outcome: Outcome, fine: Sequence[Tensor]) -> Ve
     each = fine[0] if one else engine().stack([fine[of[t]] for t in recorded.objectives])
     if len(bonds) == count > 1:  # to each objective its own
         sure = recorded.of_those_present(each), recorded.of_those_present(~each)
-        return Verdict(outcome.directions, *sure, accept, accept, concerns)
+        return UpdateDecision(outcome.directions, *sure, accept, accept, concerns)
     bad = recorded.of_those_present(~recorded.finite_losses)
     known = ops.any(bad)
     if not one:
@@ -84,16 +84,16 @@ def _by_bond(recorded: Recorded, outcome: Outcome, fine: Sequence[Tensor]) -> Ve
     # Where the losses of a bond are finite it is not known which of the gradients is not.
     left_out = bad | recorded.of_those_present(~(each | known))
     active = recorded.active & each
-    return Verdict(outcome.directions, active, left_out, accept, accept, concerns)
+    return UpdateDecision(outcome.directions, active, left_out, accept, accept, concerns)
 
 
-def _rescaled(recorded: Recorded, verdict: Verdict) -> Verdict:
+def _rescaled(recorded: Recorded, decision: UpdateDecision) -> UpdateDecision:
     """Under loss scaling the optimizer is to see an overflow, skip the step and lower the scale."""
-    overflow = recorded.finite_losses & verdict.left_out
-    reached = [gradient for gradient in verdict.directions if gradient is not None]
-    accept = verdict.accept & ~ops.any(overflow) & engine().in_range(reached)
-    return verdict._replace(
-        directions=_poisoned_unless(accept, verdict.directions),
+    overflow = recorded.finite_losses & decision.left_out
+    reached = [gradient for gradient in decision.directions if gradient is not None]
+    accept = decision.accept & ~ops.any(overflow) & engine().in_range(reached)
+    return decision._replace(
+        directions=_poisoned_unless(accept, decision.directions),
         left_out=recorded.of_those_present(~recorded.finite_losses),
         accept=accept,
         act=ops.ones((), "bool"),
