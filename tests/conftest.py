@@ -1,5 +1,5 @@
-"""Makes `tests/` importable, keeps together what shares compiled functions, and skips on NumPy
-what needs a framework that differentiates."""
+"""Keeps together what shares compiled functions, and skips on NumPy what needs a framework that
+differentiates."""
 
 import gc
 from pathlib import Path

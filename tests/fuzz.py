@@ -21,7 +21,7 @@ import keras
 import numpy as np
 from keras import ops
 
-sys.path.insert(0, str(Path(__file__).parent))  # as pytest does
+sys.path.insert(0, str(Path(__file__).parent / "helpers"))  # as pytest does
 
 import polytape as pt
 from polytape.catalogue import all_methods

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from made_up import made_up, spoil
 from polytape.diagnostics.records import Comparison
-from reports.made_up import made_up, spoil
 
 
 def test_round_trip(tmp_path):

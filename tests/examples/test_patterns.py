@@ -3,7 +3,7 @@
 Those without random numbers in the step make the same history on every backend. `patterns.json` was
 computed once, from weights of a seeded NumPy generator, by
 
-    KERAS_BACKEND=tensorflow python tests/examples/test_patterns.py
+    KERAS_BACKEND=tensorflow PYTHONPATH=tests/helpers python tests/examples/test_patterns.py
 """
 
 import importlib.util

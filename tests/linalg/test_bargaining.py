@@ -3,10 +3,10 @@ from functools import partial
 import numpy as np
 import pytest
 from keras import ops
-from nasty import SIZES, gramians, unit
 from scipy.optimize import root
 
 from compiled import compiled
+from nasty import SIZES, gramians, unit
 from polytape.linalg.bargaining import bargain
 from polytape.linalg.solve import ridge
 

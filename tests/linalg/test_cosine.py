@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 from keras import ops
-from nasty import gramians, jacobians
 
+from nasty import gramians, jacobians
 from polytape.linalg.cosine import cosine_form
 
 

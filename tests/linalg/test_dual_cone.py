@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 from keras import ops
-from nasty import SIZES, breach, gramians, unit
 from scipy.optimize import nnls
 
 from compiled import compiled
+from nasty import SIZES, breach, gramians, unit
 from polytape.linalg.dual_cone import project_onto_dual_cone
 
 SOLVE = compiled(lambda gramian, active, u: project_onto_dual_cone(gramian, active, None, u))

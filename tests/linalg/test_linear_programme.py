@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from keras import ops
-from nasty import jacobians, unit
 from scipy.optimize import linprog
 
 from compiled import compiled
+from nasty import jacobians, unit
 from polytape.linalg.linear_programme import maximise
 
 SOLVE = compiled(maximise)

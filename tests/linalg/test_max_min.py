@@ -4,9 +4,9 @@ import cvxpy
 import numpy as np
 import pytest
 from keras import ops
-from nasty import SIZES, gramians, jacobians, unit
 
 from compiled import compiled
+from nasty import SIZES, gramians, jacobians, unit
 from polytape.linalg.max_min import max_min_correction
 from polytape.linalg.solve import ridge
 

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 from keras import ops
-from nasty import SIZES, gramians, unit
 from scipy.optimize import nnls
 
 from compiled import compiled
+from nasty import SIZES, gramians, unit
 from polytape.linalg.min_norm import min_norm_point
 
 SOLVE = compiled(min_norm_point)

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 from keras import ops
-from nasty import breach, gramians, unit
 from scipy.optimize import nnls
 
 from compiled import compiled
+from nasty import breach, gramians, unit
 from polytape.linalg import nonneg
 from polytape.linalg.solve import ridge, solve_spd, with_ridge
 

@@ -3,9 +3,9 @@ import itertools
 import matplotlib.image
 import pytest
 
+from made_up import made_up, spoil
 from polytape.reports.figures import curves, tradeoff
 from polytape.reports.style import COLOURS, spread_out, strokes
-from reports.made_up import made_up, spoil
 
 NAMES = ("left", "right", "image", "four", "five")
 MANY = ("Sum", "MGDA", "PCGrad", "UPGrad", "IMTLG", "NashMTL", "CAGrad", "FairGrad", "GradVac")

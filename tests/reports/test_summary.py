@@ -2,9 +2,9 @@ import math
 
 import pytest
 
+from made_up import made_up, spoil
 from polytape.diagnostics.records import Run
 from polytape.reports.summary import baseline, conflict, summarise
-from reports.made_up import made_up, spoil
 
 
 def test_baseline_is_the_sum_or_else_the_first_method():

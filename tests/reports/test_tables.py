@@ -3,8 +3,8 @@ import io
 
 from rich.console import Console
 
+from made_up import made_up, spoil
 from polytape.reports.tables import caption, csv_text, markdown, notes, terminal_table
-from reports.made_up import made_up, spoil
 
 
 def shown(comparison):

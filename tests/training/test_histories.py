@@ -2,7 +2,7 @@
 
 `histories.json` was computed once, from weights and data of a seeded NumPy generator, by
 
-    KERAS_BACKEND=tensorflow python tests/training/test_histories.py
+    KERAS_BACKEND=tensorflow PYTHONPATH=tests/helpers python tests/training/test_histories.py
 
 and every backend has to reproduce it.
 """

@@ -87,7 +87,7 @@ def refused(doors: list[tuple[str, Callable[[], Any]]], found: str) -> None:
 MIRRORED = f"""
 import sys
 import tensorflow as tf
-sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parent.parent)]!r}
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1] / "helpers")]!r}
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import test_memory_and_devices as here

@@ -7,12 +7,12 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import fuzz
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
-import fuzz
 import polytape as pt
 from polytape.catalogue import catalogue
 from polytape.contract.rules import Integer, Range, rules_of

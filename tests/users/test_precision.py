@@ -11,10 +11,10 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from near_front import EXACT, Array, apart, gradients, near_front, opposed, unit
 
 import polytape as pt
 from compiled import compiled
+from near_front import EXACT, Array, apart, gradients, near_front, opposed, unit
 
 pytestmark = pytest.mark.engine
 ANGLES = (1e-2, 1e-3, 1e-4, 1e-5)

@@ -120,7 +120,7 @@ def test_arrays_are_found_by_name_whatever_their_order() -> None:
 
 WRITE = """
 import json, sys
-sys.path += ["tests", "tests/users"]
+sys.path += ["tests/helpers", "tests/users"]
 import test_state_is_found_again as own
 found = own.trained(seed=1)
 found.save({path!r})

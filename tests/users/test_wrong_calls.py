@@ -1,7 +1,7 @@
 """Every wrong call is answered in words: the culprit, what came, what was expected, the remedy.
 
-`wrong_calls.py` has the calls, `wrong_calls.txt` the answers in full, to be read as one text. An
-ellipsis stands for what differs from run to run or from backend to backend.
+`helpers/wrong_calls.py` has the calls, `wrong_calls.txt` the answers in full, to be read as one
+text. An ellipsis stands for what differs from run to run or from backend to backend.
 """
 
 import re
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from wrong_calls import GROUPS
 
 import polytape as pt
+from wrong_calls import GROUPS
 
 pytestmark = pytest.mark.engine
 CALLS = {f"{group}: {name}": call for group in GROUPS for name, call in GROUPS[group].items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import keras
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def fresh(code: str) -> str:
