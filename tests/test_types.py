@@ -12,12 +12,18 @@ import keras
 import polytape as pt
 
 model: pt.Model = pt.Model(keras.Input((1,)), {})
+u = keras.layers.Dense(1)
+model = pt.Model(networks={"u": u}, forward=lambda nets, x: nets["u"](x), name="m")
 model.compile("adam", {"a": "mse"}, combine="upgrad", measure="features", seed=3)
 model.compile({"a": keras.optimizers.Adam(), "*": "sgd"}, combine={"a": pt.PCGrad(), "*": "sum"})
 chain = pt.Chain(pt.Normalize(), pt.Clip(1.0), pt.UPGrad(scale="mean"))
 weights, state = pt.weigh("mgda", [[1.0]])
 batches = pt.data.zip_objectives({})
 
+pt.Model(netwroks={})  # wrong
+pt.Model(networks=[keras.layers.Dense(1)])  # wrong
+pt.Model(networks={}, forward=lambda x: x)  # wrong
+pt.Model(keras.Input((1,)), {}, {})  # wrong
 model.compile(combine="upgradd")  # wrong
 model.compile(measur="features")  # wrong
 model.compile(on_nonfinite="cry")  # wrong

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from polytape.contract import did_you_mean
 from polytape.engines import check_native, check_replicas, engine
 from polytape.training.functional import plain_functional
 from polytape.training.loadable import warn_of_lost
@@ -17,8 +18,22 @@ from polytape.training.serving import Seen, without_features
 from polytape.training.trainer import Trainer
 
 
+class Made:
+    """Which class `Model(...)` makes; not in it, as tools read `__new__` before `__init__`."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Made":
+        if cls is not Model:
+            return super().__new__(cls)
+        functional = _is_functional(args, kwargs)
+        if kwargs.get("networks") is None:
+            return super().__new__(FunctionalModel if functional else Model)
+        if functional:
+            _check_form(Model, dict.fromkeys(("inputs", "outputs", "networks")))
+        return super().__new__(Networks)
+
+
 @keras.saving.register_keras_serializable(package="polytape")
-class Model(Trainer, keras.Model):
+class Model(Trainer, Made, keras.Model):
     """A Keras model trained on several losses.
 
     Use it as `keras.Model`: functionally, `pt.Model(inputs, outputs)`, by subclassing, or around an
@@ -37,20 +52,57 @@ class Model(Trainer, keras.Model):
     ['a_loss', 'b_loss', 'loss']
     """
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> "Model":
-        if cls is Model and "networks" in kwargs:
-            return super().__new__(Networks)
-        if cls is Model and _is_functional(args, kwargs):
-            return super().__new__(FunctionalModel)
-        return super().__new__(cls)
+    def __init__(
+        self,
+        inputs: Any = None,
+        outputs: Any = None,
+        *,
+        networks: Mapping[str, Any] | None = None,
+        forward: Callable[[Mapping[str, Any], Any], Any] | None = None,
+        name: str | None = None,
+        trainable: bool = True,
+        dtype: Any = None,
+        autocast: bool = True,
+        activity_regularizer: Any = None,
+    ) -> None:
+        """Of `inputs` and `outputs`, functionally; of `networks`; or, in a subclass, of neither.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        if _is_functional(args, kwargs):
+        inputs, outputs  any nest of Keras tensors, as of a functional `keras.Model`
+        networks         {name: Keras model or layer}
+        forward          function of `networks` and the inputs, which returns any nest of tensors.
+                         None calls every network: on its own entry of the inputs if these are a
+                         dict with the networks' names, else on all of them
+        name             of the model
+        trainable        False freezes all of it
+        dtype, autocast, activity_regularizer
+                         as of `keras.Model`; a functional model takes none of them
+
+        Raises `TypeError` for arguments that do not go together, `ValueError` for networks that
+        are no Keras models or layers.
+        """
+        given = {"inputs": inputs, "outputs": outputs, "networks": networks, "forward": forward}
+        given = {argument: value for argument, value in given.items() if value is not None}
+        if set(given) == {"inputs", "outputs"}:
             _make_functional(type(self))
-            FunctionalModel.__init__(self, *args, **kwargs)
-        else:
-            super().__init__(*args, **kwargs)
-            self.method_state = MethodState()
+            FunctionalModel.__init__(self, inputs, outputs, name=name, trainable=trainable)
+            return
+        _check_form(type(self), given)
+        super().__init__(
+            name=name,
+            trainable=trainable,
+            dtype=dtype,
+            autocast=autocast,
+            activity_regularizer=activity_regularizer,
+        )
+        self.method_state = MethodState()
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Model":
+        if cls.__init__ is Model.__init__ and set(config) >= {"layers", "input_layers"}:
+            if cls is Model:
+                return FunctionalModel.from_config(config, custom_objects)
+            _make_functional(cls)  # from whose signature Keras knows what it is
+        return super().from_config(config, custom_objects)
 
     @classmethod
     def wrap(cls, model: keras.Model) -> "Model":
@@ -184,19 +236,14 @@ class Wrapped(Model):
         return {"network": keras.saving.serialize_keras_object(self.network), "name": self.name}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Wrapped":
-        return cls(keras.saving.deserialize_keras_object(config["network"]), name=config["name"])
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Wrapped":
+        network = keras.saving.deserialize_keras_object(config["network"], custom_objects)
+        return cls(network, name=config["name"])
 
 
 @keras.saving.register_keras_serializable(package="polytape")
 class Networks(Model):
-    """Several networks and the forward pass that joins them.
-
-    networks  {name: Keras model or layer}
-    forward   function of `networks` and the inputs, which returns any nest of tensors. None calls
-              every network: on its own entry of the inputs if these are a dict with the networks'
-              names, else on all of them
-    """
+    """Several networks and the forward pass that joins them."""
 
     def __init__(
         self,
@@ -245,8 +292,10 @@ class Networks(Model):
         return {"networks": networks, "forward": forward, "inputs": inputs, "name": self.name}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Networks":
-        deserialize = keras.saving.deserialize_keras_object
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Networks":
+        def deserialize(item: Any) -> Any:
+            return keras.saving.deserialize_keras_object(item, custom_objects)
+
         networks = {name: deserialize(item) for name, item in config["networks"].items()}
         model = cls(networks, deserialize(config["forward"]), name=config["name"])
         model._seen.inputs = deserialize(config.get("inputs"))
@@ -263,6 +312,8 @@ class FunctionalModel(Model, plain_functional()):  # type: ignore[misc]
 
     # This signature is the one by which every version of Keras knows a functional model.
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        for argument in set(kwargs) - {"inputs", "outputs", "name", "trainable"}:
+            raise TypeError(_no_argument(type(self), argument))
         plain_functional().__init__(self, *args, **kwargs)
         self.method_state = MethodState()
         if self.method_state not in self._layers:  # before 3.15 Keras has its own list
@@ -274,6 +325,29 @@ class FunctionalModel(Model, plain_functional()):  # type: ignore[misc]
 
 def _is_functional(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     return len(args) == 2 or {"inputs", "outputs"} <= {*kwargs, *("inputs",)[: len(args)]}
+
+
+def _check_form(cls: type, given: Mapping[str, Any]) -> None:
+    """Raise TypeError for arguments that make neither a functional model nor one of networks."""
+    if not given:
+        return
+    if cls is not Model and {"networks", "forward"} & set(given):
+        raise TypeError(
+            f"networks= is of pt.Model itself, and {cls.__name__} is a subclass: keep the networks "
+            "as attributes, made in its __init__, and join them in its `call`."
+        )
+    raise TypeError(
+        f"{cls.__name__}(...) takes `inputs` and `outputs`, a functional model, or `networks`, "
+        f"with or without `forward`. Received: {', '.join(given)}."
+    )
+
+
+def _no_argument(cls: type, argument: str) -> str:
+    known = ("inputs", "outputs", "name", "trainable")
+    text = f"A functional {cls.__name__} has no argument {argument!r}."
+    if argument in inspect.signature(Trainer.compile).parameters:
+        return f"{text} It is one of `compile`: model.compile({argument}=...)."
+    return f"{text}{did_you_mean(argument, known)} It takes {', '.join(known)}."
 
 
 def _make_functional(cls: type) -> None:
