@@ -265,7 +265,13 @@ def test_a_hyper_parameter_at_its_ends(cls: type[pt.Method], name: str, rule: Ra
 
 @pytest.mark.parametrize("sizes", [(1e10, 1e-10), (1e-10, 1e10), (1e12, 1e12), (1e-12, 1e-12)])
 @pytest.mark.parametrize(
-    "method", [pt.MMPareto(), pt.Smoothed(pt.UPGrad()), pt.FairGrad(alpha=0.1)]
+    "method",
+    [
+        pt.MMPareto(),
+        pt.Smoothed(pt.UPGrad()),
+        *(pt.FairGrad(alpha=alpha) for alpha in (0.01, 0.1, 100.0, 1e30)),
+    ],
+    ids=str,
 )
 def test_gradients_of_all_sizes(method: pt.Method, sizes: tuple[float, float]) -> None:
     rows = np.array([[1.0, 0.2], [-0.9, 0.4]]) * np.array(sizes)[:, None]

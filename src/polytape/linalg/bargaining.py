@@ -8,12 +8,16 @@ from polytape.linalg.cosine import CosineForm, cosine_form
 from polytape.linalg.reciprocal import or_one
 from polytape.linalg.solve import solve_spd, with_ridge
 
-_STEPS = 50
-_LAST_STEP = 1e-3  # relative; Newton's error after a step is about the square of the step
-_NEAR = 0.1  # a relative step below this that does not halve the last one is rounding
+_STEPS = 300  # 10 do, but for 64 objectives at an extreme alpha
+_TURNS = 50
+# Relative steps, for powers up to one, and shorter in proportion above: Newton's error after a step
+# is about the square of the step, times the power.
+_LAST_STEP = 1e-3
+_NEAR = 0.1  # a step below this that does not halve the last one is rounding
 _TO_BOUNDARY = 0.99
 _ROUNDING = 3e-7  # gains as near as this to those demanded, relatively, are as good as float32
-_UTMOST = 1e24  # between a demand and one: powers of it stay in float32
+_LEAST_ALONE = 1e-30  # of the largest: far below the floor, and one over it is in float32
+_UTMOST = 1e37  # of a power
 _LEAST = 4e-12  # a ridge beside cosines of rows: twice the square of what float32 rows may hide
 _FLOOR = 1e-8  # of the largest entry: smaller ones count for nothing in a float32 direction
 
@@ -39,13 +43,14 @@ def bargain(
     (- sum share log a if p = 1). It is minimised by Newton's method in cosine coordinates, begun at
     the solution for orthogonal gradients. A step goes as far as the function falls, and at least
     1 / (1 + c max|da / a|) of the way, c = max(1, (1+p) / 2), which keeps the point positive and
-    tends to the full step. It stops once every problem of the batch moves by less than 0.1 %.
+    tends to the full step. It stops where the problem moves by less than 0.1 % / c.
 
     A ridge of 1e-6 (4e-6 for T = 64) on the cosines keeps the weights bounded where some
     a >= 0 has J' a = 0 (a Pareto-stationary point) and the equations have no solution: entries of
-    norm * a then end near 1e3. Those that would be below 1e-8 of the largest, as happens with alpha
-    of 4 and more, end there. Gains are as demanded to 1e-5 of their parts for alpha from 1/4 to 2,
-    and up to 4 while norms are within a factor of 100. T = 1: a = norm^(-2 alpha / (1 + alpha)).
+    norm * a then end near 1e6^(alpha / (1 + alpha)). Those that would be below 1e-8 of the largest,
+    as happens where norms are far apart or alpha is 4 and more, end there. The gains of all others
+    are as demanded to 1e-5 of their parts, whatever the norms; to 5e-5 for alpha = 0.01, to 2e-3
+    for 1e30, and to 1e-2 there for 64 objectives. T = 1: a = norm^(-2 alpha / (1 + alpha)).
 
     >>> from keras import ops
     >>> a = bargain(ops.array([[4.0, 0.0], [0.0, 1.0]]), ops.array([True, True]))
@@ -56,33 +61,43 @@ def bargain(
     form = cosine_form(gramian, active)
     longest = ops.max(ops.where(form.alive, form.norms, 0.0), axis=-1, keepdims=True)
     longest = ops.where(longest > 0, longest, ops.ones_like(longest))
-    demand = (ops.where(form.alive, form.norms, longest) / longest) ** (power - 1.0)
+    # What orthogonal gradients would get: any alpha and any norms leave that in float32, as they
+    # would not leave the demands.
+    exponent = (power - 1.0) / (power + 1.0)
+    alone = (ops.where(form.alive, form.norms, longest) / longest) ** exponent
     if share is not None:
-        demand = demand * ops.where(form.alive, share, ops.ones_like(share)) ** power
-    demand = ops.clip(demand, 1 / _UTMOST, _UTMOST)
-    beta = _newton(with_ridge(form.cosines), demand, power)
+        powers = ops.where(form.alive, share, ops.ones_like(share))
+        alone = alone * powers ** (power / (power + 1.0))
+    largest = ops.max(alone, axis=-1, keepdims=True)
+    alone = ops.maximum(alone / largest, _LEAST_ALONE)
+    beta = _newton(with_ridge(form.cosines), alone, power)
     if compressed is not None:
         unit = unit_rows(compressed, form.norms, form.alive)
         rough = beta
         beta = ops.cond(
-            ops.any(unit != 0), lambda: _turned(form, unit, demand, power, rough), lambda: rough
+            ops.any(unit != 0), lambda: _turned(form, unit, alone, power, rough), lambda: rough
         )
     # In units of the longest row the equations are those of `_newton`, times this factor.
-    factor = longest ** ((power - 1.0) / (power + 1.0))
+    factor = longest**exponent * largest
     return ops.where(form.alive, beta * factor / form.norms, ops.zeros_like(beta))
 
 
-def _newton(matrix: Tensor, demand: Tensor, power: float) -> Tensor:
-    """Solution of `matrix @ beta = demand * beta^-power`."""
-    identity = ops.eye(demand.shape[-1], dtype=demand.dtype)
-    damping = max(1.0, (1.0 + power) / 2.0)
+def _demanded(alone: Tensor, beta: Tensor, power: float) -> Tensor:
+    """The gains that beta asks for, which are those of `beta = alone` for orthogonal gradients."""
+    return alone * ops.minimum((beta / alone) ** -power, _UTMOST)
+
+
+def _newton(matrix: Tensor, alone: Tensor, power: float) -> Tensor:
+    """Solution of `matrix @ beta = alone * (beta / alone)^-power`."""
+    identity = ops.eye(alone.shape[-1], dtype=alone.dtype)
+    damping = max(1.0, (1.0 + power) / 2.0)  # Newton's steps are good below one over this
 
     def going(beta: Tensor, moved: Tensor, step: Tensor) -> Tensor:
         del beta
-        return ops.logical_and(ops.any(moved > _LAST_STEP), step < _STEPS)
+        return ops.logical_and(ops.any(moved > _LAST_STEP / damping), step < _STEPS)
 
     def advance(beta: Tensor, moved: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        gain = demand * beta ** (-power)
+        gain = _demanded(alone, beta, power)
         curvature = power * gain / beta
         unit = 1 / ops.sqrt(1 + curvature)
         hessian = matrix + identity * curvature[..., None, :]
@@ -96,16 +111,15 @@ def _newton(matrix: Tensor, demand: Tensor, power: float) -> Tensor:
         ratio = ops.where(beta <= floor, ops.maximum(change, 0.0), change) / beta
         size = ops.max(ops.abs(ratio), axis=-1, keepdims=True)
         error = ops.max(ops.abs(slope) / _times(ops.abs(matrix), beta), axis=-1, keepdims=True)
-        stuck = ops.logical_and(size < _NEAR, 2 * size > moved)
+        stuck = ops.logical_and(size < _NEAR / damping, 2 * size > moved)
         stuck = ops.logical_or(stuck, error < _ROUNDING)
-        length = ops.maximum(
-            1 / (1 + damping * size), _farthest(matrix, demand, power, beta, ratio)
-        )
-        beta = ops.maximum(beta * (1 + ratio * length), floor)
-        return beta, ops.where(stuck, ops.zeros_like(size), size), step + 1
+        length = ops.maximum(1 / (1 + damping * size), _farthest(matrix, alone, power, beta, ratio))
+        # One that is done waits for the others of the batch: rounding would move it about.
+        done = moved <= _LAST_STEP / damping
+        beta = ops.where(done, beta, ops.maximum(beta * (1 + ratio * length), floor))
+        return beta, ops.where(ops.logical_or(stuck, done), 0.0, size), step + 1
 
-    # What orthogonal gradients would get, at the best common multiple.
-    alone = demand ** (1.0 / (1.0 + power))
+    # The best common multiple of what orthogonal gradients would get.
     square = ops.sum(alone * _times(matrix, alone), axis=-1, keepdims=True)
     size = ops.sum(alone * alone, axis=-1, keepdims=True)
     beta = alone * (size / ops.maximum(square, 1e-6 * size)) ** (1.0 / (1.0 + power))
@@ -114,7 +128,7 @@ def _newton(matrix: Tensor, demand: Tensor, power: float) -> Tensor:
     return ops.while_loop(going, advance, start)[0]
 
 
-def _turned(form: CosineForm, unit: Tensor, demand: Tensor, power: float, rough: Tensor) -> Tensor:
+def _turned(form: CosineForm, unit: Tensor, alone: Tensor, power: float, rough: Tensor) -> Tensor:
     """The solution without a ridge, as far as rows can tell, made as long as the one with it.
 
     Solutions for gains that are all multiplied by a number are parallel: the ridge bounds the
@@ -123,7 +137,7 @@ def _turned(form: CosineForm, unit: Tensor, demand: Tensor, power: float, rough:
     """
     base = ops.eigh(form.cosines)[1]
     mixed = ops.sum(base[..., :, :, None] * unit[..., :, None, :], axis=-3)
-    blank = ops.where(form.alive, 0.0, ops.ones_like(demand))
+    blank = ops.where(form.alive, 0.0, ops.ones_like(alone))
     added = _LEAST + blank  # entries that are not alive have a system of their own
     damping = max(1.0, (1.0 + power) / 2.0)
     floor = _FLOOR * ops.max(rough, axis=-1, keepdims=True)
@@ -133,7 +147,7 @@ def _turned(form: CosineForm, unit: Tensor, demand: Tensor, power: float, rough:
 
     def rest(beta: Tensor) -> tuple[Tensor, Tensor]:
         """What is missing in the equations, in that base and relative to the update; (..., 1)."""
-        direction, gain = along(unit, beta), demand * beta ** (-power)
+        direction, gain = along(unit, beta), _demanded(alone, beta, power)
         slope = gains(mixed, direction) + turned(added * beta - gain)
         own = gains(unit, direction) + added * beta - gain
         fault = ops.max(ops.abs(ops.where(form.alive, own, 0.0)), axis=-1, keepdims=True)
@@ -143,7 +157,7 @@ def _turned(form: CosineForm, unit: Tensor, demand: Tensor, power: float, rough:
         beta: Tensor, best: Tensor, least: Tensor, moved: Tensor, step: Tensor
     ) -> tuple[Tensor, ...]:
         slope, _ = rest(beta)
-        curvature = power * demand * beta ** (-power - 1.0) + added
+        curvature = power * _demanded(alone, beta, power) / beta + added
         outer = base[..., :, :, None] * base[..., :, None, :] * curvature[..., :, None, None]
         products = ops.sum(mixed[..., :, None, :] * mixed[..., None, :, :], axis=-1)
         hessian = products + ops.sum(outer, axis=-3)
@@ -152,7 +166,7 @@ def _turned(form: CosineForm, unit: Tensor, demand: Tensor, power: float, rough:
         change = -solve_spd(hessian, slope * size) * size
         ratio = ops.sum(base * change[..., None, :], axis=-1) / beta
         far = ops.max(ops.abs(ratio), axis=-1, keepdims=True)
-        near = ops.logical_and(far < _NEAR, 2 * far > moved)
+        near = ops.logical_and(far < _NEAR / damping, 2 * far > moved)
         # Too short a step, or none that could make an entry negative.
         beta = ops.maximum(beta * (1 + ratio / ops.maximum(1.0, damping * far)), floor)
         _, fault = rest(beta)
@@ -161,7 +175,7 @@ def _turned(form: CosineForm, unit: Tensor, demand: Tensor, power: float, rough:
         return beta, best, least, ops.where(near, 0.0, far), step + 1
 
     def going(*loop: Tensor) -> Tensor:
-        return ops.logical_and(ops.any(loop[3] > _LAST_STEP), loop[4] < _STEPS)
+        return ops.logical_and(ops.any(loop[3] > _LAST_STEP / damping), loop[4] < _TURNS)
 
     _, fault = rest(rough)
     start = (rough, rough, fault, ops.full_like(fault, 1e30), ops.zeros((), dtype="int32"))
@@ -170,13 +184,13 @@ def _turned(form: CosineForm, unit: Tensor, demand: Tensor, power: float, rough:
     return beta * ops.where(long > wanted, wanted / or_one(long), 1.0)
 
 
-def _farthest(matrix: Tensor, demand: Tensor, power: float, beta: Tensor, ratio: Tensor) -> Tensor:
+def _farthest(matrix: Tensor, alone: Tensor, power: float, beta: Tensor, ratio: Tensor) -> Tensor:
     """Largest of some lengths (..., 1) up to the full step at which the function still falls."""
     change = beta * ratio
     least = ops.max(-ratio, axis=-1, keepdims=True)
-    lengths = ops.minimum(1.0, _TO_BOUNDARY / ops.maximum(least, 1e-6)) * _halvings(demand.dtype)
+    lengths = ops.minimum(1.0, _TO_BOUNDARY / ops.maximum(least, 1e-6)) * _halvings(alone.dtype)
     there = beta[..., None, :] * (1 + lengths[..., :, None] * ratio[..., None, :])
-    gains = demand[..., None, :] * there ** (-power)
+    gains = _demanded(alone[..., None, :], there, power)
     slope = (
         ops.sum(change * _times(matrix, beta), axis=-1, keepdims=True)
         + lengths * ops.sum(change * _times(matrix, change), axis=-1, keepdims=True)
