@@ -18,6 +18,7 @@ from polytape.differentiation.jacobian import Jacobian, mean_rows
 from polytape.differentiation.losses import Losses
 from polytape.differentiation.measured import Measured, check_measure
 from polytape.differentiation.scaling import factor_of
+from polytape.differentiation.shown import shown
 from polytape.differentiation.variables import Variables
 from polytape.engines import Measure, Recording, check_replicas, engine
 
@@ -35,10 +36,24 @@ class Gradients(Jacobian):
     Shared are the variables that two or more objectives reach. `grads["name"]` is the gradient of
     one objective, a list over the variables; under `scale` it is that much too large, while what is
     listed above is not.
+
+    Printed they are a table of losses, norms and cosines; inside a compiled function, where there
+    are no values yet, of names and shapes.
+
+    >>> import keras, polytape as pt
+    >>> w = keras.Variable([1.0, 2.0])
+    >>> pt.gradients(lambda: {"a": w[0] ** 2, "b": -w[0] * w[1]}, [w])
+    Gradients of 2 objectives by 1 variable, 1 shared
+       loss   norm   cos a   cos b
+    a     1      2   1.000  -0.894
+    b    -2  2.236  -0.894   1.000
     """
 
     variables: list[Any] = []
     outputs: Any = None
+
+    def __repr__(self) -> str:
+        return shown(self, self.variables)
 
     def combine(
         self,

@@ -156,6 +156,10 @@ class Engine(Protocol):
         """The gradients of several objectives by one variable. Sparse ones stay sparse."""
         ...
 
+    def has_value(self, tensor: Tensor) -> bool:
+        """Whether a tensor has numbers already, which it has not in a function being traced."""
+        ...
+
     def dense(self, gradient: Tensor) -> Tensor:
         """A gradient, sparse or not, as a float32 tensor in the shape of its variable."""
         ...

@@ -65,6 +65,10 @@ def rows(gradients: Sequence[Tensor]) -> _Rows:
     return _Rows(gradients)
 
 
+def has_value(tensor: Tensor) -> bool:
+    return not isinstance(tensor, jax.core.Tracer)
+
+
 def dense(gradient: Tensor) -> Tensor:
     return gradient.astype("float32")
 

@@ -89,6 +89,10 @@ def _place(gradient: tf.IndexedSlices, touched: Tensor) -> Tensor:
     return tf.math.unsorted_segment_sum(gradient.values, slots, tf.shape(touched)[0])
 
 
+def has_value(tensor: Tensor) -> bool:
+    return not tf.is_symbolic_tensor(tensor)
+
+
 def dense(gradient: Tensor) -> Tensor:
     return tf.cast(tf.convert_to_tensor(gradient), tf.float32)
 

@@ -43,6 +43,10 @@ def rows(gradients: Sequence[Tensor]) -> _Rows:
     return _Rows(gradients)
 
 
+def has_value(tensor: Tensor) -> bool:
+    return tensor.device.type != "meta" and not torch.compiler.is_compiling()
+
+
 def dense(gradient: Tensor) -> Tensor:
     return gradient.to(torch.float32)
 
