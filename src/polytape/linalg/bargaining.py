@@ -110,12 +110,11 @@ def _newton(matrix: Tensor, alone: Tensor, power: float) -> Tensor:
         change = solve_spd(ops.where(both, hessian, identity), pull * unit) * unit
         ratio = ops.where(beta <= floor, ops.maximum(change, 0.0), change) / beta
         size = ops.max(ops.abs(ratio), axis=-1, keepdims=True)
-        error = ops.max(ops.abs(slope) / _times(ops.abs(matrix), beta), axis=-1, keepdims=True)
+        error = ops.max(ops.abs(pull) / _times(ops.abs(matrix), beta), axis=-1, keepdims=True)
         stuck = ops.logical_and(size < _NEAR / damping, 2 * size > moved)
-        stuck = ops.logical_or(stuck, error < _ROUNDING)
         length = ops.maximum(1 / (1 + damping * size), _farthest(matrix, alone, power, beta, ratio))
         # One that is done waits for the others of the batch: rounding would move it about.
-        done = moved <= _LAST_STEP / damping
+        done = ops.logical_or(moved <= _LAST_STEP / damping, error < _ROUNDING)
         beta = ops.where(done, beta, ops.maximum(beta * (1 + ratio * length), floor))
         return beta, ops.where(ops.logical_or(stuck, done), 0.0, size), step + 1
 

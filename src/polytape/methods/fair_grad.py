@@ -34,8 +34,8 @@ class FairGrad(Method):
     Weights: positive. Equal gradients: their direction. T = 1: |g|^(-2 alpha / (1 + alpha)). A zero
     row weighs zero and the others go on without it. Opposed gradients, and any w >= 0 with
     J^T w = 0, leave the equations without a solution: a ridge of 1e-6 on the cosines bounds
-    |g_t| w_t by about 1e6^(alpha / (1 + alpha)) and these gradients cancel out. Beside such points it shortens the
-    update; it does not turn it, where the gradients themselves are at hand.
+    |g_t| w_t by about 1e6^(alpha / (1 + alpha)) and these gradients cancel out. Beside such points
+    it shortens the update; it does not turn it, where the gradients themselves are at hand.
     Weights may differ by more than float32 spans, where norms are far apart or alpha is 4 and more:
     |g_t| w_t below 1e-8 of the largest are not resolved. All others are, for every alpha.
 
