@@ -47,8 +47,8 @@ class FAMO(Method):
     ['0.8000', '0.2000']
     """
 
-    rate: Annotated[float, Range(0.0, open="high")] = 0.025
-    decay: Annotated[float, Range(0.0, open="high")] = 1e-3
+    rate: Annotated[float, Range(0.0, 1e6)] = 0.025
+    decay: Annotated[float, Range(0.0, 1e6)] = 1e-3
     ideal: Annotated[tuple[float, ...] | None, Point()] = None
     scale: Scale = "sum"
 

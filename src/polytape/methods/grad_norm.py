@@ -47,7 +47,7 @@ class GradNorm(Method):
     """
 
     alpha: Annotated[float, Range(0.0, open="high")] = 1.5
-    rate: Annotated[float, Range(0.0, open="high")] = 0.025
+    rate: Annotated[float, Range(0.0, 1e6)] = 0.025
     scale: Scale = "sum"
 
     native_scale: ClassVar[str | None] = "sum"

@@ -41,7 +41,7 @@ class IMTLL(Method):
     ['1.649', '0.607']
     """
 
-    rate: Annotated[float, Range(0.0, open="high")] = 1e-3
+    rate: Annotated[float, Range(0.0, 1e6)] = 1e-3
 
     needs: ClassVar[Need] = "losses"
     reference: ClassVar[str] = "Liu, Li, Kuang, Xue, Chen, Yang, Liao and Zhang, ICLR 2021"

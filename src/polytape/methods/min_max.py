@@ -40,7 +40,7 @@ class MinMax(Method):
     ['0.538', '1.462']
     """
 
-    rate: Annotated[float, Range(0.0, open="high")] = 1e-3
+    rate: Annotated[float, Range(0.0, 1e6)] = 1e-3
     scale: Scale = "sum"
 
     needs: ClassVar[Need] = "losses"

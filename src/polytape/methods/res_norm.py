@@ -43,7 +43,7 @@ class ResNorm(Method):
     """
 
     alpha: Annotated[float, Range(0.0, open="high")] = 1.0
-    rate: Annotated[float, Range(0.0, open="high")] = 1e-3
+    rate: Annotated[float, Range(0.0, 1e6)] = 1e-3
     scale: Scale = "sum"
 
     needs: ClassVar[Need] = "losses"

@@ -43,7 +43,7 @@ class UW(Method):
     ['0.824', '0.303']
     """
 
-    rate: Annotated[float, Range(0.0, open="high")] = 1e-3
+    rate: Annotated[float, Range(0.0, 1e6)] = 1e-3
 
     needs: ClassVar[Need] = "losses"
     reference: ClassVar[str] = "Kendall, Gal and Cipolla, CVPR 2018"
