@@ -1,10 +1,12 @@
 """Whatever is not finite, loss, gradient, weight, bound or state, stays outside and is told."""
 
+import csv
 import dataclasses
 import math
 import re
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import fuzz
@@ -150,24 +152,38 @@ class Faulty(pt.Method):
 
     def weigh(self, evidence: Any, state: Any) -> tuple[Any, Any]:
         bad = ops.equal(ops.cast(evidence.step, "int32"), 1)
-        poison = {key: ops.where(bad, math.nan, 0.0) for key in ("weights", "state")}
-        spoilt = {key: value if key == self.what else 0.0 for key, value in poison.items()}
-        ones = ops.ones_like(evidence.losses)
-        return ones + spoilt["weights"], {"sum": state["sum"] + ones + spoilt["state"]}
+        poison, ones = ops.where(bad, math.nan, 0.0), ops.ones_like(evidence.losses)
+        of = {"weights": ones, "one weight": np.float32([0, 1, 0]), "state": 0 * ones}[self.what]
+        weights = ops.where(ops.convert_to_tensor(of) > 0, ones + poison, ones)
+        more = ones + poison if self.what == "state" else ones
+        return weights, {"sum": state["sum"] + more}
 
 
+@pytest.mark.parametrize("way", ["drop", "isolate", "skip", "raise"])
 @pytest.mark.parametrize("needs", ["gramian", "losses"])
-@pytest.mark.parametrize("what", ["weights", "state"])
-def test_a_method_that_fails(what: str, needs: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("what", ["weights", "one weight", "state"])
+def test_a_method_that_fails(
+    what: str, needs: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What a method returns that is not finite goes no further: the step is as if not made."""
     monkeypatch.setattr(Faulty, "needs", needs)
-    found = compiled(Faulty(what))
+    found = compiled(Faulty(what), on_nonfinite=way)
     fit(found)
-    before = arrays([*found.trainable_variables, *found.optimizer.variables])
-    states = arrays(found.plan.aggregator.state.variables)
-    assert fit(found)["dropped"] == [3]
-    assert_same(before, arrays([*found.trainable_variables, *found.optimizer.variables]))
-    assert_same(states, arrays(found.plan.aggregator.state.variables))
+    states = found.plan.aggregator.state.variables
+    guarded = [*found.trainable_variables, *found.optimizer.variables, *states]
+    before, count = arrays(guarded), 3
+    if what == "one weight":  # the others go on, where each has a gradient of its own
+        count = 1 if needs == "gramian" or way == "isolate" else 3
+    if way == "raise":
+        with pytest.raises(FloatingPointError, match="weight is not finite"):
+            fit(found)
+    else:
+        assert fit(found)["dropped"] == [count]
+    if count == 3 or way == "skip":
+        assert_same(before, arrays(guarded))
+    else:
+        assert not np.array_equal(before[0], arrays(guarded)[0])
+    assert all_finite(found)
     assert fit(found).get("dropped", [0]) == [0]
     assert all_finite(found)
 
@@ -337,6 +353,40 @@ def test_an_epoch_without_a_good_step_has_no_mean(way: str) -> None:
     assert math.isnan(told["loss"][0])
     assert math.isnan(told["a_loss"][0])
     assert math.isfinite(told["b_loss"][0])
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["list", "CallbackList"])
+@pytest.mark.parametrize("combine", ["sum", "upgrad"])
+def test_a_csv_file_has_the_column_whenever_it_happens(
+    combine: str, wrapped: bool, tmp_path: Path
+) -> None:
+    """CSVLogger keeps the columns of the first epoch."""
+    found = compiled(combine, Blip(1, math.nan))
+    given: Any = [keras.callbacks.CSVLogger(tmp_path / "log.csv")]
+    if wrapped:
+        given = keras.callbacks.CallbackList(given, model=found, epochs=3, add_history=True)
+    history = fit(found, epochs=3, callbacks=given)
+    with (tmp_path / "log.csv").open() as file:
+        written = [float(row["dropped"]) for row in csv.DictReader(file)]
+    assert written == history["dropped"] == [0, 1, 0]
+
+
+def test_without_a_reader_the_column_comes_with_the_first_one() -> None:
+    """Until then the logs are Keras's own."""
+    found, seen = compiled("sum", Blip(1, math.nan)), []
+    fit(
+        found,
+        epochs=2,
+        callbacks=[
+            keras.callbacks.LambdaCallback(
+                on_epoch_end=lambda epoch, logs: seen.append("dropped" in logs)
+            )
+        ],
+    )
+    assert seen == [False, True]
+    watching = keras.callbacks.EarlyStopping("dropped", patience=0, mode="min")
+    history = fit(compiled("sum", Blip(1, math.nan)), epochs=4, callbacks=[watching])
+    assert history["dropped"] == [0, 1]
 
 
 def test_validation_shows_what_is_there() -> None:

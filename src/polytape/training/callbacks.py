@@ -1,6 +1,7 @@
 """Callbacks of our own: metrics for methods that read some, and what was left out of steps."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +23,13 @@ class EpochReport(keras.callbacks.Callback):
     """At the end of an epoch: hands its metrics to methods that heed some, and adds `dropped` to
     the logs once an objective was not finite, and says which; of losses of probabilities that get
     something else it says so once.
+
+    awaited  whether `dropped` is in the logs of the first epoch already, see `await_dropped`
     """
 
-    def __init__(self) -> None:
+    def __init__(self, awaited: bool = False) -> None:
         super().__init__()
-        self._ever = False
+        self._ever = awaited
         self._count: Count | None = None
         self._told: set[str] = set()
         self._culprits: str | None = None
@@ -133,14 +136,35 @@ def live_weights(plan: Any) -> dict[str, float]:
     }
 
 
-def callbacks_of(plan: Any) -> list[keras.callbacks.Callback]:
-    """Those that a `fit` needs."""
-    found: list[keras.callbacks.Callback] = [EpochReport()]
+def callbacks_of(plan: Any, given: Any) -> list[keras.callbacks.Callback]:
+    """Those that a `fit` needs beside those of the user's."""
+    found: list[keras.callbacks.Callback] = [EpochReport(await_dropped(_listed(given)))]
     if plan.on_nonfinite == "raise":
         found.append(RaiseOnNonfinite())
     if plan.may_bypass:
         found.append(Reach())
     return [*found, SyncWeights(plan)] if live_weights(plan) else found
+
+
+def await_dropped(given: Sequence[Any]) -> bool:
+    """Whether one of these callbacks looks for `dropped` in the first epoch.
+
+    `CSVLogger` takes its columns from there, and leaves out what comes later without a word;
+    others may monitor it.
+    """
+    return any(
+        isinstance(each, keras.callbacks.CSVLogger) or getattr(each, "monitor", None) == "dropped"
+        for each in given
+    )
+
+
+def _listed(callbacks: Any) -> list[Any]:
+    """Those of a list, of a `CallbackList`, or the one alone."""
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        return list(callbacks.callbacks)
+    if isinstance(callbacks, (list, tuple)):
+        return list(callbacks)
+    return [callbacks] if callbacks else []
 
 
 def insert(callbacks: Any, *own: keras.callbacks.Callback) -> Any:
@@ -149,8 +173,7 @@ def insert(callbacks: Any, *own: keras.callbacks.Callback) -> Any:
     A `CallbackList` of the user's becomes another one: what it holds and when it calls its
     callbacks is settled when it is made.
     """
-    given = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks] if callbacks else []
+    together = [*own, *_listed(callbacks)]
     if not isinstance(callbacks, keras.callbacks.CallbackList):
-        return [*own, *given]
-    together = [*own, *callbacks.callbacks]
+        return together
     return keras.callbacks.CallbackList(together, model=callbacks.model, **(callbacks.params or {}))

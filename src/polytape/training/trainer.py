@@ -83,7 +83,9 @@ class Trainer:
                       loss reaches the marked tensors only, and one goes through the network
         on_nonfinite  a loss, gradient or weight that is not finite never reaches a variable, a slot
                       or the method's state, and the logged losses are means over what was finite.
-                      "drop": its objective is left out of the step, and counted as `dropped`;
+                      "drop": its objective is left out of the step, and counted as `dropped` in the
+                      logs from the first such epoch on (from the start, if a `CSVLogger` is there,
+                      which keeps the columns of the first epoch, or a callback monitors it);
                       methods of one backward pass ("sum", "dwa"), which cannot tell the gradients
                       apart, skip the step; where routes and optimizers keep networks apart, those
                       that it does not concern go on. "isolate": it alone is left out for those
@@ -188,9 +190,10 @@ class Trainer:
         return engine().train_step(self, functools.partial(train_step, self), *args)
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
-        own = callbacks_of(self._compiled("fit"))
+        plan = self._compiled("fit")
         given = self._given(super().fit, args, kwargs)  # type: ignore[misc]
-        callbacks = insert(given.pop("callbacks", None), *own)
+        callbacks = given.pop("callbacks", None)
+        callbacks = insert(callbacks, *callbacks_of(plan, callbacks))
         self.plan.data = given.get("x"), given.get("y")
         try:
             return aligned(super().fit(**given, callbacks=callbacks))  # type: ignore[misc]
