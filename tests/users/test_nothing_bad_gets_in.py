@@ -446,6 +446,81 @@ def test_loss_scaling(combine: str) -> None:
     assert all_finite(found)
 
 
+@pytest.mark.parametrize("combine", ["sum", "dwa", "upgrad", pt.MoCo()], ids=str)
+def test_scaled_gradients_whose_square_is_infinite_are_an_overflow(combine: Any) -> None:
+    """Finite numbers above 1.8e19: Adam could not divide by them. The scale is halved for them."""
+    inner = keras.optimizers.Adam(0.01)
+    optimizer = keras.optimizers.LossScaleOptimizer(inner, initial_scale=2.0**70)
+    found = compiled(combine, optimizer=optimizer)
+    fit(found)
+    before = arrays([*found.trainable_variables, *inner.variables])
+    scales = [float(ops.convert_to_numpy(optimizer.dynamic_scale))]
+    assert scales[0] == 2.0**69, "the first step was one, too"
+    for _ in range(3):
+        assert "dropped" not in fit(found), "an overflow is the optimizer's, not an objective's"
+        scales.append(float(ops.convert_to_numpy(optimizer.dynamic_scale)))
+        assert_same(before, arrays([*found.trainable_variables, *inner.variables]))
+    assert scales == [2.0**69, 2.0**68, 2.0**67, 2.0**66]
+    fit(found, epochs=15)
+    assert int(inner.iterations) >= 3, "and then it goes on"
+    assert all_finite(found)
+
+
+CLIPPED: list[dict[str, float]] = [{"clipnorm": 0.1}, {"clipvalue": 0.01}, {"global_clipnorm": 0.1}]
+
+
+def clipping(clip: dict[str, float], kind: str) -> Any:
+    """An optimizer that clips, or several that do, with a scale or without."""
+
+    def adam() -> Any:
+        return keras.optimizers.Adam(0.01, epsilon=1e-2, **clip)
+
+    several = {"trunk": adam(), "*": adam()}
+    if kind == "scaled":
+        return keras.optimizers.LossScaleOptimizer(adam(), initial_scale=1024.0)
+    if kind == "several, scaled":
+        inner = pt.Optimizers(several)
+        return keras.optimizers.LossScaleOptimizer(inner, initial_scale=1024.0)
+    return several if kind == "several" else adam()
+
+
+@pytest.mark.parametrize("kind", ["one", "several", "scaled", "several, scaled"])
+@pytest.mark.parametrize("clip", CLIPPED, ids=lambda clip: next(iter(clip)))
+def test_an_optimizer_that_clips(clip: dict[str, float], kind: str) -> None:
+    """The steps of the good objectives are those of a model without the bad one, clipped; an
+    objective that is not finite is dropped under a scale, too, and never lowers it.
+    """
+    loss, good = ({name: each[name] for name in "bc"} for each in (LOSSES, Y))
+    plain = "several" if "several" in kind else "one"
+    found, without, free = compiled(optimizer=clipping(clip, kind)), model(), model()
+    without.compile(clipping(clip, plain), loss, combine="upgrad", run_eagerly=True)
+    free.compile(clipping({}, plain), loss, combine="upgrad", run_eagerly=True)
+    assert fit(found, {**Y, "a": np.full_like(Y["a"], math.inf)}, epochs=2)["dropped"] == [1, 1]
+    fit(free, good, epochs=2), fit(without, good, epochs=2)
+    moved = [arrays(each.trainable_variables) for each in (found, without, free)]
+    for one, other in zip(*moved[:2], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+    assert not np.allclose(moved[1][0], moved[2][0], atol=1e-4), "clipping changes something"
+    assert all_finite(found)
+    if "scaled" in kind:
+        assert float(ops.convert_to_numpy(found.optimizer.dynamic_scale)) == 1024.0
+
+
+@pytest.mark.parametrize("kind", ["one", "several", "scaled"])
+@pytest.mark.parametrize("clip", CLIPPED, ids=lambda clip: next(iter(clip)))
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 1e25])
+def test_an_optimizer_that_clips_a_sum(bad: float, clip: dict[str, float], kind: str) -> None:
+    """Clipping makes Inf a NaN and 1e25 a small number: the step is judged before."""
+    found = compiled("sum", Blip(1, bad), optimizer=clipping(clip, kind))
+    fit(found)
+    guarded = found.trainable_variables
+    before = arrays(guarded)
+    fit(found)
+    if not (bad == 1e25 and keras.backend.backend() == "tensorflow"):
+        assert_same(before, arrays(guarded))
+        assert all_finite(found)
+
+
 @pytest.mark.parametrize(("training", "seeds"), [(False, range(40)), (True, range(3))])
 def test_fuzz_in_short(training: bool, seeds: range) -> None:
     """`python -m tests.fuzz --minutes 10` is the long form; a seed repeats with `--seed`."""
