@@ -116,12 +116,14 @@ class Combiner(keras.layers.Layer):
             self.method,
             tuple(objectives),
             tuple(paths),
-            self.add_weight,
+            keras.Variable,
             self.private,
             self.seed,
             saved=None if pending is None else pending.arrays(owner),
             sizes=sizes,
+            label=(),
         )
+        self._state = self._aggregator.state.variables  # by which Keras knows them as of this layer
         self._held = StateStore([(owner, self._aggregator.state)], self.steps)
 
     def save_own_variables(self, store: Any) -> None:

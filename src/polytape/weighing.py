@@ -40,7 +40,7 @@ def weigh(
     step: int = 0,
     seed: int = 0,
     cross: Any = None,
-    last: Look | None = None,
+    last: tuple[Any, Any, Any] | None = None,
     traces: Any = None,
 ) -> tuple[Tensor, State]:
     """Weights of a method for a given Gramian: the maths, without a network.
@@ -55,8 +55,8 @@ def weigh(
     step     optimizer steps taken so far;  seed  for methods that draw random numbers
     cross    (..., T, T) inner products of the gradients on one half of the batch with those on the
              other, for methods that need "halves"
-    last     `Look(before, after, active)`: losses of the last step's batch before and after its
-             update, for methods that take a second look
+    last     (before, after, active), each (..., T): the losses of the last step's batch before and
+             after its update, and who took part; for methods that take a second look
     traces   (..., T) mean squared norms of the gradients of single samples' residuals, zero where
              they are not measured in this step, for methods that need "samples"
     returns  weights (..., T) float32, and the next state
@@ -98,9 +98,8 @@ def weigh(
                 f"{known.min():.3g} among them."
             )
         traces = ops.where(evidence.active, given, 0.0)
-    if last is not None:
-        last = _look(last, shape)
-    evidence = dataclasses.replace(evidence, cross=cross, last=last, traces=traces)
+    look = None if last is None else _look(last, shape)
+    evidence = dataclasses.replace(evidence, cross=cross, last=look, traces=traces)
     weights, state = evaluate(method, evidence, state)
     if (numbers := _known(weights)) is not None and not np.isfinite(numbers).all():
         raise FloatingPointError(
@@ -115,7 +114,7 @@ def _look(last: Any, shape: tuple[int, ...]) -> Look:
     """The losses before and after the last update, from any three of their kind."""
     if not isinstance(last, (tuple, list)) or len(last) != 3:
         raise TypeError(
-            "`last` is a Look(before, after, active): losses of the last step's batch before and "
+            "`last` is (before, after, active): the losses of the last step's batch before and "
             f"after its update, and who took part. {received(last)}"
         )
     before, after = (

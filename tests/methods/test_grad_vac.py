@@ -76,10 +76,10 @@ def test_an_inactive_objective_keeps_its_targets() -> None:
     trial = Trial(GradVac(beta=0.5), compiled)
     rows = np.array([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
     _, state = trial.step(rows, np.ones(3), np.ones(3, bool), trial.start((3,)))
-    before = ops.convert_to_numpy(state)
+    before = ops.convert_to_numpy(state["targets"])
     active = np.array([True, True, False])
     _, state = trial.step(rows * active[:, None], np.ones(3), active, state)
-    after = ops.convert_to_numpy(state)
+    after = ops.convert_to_numpy(state["targets"])
     np.testing.assert_array_equal(after[2], before[2])
     np.testing.assert_array_equal(after[:, 2], before[:, 2])
     assert after[0, 1] > before[0, 1] > 0
@@ -92,7 +92,7 @@ def test_targets_near_one_stay_finite() -> None:
     for rows in (alike, apart, apart - 2 * alike, alike, -apart):
         weights, state = trial.step(rows, np.ones(16), active, state)
         assert np.isfinite(weights).all()
-        assert np.isfinite(ops.convert_to_numpy(state)).all()
+        assert np.isfinite(ops.convert_to_numpy(state["targets"])).all()
 
 
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="TorchJD runs on PyTorch")

@@ -1,5 +1,6 @@
 """MoDo against a plain loop."""
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -18,7 +19,10 @@ def nearest(vector: Array) -> Array:
 def test_matches_a_plain_loop_with_an_objective_away_for_a_step() -> None:
     method = MoDo(gamma=0.3, rho=0.2, scale="paper")
     step = compiled(lambda cross, active, state: evaluate(method, evidence(cross, active), state))
-    state, share = ops.array(method.init(("a", "b", "c"))), np.full(3, 1 / 3)
+    state, share = (
+        keras.tree.map_structure(ops.array, method.init(("a", "b", "c"))),
+        np.full(3, 1 / 3),
+    )
     for count in range(5):
         one, two = halves(count, 3)
         active = np.array([True, count != 2, True])
@@ -31,4 +35,4 @@ def test_matches_a_plain_loop_with_an_objective_away_for_a_step() -> None:
         right[active] = nearest(part - 0.3 * pull)
         share = np.where(active, held * right, share)
         np.testing.assert_allclose(np.asarray(weights), right, atol=1e-5)
-        np.testing.assert_allclose(np.asarray(state), share, atol=1e-5)
+        np.testing.assert_allclose(np.asarray(state["share"]), share, atol=1e-5)

@@ -21,7 +21,7 @@ def run(method: Method, traces: Array, active: Array) -> Array:
             method, Evidence(losses, None, on, NAMES, step, Seed(0), traces=t), s
         )
     )
-    state = ops.convert_to_tensor(method.init(NAMES))
+    state = keras.tree.map_structure(ops.convert_to_tensor, method.init(NAMES))
     found = []
     for trace, on in zip(np.float32(traces * active), active, strict=True):
         weights, state = answer(ops.array(trace), ops.array(on), state)

@@ -52,7 +52,7 @@ def test_the_direction_is_the_min_norm_point_of_gradients_and_violated_constrain
     unit, wanted = found / np.linalg.norm(found), right / np.linalg.norm(right)
     np.testing.assert_allclose(unit, wanted, atol=2e-3)
     assert (parts @ found > 0).all()
-    assert int(np.asarray(state)[0]) == 0
+    assert int(np.asarray(state["left"])[0]) == 0
 
 
 def test_the_first_phase_lasts_until_the_part_is_reached_and_does_not_return() -> None:
@@ -60,7 +60,7 @@ def test_the_first_phase_lasts_until_the_part_is_reached_and_does_not_return() -
     rows, state, left = np.eye(2), trial.start((2,)), []
     for losses in ([3.0, 1.0], [2.0, 1.0], [1.0, 1.0], [3.0, 1.0]):
         _, state = trial.step(rows, np.array(losses), np.ones(2, bool), state)
-        left.append(int(np.asarray(state)[0]))
+        left.append(int(np.asarray(state["left"])[0]))
     assert left == [4, 3, 0, 0]
 
 

@@ -160,7 +160,11 @@ def test_method_state_has_paths_of_its_own() -> None:
     """As Orbax and `get_state_tree` need them."""
     found = of_objectives(phases=["a", "b"])
     tree = found.get_state_tree("numpy_array")
-    assert {"clock", "method_0_scalarization_reweight"} <= set(tree["non_trainable_variables"])
+    found = tree["non_trainable_variables"]
+    assert {"clock", "method"} <= set(found)
+    assert set(found["method"]) == {"phase_0", "phase_1"}
+    assert set(found["method"]["phase_0"]["smoothed"]) == {"smoothed", "weights", "seen"}
+    assert set(found["method"]["phase_0"]["reweight"]) == {"reweight"}
 
 
 # ------------------------------------------------------------------ refused, and nothing changed

@@ -9,9 +9,10 @@ import numpy as np
 from keras import ops
 
 from polytape.aggregation.memory import RowObserver, empty_memory
-from polytape.aggregation.saved import Found, check_fits
+from polytape.aggregation.naming import names_of
+from polytape.aggregation.saved import Found, fitting
 from polytape.aggregation.seeds import base_of, draw, seed_dtype
-from polytape.aggregation.state import StateVariables, leaves, rebuilt
+from polytape.aggregation.state import Path, StateVariables, leaves, rebuilt
 from polytape.aggregation.weights import Compiled, Weights, compiled, no_look
 from polytape.contract import Look, Method, Seed, State, Tensor, in_float32, iter_methods
 from polytape.differentiation.connectivity import Blocks
@@ -43,7 +44,7 @@ class Aggregator:
     The method is split in two: a scalarization, whose weights multiply the losses and so reach
     every variable, and a combination, whose weights act on shared variables only.
 
-    add_weight  creates the state variables: the `add_weight` of the layer or model that owns them
+    make  creates the variables of its state: `keras.Variable`, or what takes the same arguments
     """
 
     def __init__(
@@ -51,20 +52,20 @@ class Aggregator:
         method: Method,
         names: Sequence[str],
         paths: Sequence[str],
-        add_weight: Callable[..., Any],
+        make: Callable[..., Any],
         private: str = "own",
         seed: int | Seed = 0,
         saved: Found | None = None,
         sizes: Sequence[int] = (),
         networks: Sequence[str] | None = None,
-        label: str = "method",
+        label: Path = ("method",),
     ) -> None:
         """seed  to be mixed with the step, or that of every step
 
         saved     the arrays of a state to go on from; None starts afresh
         sizes     of the variables, for methods with a memory
         networks  the network of each variable; None takes the first part of its path
-        label     what the names of state variables begin with
+        label     what the paths of state variables begin with
         """
         self.method, self.names, self.paths = method, tuple(names), tuple(paths)
         self.scalarization, self.combination = split(method)
@@ -88,9 +89,10 @@ class Aggregator:
         if self.observer is not None:
             initial["memory"] = empty_memory(chosen, len(self.names), sizes)
         if saved is not None:
-            check_fits(saved, {path: np.shape(leaf) for path, leaf in leaves(initial).items()})
-            initial = rebuilt(initial, saved)
-        self.state = StateVariables(initial, add_weight, label)
+            initial = rebuilt(initial, fitting(saved, leaves(initial)))
+        named = names_of(initial, lead, rest, self.paths)
+        named = {place: (*label, *name) for place, name in named.items()}
+        self.state = StateVariables(initial, make, named)
         self.reach: np.ndarray | None = None  # what the gradients of an earlier step reached
         self.checked = False  # whether every objective was seen to reach a variable
         self._seed = seed

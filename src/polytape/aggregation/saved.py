@@ -16,6 +16,7 @@ from polytape.aggregation.state import Path, StateVariables
 from polytape.contract import Method
 
 RECORD = "signature"
+CLOCK = "clock"
 LAYOUT = 2  # of the file: the one before had no names and no number
 REMEDY = (
     "To resume, compile as it was when the file was written. To take the weights and start the "
@@ -69,14 +70,16 @@ class StateStore:
         """Write all of it; nothing if there are no variables."""
         if not self.variables:
             return
-        record: dict[str, Any] = {"layout": LAYOUT, "clock": self.clock is not None, "states": []}
-        for number, variable in enumerate(self.variables):
-            store[str(number)] = variable
-        number = int(record["clock"])
+        record: dict[str, Any] = {"layout": LAYOUT, "clock": False, "states": []}
+        if self.clock is not None:
+            record["clock"] = CLOCK
+            store[CLOCK] = self.clock
         for owner, state in self.states:
-            places = {str(number + i): path for i, path in enumerate(state.named_variables)}
-            number += len(places)
-            record["states"].append({**owner.record(), "arrays": places})
+            # Not with a slash, by which HDF5 makes a group that Keras does not look into.
+            keys = {".".join(state.names[place]): place for place in state.named_variables}
+            for key, place in keys.items():
+                store[key] = state.named_variables[place]
+            record["states"].append({**owner.record(), "arrays": keys})
         store[RECORD] = np.frombuffer(json.dumps(record).encode(), "uint8")
 
     def load(self, saved: "Saved") -> None:
@@ -84,8 +87,7 @@ class StateStore:
         saved.check([owner for owner, _ in self.states], self.clock is not None)
         pairs = [] if self.clock is None else [(self.clock, saved.clock)]
         for owner, state in self.states:
-            found = saved.arrays(owner)
-            check_fits(found, {path: v.shape for path, v in state.named_variables.items()})
+            found = fitting(saved.arrays(owner), state.named_variables)
             pairs += [(variable, found[path]) for path, variable in state.named_variables.items()]
         for variable, value in pairs:
             variable.assign(value)
@@ -114,7 +116,9 @@ class Saved:
                 f"which. {REMEDY}"
             )
         keys = [key for state in record["states"] for key in state["arrays"]]
-        kept = [RECORD, *keys, *(["0"] if record["clock"] else [])]
+        if record["clock"] is True:
+            record["clock"] = "0"  # as it was called when arrays had numbers
+        kept = [RECORD, *keys, *([record["clock"]] if record["clock"] else [])]
         return cls(record, {key: found[key] for key in kept})
 
     def save(self, store: Any) -> None:
@@ -125,7 +129,7 @@ class Saved:
     @property
     def clock(self) -> np.ndarray:
         """() the count of steps."""
-        return self._arrays["0"]
+        return self._arrays[self._record["clock"]]
 
     def arrays(self, owner: Owner) -> Found:
         """The arrays of one of the owners, after `check`."""
@@ -135,7 +139,8 @@ class Saved:
     def check(self, owners: Sequence[Owner], clock: bool) -> None:
         """Raise ValueError unless these are the owners of what was saved."""
         saved = {tuple(state["objectives"]) for state in self._record["states"]}
-        same = saved == {owner.objectives for owner in owners} and clock == self._record["clock"]
+        same = saved == {owner.objectives for owner in owners}
+        same = same and clock == bool(self._record["clock"])
         if same and all(_same(self._of(o.objectives), o.record()) for o in owners):
             return
         raise ValueError(
@@ -145,17 +150,24 @@ class Saved:
 
     def described(self) -> str:
         """The owners, in words."""
-        return _described(self._record["states"], self._record["clock"])
+        return _described(self._record["states"], bool(self._record["clock"]))
 
     def _of(self, objectives: tuple[str, ...]) -> dict[str, Any]:
         states = self._record["states"]
         return dict(next(s for s in states if tuple(s["objectives"]) == objectives))
 
 
-def check_fits(saved: Found, known: Mapping[Path, Sequence[int]]) -> None:
-    """Raise ValueError unless saved arrays have the names and shapes of those that are known."""
-    found = {"/".join(path): array.shape for path, array in saved.items()}
-    expected = {"/".join(path): tuple(shape) for path, shape in known.items()}
+def fitting(saved: Found, known: Mapping[Path, Any]) -> Found:
+    """The saved arrays by the places of those that are known; ValueError unless all fit.
+
+    Where a method kept a single array, earlier versions gave it no name of its own.
+    """
+    arrays = dict(saved)
+    for place in known:
+        if place not in saved and place[:-1] in arrays:
+            arrays[place] = arrays.pop(place[:-1])
+    found = {"/".join(path): array.shape for path, array in arrays.items()}
+    expected = {"/".join(path): tuple(np.shape(array)) for path, array in known.items()}
     names = sorted({*found, *expected})
     other = [name for name in names if found.get(name) != expected.get(name)]
     if other:
@@ -167,6 +179,7 @@ def check_fits(saved: Found, known: Mapping[Path, Sequence[int]]) -> None:
             f"({len(other)} of {len(names)} differ). Arrays follow the number of objectives and "
             f"the shapes of the trained variables: were layers changed or frozen? {REMEDY}"
         )
+    return arrays
 
 
 def _same(saved: Mapping[str, Any], compiled: Mapping[str, Any]) -> bool:

@@ -1,8 +1,10 @@
 """A method's state held in Keras variables, so that jit, checkpoints and resume need no case."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -45,26 +47,19 @@ def rebuilt(template: State, found: Mapping[Path, Any], path: Path = ()) -> Stat
 
 
 class StateVariables:
-    """A pytree of arrays kept in non-trainable variables of an owner, each found by its path.
+    """A pytree of arrays kept in non-trainable variables, each found by its place.
 
-    add_weight  creates one: the owner's `add_weight`, or `keras.Variable` itself
-    label       what their names begin with, which must differ between states of one model
+    make   creates one: `keras.Variable`, or what takes the same arguments
+    names  {place of an array: its name, the parts of the path of its variable}
     """
 
     def __init__(
-        self, initial: State, add_weight: Callable[..., Any], label: str = "method"
+        self, initial: State, make: Callable[..., Any], names: Mapping[Path, Path]
     ) -> None:
         self._template = rebuilt(initial, dict.fromkeys(leaves(initial)))
+        self.names = names
         self.named_variables: dict[Path, Any] = {
-            path: add_weight(
-                name="_".join([label, *path]).replace("/", "_"),
-                shape=np.shape(leaf),
-                dtype=str(np.asarray(leaf).dtype),
-                initializer=constant(leaf),
-                trainable=False,
-                autocast=False,
-            )
-            for path, leaf in leaves(initial).items()
+            place: _made(make, names[place], leaf) for place, leaf in leaves(initial).items()
         }
 
     @property
@@ -89,6 +84,20 @@ class StateVariables:
         if changed:
             variables, values = zip(*changed, strict=True)
             engine().assign(variables, values, accept)
+
+
+def _made(make: Callable[..., Any], name: Path, leaf: Any) -> Any:
+    with contextlib.ExitStack() as scopes:
+        for part in name[:-1]:
+            scopes.enter_context(keras.name_scope(part))
+        return make(
+            name=name[-1],
+            shape=np.shape(leaf),
+            dtype=str(np.asarray(leaf).dtype),
+            initializer=constant(leaf),
+            trainable=False,
+            autocast=False,
+        )
 
 
 def constant(leaf: Any) -> Callable[..., Any]:

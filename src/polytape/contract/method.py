@@ -126,6 +126,16 @@ class Method(abc.ABC):
         del names, blocks
         return ()
 
+    def states(self) -> dict[str, "Method"]:
+        """{entry of its state: the method that this is the state of}; "" for the whole of it.
+
+        Variables of the state are named by it. Wrappers with an entry named as the field that
+        holds the method need not say so.
+        """
+        fields = dataclasses.fields(self)
+        held = {field.name: getattr(self, field.name) for field in fields}
+        return {name: value for name, value in held.items() if isinstance(value, Method)}
+
     @abc.abstractmethod
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
         """Weights (..., T) at the method's native scale, and the next state. Call by `evaluate`."""

@@ -107,9 +107,10 @@ class GradVac(Method):
     }
 
     def init(self, names: tuple[str, ...], blocks: tuple[int, ...] = ()) -> State:
-        return np.zeros((*blocks, len(names), len(names)), "float32")
+        return {"targets": np.zeros((*blocks, len(names), len(names)), "float32")}
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
         form = cosine_form(evidence.gramian, evidence.active)
         order = random_order(tuple(form.cosines.shape), evidence.seed)
-        return vaccinate(form, state, order, self.beta)
+        weights, targets = vaccinate(form, state["targets"], order, self.beta)
+        return weights, {"targets": targets}

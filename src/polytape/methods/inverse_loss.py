@@ -41,9 +41,9 @@ class InverseLoss(Method):
     guarantees: ClassVar[frozenset[str]] = frozenset({"impartial", "permutation", "scale-free"})
 
     def init(self, names: tuple[str, ...], blocks: tuple[int, ...] = ()) -> State:
-        return np.zeros((*blocks, len(names)), "float32")
+        return {"last": np.zeros((*blocks, len(names)), "float32")}
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
-        size = ops.abs(evidence.losses)
-        last = ops.where(state > 0, state, size)
-        return reciprocal(last), ops.where(size > 0, size, state)
+        size, last = ops.abs(evidence.losses), state["last"]
+        weights = reciprocal(ops.where(last > 0, last, size))
+        return weights, {"last": ops.where(size > 0, size, last)}

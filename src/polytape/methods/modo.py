@@ -55,11 +55,11 @@ class MoDo(Method):
     }
 
     def init(self, names: tuple[str, ...], blocks: tuple[int, ...] = ()) -> State:
-        return np.full((*blocks, len(names)), 1 / len(names), "float32")
+        return {"share": np.full((*blocks, len(names)), 1 / len(names), "float32")}
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
-        share = restricted(state, evidence.active)
+        share = restricted(state["share"], evidence.active)
         # Not a matmul: accelerators may round its operands to fewer than 24 bits.
         slope = ops.sum(evidence.cross * share[..., None, :], axis=-1) + self.rho * share
         share = project(share - self.gamma * slope, evidence.active)
-        return share, carried(state, share, evidence.active)
+        return share, {"share": carried(state["share"], share, evidence.active)}

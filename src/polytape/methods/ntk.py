@@ -70,14 +70,15 @@ class NTK(Method):
         return self.steps
 
     def init(self, names: tuple[str, ...], blocks: tuple[int, ...] = ()) -> State:
-        return np.zeros((*blocks, len(names)), "float32")  # average traces, zero if unknown
+        return {"traces": np.zeros((*blocks, len(names)), "float32")}  # averages, zero if unknown
 
-    def weigh(self, evidence: Evidence, state: Tensor) -> tuple[Tensor, State]:
-        fresh = evidence.traces * ops.ones_like(state)
-        last = ops.where(state > 0, state, fresh)
+    def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
+        known = state["traces"]
+        fresh = evidence.traces * ops.ones_like(known)
+        last = ops.where(known > 0, known, fresh)
         averages = self.decay * last + (1.0 - self.decay) * fresh
         measured = ops.logical_and(evidence.active, fresh > 0)
-        traces = ops.where(measured, averages, state)
+        traces = ops.where(measured, averages, known)
         inverse = reciprocal(ops.where(evidence.active, traces, 0.0))
         alive = inverse > 0
         total = ops.sum(ops.where(alive, traces, 0.0), axis=-1, keepdims=True)
@@ -85,4 +86,4 @@ class NTK(Method):
             total = total / ops.maximum(ops.sum(ops.cast(alive, "float32"), -1, keepdims=True), 1.0)
         # Divided directly: an inverse may fall below the normal range.
         weights = ops.minimum(total / ops.where(alive, traces, 1.0), 1e30)
-        return ops.where(alive, weights, 1.0), traces
+        return ops.where(alive, weights, 1.0), {"traces": traces}

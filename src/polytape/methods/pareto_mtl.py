@@ -74,16 +74,16 @@ class ParetoMTL(Method):
     def init(self, names: tuple[str, ...], blocks: tuple[int, ...] = ()) -> State:
         """Steps left of the first phase, zero once the chosen part was reached."""
         del names
-        return np.full((*blocks, 1), self.patience, "int32")
+        return {"left": np.full((*blocks, 1), self.patience, "int32")}
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
-        active = ops.cast(evidence.active, "float32")
+        active, left = ops.cast(evidence.active, "float32"), state["left"]
         folds = self._folds(evidence.names, active)  # (..., K, T): u_j - u_k
         heights = ops.sum(folds * evidence.losses[..., None, :], axis=-1)
         # A vector equal to the chosen one differs from it by rounding when compiled.
         size = ops.sum(ops.abs(evidence.losses), axis=-1, keepdims=True)
         violated = heights > 1e-6 * size
-        searching = ops.logical_and(ops.any(violated, axis=-1, keepdims=True), state > 0)
+        searching = ops.logical_and(ops.any(violated, axis=-1, keepdims=True), left > 0)
         identity = ops.eye(active.shape[-1], dtype="float32") * active[..., None, :]
         parts = ops.concatenate([identity, folds], axis=-2)
         gramian, sound = _gramian_of(parts, evidence.gramian)
@@ -94,7 +94,7 @@ class ParetoMTL(Method):
         weights = ops.sum(parts * shares[..., None], axis=-2)
         size = ops.sum(ops.abs(weights), axis=-1, keepdims=True)
         weights = weights * (evidence.count / ops.where(size > 0, size, 1.0))
-        return weights, ops.where(searching, state - 1, ops.zeros_like(state))
+        return weights, {"left": ops.where(searching, left - 1, ops.zeros_like(left))}
 
     def _folds(self, names: tuple[str, ...], active: Tensor) -> Tensor:
         """What the other vectors have in excess of the chosen one, among active objectives."""

@@ -75,7 +75,7 @@ class SDMGrad(Method):
     }
 
     def init(self, names: tuple[str, ...], blocks: tuple[int, ...] = ()) -> State:
-        return np.full((*blocks, len(names)), 1 / len(names), "float32")
+        return {"share": np.full((*blocks, len(names)), 1 / len(names), "float32")}
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
         active = evidence.active
@@ -93,6 +93,7 @@ class SDMGrad(Method):
             velocity = slope + self.momentum * velocity
             return project(share - self.rate * velocity, active), velocity
 
-        start = restricted(state, active)
+        start = restricted(state["share"], active)
         share, _ = ops.fori_loop(0, self.steps, descend, (start, ops.zeros_like(start)))
-        return (share + pull) / (1.0 + self.regularization), carried(state, share, active)
+        weights = (share + pull) / (1.0 + self.regularization)
+        return weights, {"share": carried(state["share"], share, active)}

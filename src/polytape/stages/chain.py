@@ -90,6 +90,9 @@ class Chain(Method):
             stage.init(names, blocks if whole or stage.scope else ()) for stage in self.stages
         )
 
+    def states(self) -> dict[str, Method]:
+        return {str(place): stage for place, stage in enumerate(self.stages)}
+
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
         weights, first = evaluate(self.stages[0], evidence, state[0])
         total, states = weights, [first]

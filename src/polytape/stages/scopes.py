@@ -34,6 +34,9 @@ class PerVariable(Method):
     def init(self, names: tuple[str, ...], blocks: tuple[int, ...] = ()) -> State:
         return self.inner.init(names, blocks)
 
+    def states(self) -> dict[str, Method]:
+        return {"": self.inner}
+
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
         return evaluate(self.inner, evidence.per_block(), state)
 
@@ -78,6 +81,9 @@ class PerNetwork(Method):
 
     def init(self, names: tuple[str, ...], blocks: tuple[int, ...] = ()) -> State:
         return {key: method.init(names, blocks) for key, method in self._methods.items()}
+
+    def states(self) -> dict[str, Method]:
+        return dict(self._methods)
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
         evidence = evidence.per_block()

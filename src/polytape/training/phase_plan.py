@@ -67,7 +67,7 @@ class Clock:
     def __init__(self, model: Any, own: bool, saved: Saved | None) -> None:
         self._model = model
         start = np.int32(0) if saved is None or not own else np.int32(saved.clock)
-        state = StateVariables(start, keras.Variable, "clock") if own else None
+        state = StateVariables(start, keras.Variable, {(): ("clock",)}) if own else None
         self.variable: Any = None if state is None else state.variables[0]
 
     def read(self) -> Tensor:
@@ -131,7 +131,7 @@ def chart(plan: Any, owners: Sequence[Owner], saved: Saved | None) -> list[Phase
             saved=None if saved is None else saved.arrays(owner),
             sizes=sizes,
             networks=networks,
-            label="method" if len(owners) == 1 else f"method_{len(found)}",
+            label=("method",) if len(owners) == 1 else ("method", f"phase_{len(found)}"),
         )
         among = tuple(plan.names.index(name) for name in names)
         plain = is_plain(method, bool(given))
