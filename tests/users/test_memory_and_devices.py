@@ -1,5 +1,6 @@
 """What is no longer used is let go of; several replicas are refused until they are built."""
 
+import dataclasses
 import gc
 import weakref
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import pytest
 
 import polytape as pt
 from fresh import fresh
-from small import LOSSES, data, model
+from small import LOSSES, arrays, assert_same, data, model
 
 pytestmark = pytest.mark.engine
 
@@ -49,6 +50,59 @@ def test_a_model_that_is_deleted_is_let_go_of_with_all_that_it_made() -> None:
     del found
     keras.backend.clear_session()
     assert alive(references) == []
+
+
+def weighing(found: pt.Model, method: Any, **options: Any) -> Any:
+    """The compiled T x T function that a model weighs with after one step."""
+    found.compile("sgd", LOSSES, combine=method, run_eagerly=True, **options)
+    found.train_on_batch(X, Y)
+    (function,) = found.plan.aggregator._compiled.values()
+    return function
+
+
+def test_those_who_ask_for_the_same_share_what_is_compiled() -> None:
+    """TensorFlow keeps for ever what XLA compiles, 16 MB for UPGrad: one for a search, not 100."""
+    found, method = model(), pt.Smoothed(pt.UPGrad(regularization=1e-3))
+    first = weighing(found, method, seed=1)
+    assert weighing(found, method, seed=1) is first, "compiled again"
+    assert weighing(model(), method, seed=2) is first, "another model, another seed"
+    assert weighing(model(), pt.Smoothed(pt.UPGrad(regularization=1e-3))) is first, "an equal one"
+    assert weighing(model(), pt.Smoothed(pt.UPGrad(regularization=2e-3))) is not first
+    assert weighing(model(), pt.Smoothed(pt.DualProj(regularization=1e-3))) is not first
+    assert weighing(model(), pt.UPGrad(regularization=1e-3)) is not first
+    assert weighing(model(), pt.PerVariable(pt.UPGrad(regularization=1e-3))) is not first
+    other = model()
+    function = weighing(other, pt.Chain(pt.Reweight({"a": 2.0}), pt.UPGrad()))
+    assert weighing(model(), pt.Chain(pt.Reweight({"a": 3.0}), pt.UPGrad())) is not function
+
+
+def test_what_is_shared_keeps_no_state() -> None:
+    """A model beside it, or after it, trains as if it were alone."""
+    method = pt.Smoothed(pt.UPGrad())
+    alone, other, later = model(), model(), model()
+    weighing(alone, method)
+    before = arrays(alone.plan.aggregator.state.variables)
+    weighing(other, method)
+    for _ in range(3):
+        other.train_on_batch(-X, Y)
+    weighing(later, method)
+    for found in (alone, later):
+        assert_same(arrays(found.plan.aggregator.state.variables), before)
+
+
+def test_what_may_change_is_not_shared() -> None:
+    """A method that holds more than its fields say, or is made inside a function, is a new one."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Local(pt.Method):
+        def weigh(self, evidence: Any, state: Any) -> tuple[Any, Any]:
+            return keras.ops.ones_like(evidence.losses), state
+
+    assert weighing(model(), Local()) is not weighing(model(), Local())
+    schedules = [keras.optimizers.schedules.ExponentialDecay(1.0, 9, rate) for rate in (0.5, 0.5)]
+    chains = [pt.Chain(pt.Reweight({"a": each}), pt.UPGrad()) for each in schedules]
+    one, other = (weighing(model(), chain) for chain in chains)
+    assert one is not other
 
 
 def doors() -> Iterator[tuple[str, Callable[[], Any]]]:
