@@ -466,6 +466,76 @@ def test_scaled_gradients_whose_square_is_infinite_are_an_overflow(combine: Any)
     assert all_finite(found)
 
 
+@pytest.mark.parametrize("where", ["network", "method", "optimizer"])
+def test_a_file_with_nan_inside(where: str, tmp_path: Path) -> None:
+    """It loads, as in Keras, to be looked at. Whoever trains on is told which variables it is."""
+    found = compiled(pt.Smoothed(pt.UPGrad()))
+    fit(found)
+    states = found.plan.aggregator.state.variables
+    variable = {
+        "network": found.get_layer("trunk").kernel,
+        "method": next(v for v in states if "weights" in v.path and "reweight" not in v.path),
+        "optimizer": next(v for v in found.optimizer.variables if "kernel_momentum" in v.path),
+    }[where]
+    variable.assign(np.full(variable.shape, math.nan, variable.dtype))
+    found.save(tmp_path / "bad.keras")
+    again = keras.saving.load_model(tmp_path / "bad.keras")
+    last = variable.path.rpartition("/")[2]
+    named = rf"Not finite themselves are the variables .*{last}.*: load sound values"
+    with pytest.warns(RuntimeWarning, match=named):
+        again.fit(X, Y, batch_size=16, epochs=2, verbose=0)
+    if where == "method":  # nothing of it reached the network
+        assert all(np.isfinite(value).all() for value in arrays(again.trainable_variables))
+
+
+@pytest.mark.parametrize("seed", [0, -1, 2**31, 2**63, 2**64 - 1, -(2**100), np.uint64(2**64 - 1)])
+def test_extreme_seeds(seed: int, tmp_path: Path) -> None:
+    """Any whole number is a seed, and the same one after a file."""
+    found = compiled(pt.PCGrad(), seed=seed)
+    fit(found)
+    found.save(tmp_path / "it.keras")
+    again = keras.saving.load_model(tmp_path / "it.keras")
+    fit(found), fit(again)
+    assert_same(arrays(found.trainable_variables), arrays(again.trainable_variables))
+    answers = [pt.weigh("pcgrad", [[1.0, -0.5], [-0.5, 4.0]], seed=seed)[0] for _ in range(2)]
+    assert_same(*([ops.convert_to_numpy(answer)] for answer in answers))
+
+
+@pytest.mark.parametrize("combine", ["sum", "upgrad"])
+def test_a_derivative_that_is_not_finite(combine: str) -> None:
+    """The root has an infinite slope at zero: of the input, and so in the gradient of weights."""
+
+    def head(step: Any, name: str, x: Any) -> Any:
+        return ops.sum(step.networks[name](step.networks["trunk"](x)), axis=-1)
+
+    def smooth(step: Any) -> Any:
+        return ops.mean(pt.derivative(lambda x: head(step, "a", x), step.inputs) ** 2)
+
+    def steep(step: Any) -> Any:
+        def root(x: Any) -> Any:
+            return ops.sqrt(ops.maximum(0.0 * head(step, "b", x), 0.0))
+
+        return ops.mean(pt.derivative(root, step.inputs) ** 2)
+
+    found = model()
+    found.compile(
+        keras.optimizers.Adam(0.01),
+        objectives=[
+            pt.Objective("steep", steep),
+            pt.Objective("smooth", smooth),
+            pt.Objective("c", LOSSES["c"]),
+        ],
+        combine=combine,
+        run_eagerly=True,
+        verbose=0,
+    )
+    before = arrays(found.trainable_variables)
+    assert fit(found)["dropped"][0] >= 1
+    assert all_finite(found)
+    moved = not np.array_equal(before[0], arrays(found.trainable_variables)[0])
+    assert moved == (combine == "upgrad"), "the other goes on"
+
+
 CLIPPED: list[dict[str, float]] = [{"clipnorm": 0.1}, {"clipvalue": 0.01}, {"global_clipnorm": 0.1}]
 
 

@@ -17,7 +17,7 @@ from polytape.differentiation.measured import check_measure
 from polytape.engines import Recording
 from polytape.stages.reweight import Reweight, check_names
 from polytape.training.dropped import Dropped
-from polytape.training.objectives.culprits import culprits
+from polytape.training.objectives.culprits import culprits, spoilt
 from polytape.training.objectives.losses import Ledger
 from polytape.training.objectives.objectives import Objectives
 from polytape.training.objectives.returned import Returned
@@ -298,14 +298,16 @@ class Plan:
             )
 
     def culprits(self) -> str:
-        """What in the data of the `fit` that runs is not finite, as sentences; or nothing."""
+        """What is not finite in the data of the `fit` that runs and in the model, as sentences."""
         x, y = self.data
         keys: dict[str, Any] = {name: name for name in self.dropped.left_out()}
         if self.objectives is not None:
             given = [self.objectives.given[name] for name in keys]
             keys = {one.name: one.target for one in given if not one.of_step}
         places = {name: self.names.index(name) for name in keys}
-        return culprits(x, y, keys, places)
+        held = [*self.model.weights, *self.model.optimizer.variables]
+        own = [variable for variable in held if "reweight" not in variable.path]  # `bad_weights`
+        return culprits(x, y, keys, places) + spoilt(own)
 
     def bad_weights(self) -> str:
         """A sentence for each objective whose weight was not finite in the last step."""

@@ -1,4 +1,4 @@
-"""Once a loss was not finite: whether it is the data that is not."""
+"""Once a loss was not finite: whether it is the data, or a variable, that is not."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +35,26 @@ def culprits(x: Any, y: Any, targets: Mapping[str, Any], places: Mapping[str, in
         if bad:
             break
     return "".join(f" {sentence}" for sentence in bad)
+
+
+def spoilt(variables: Sequence[keras.Variable]) -> str:
+    """A sentence, with a space before, that names variables that are not finite; or nothing.
+
+    No step can mend them: they came out of a file, or of an optimizer's infinite rate.
+    """
+    bad = {
+        variable.path: None
+        for variable in variables
+        if "float" in str(variable.dtype)
+        and not np.isfinite(ops.convert_to_numpy(ops.cast(variable.value, "float32"))).all()
+    }
+    if not bad:
+        return ""
+    names = ", ".join(map(repr, [*bad][:4])) + f" and {len(bad) - 4} more" * (len(bad) > 4)
+    return (
+        f" Not finite themselves are the variables {names}: load sound values, or make the model "
+        "anew."
+    )
 
 
 def _batches(x: Any, y: Any) -> Iterator[tuple[Any, Any]]:
