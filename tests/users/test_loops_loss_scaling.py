@@ -87,6 +87,19 @@ def test_an_overflow_is_handed_on_and_nothing_else_changes(combined: bool) -> No
     assert (number(toy.w), number(toy.optimizer.dynamic_scale)) == (5.0, 2.0**14)
 
 
+@pytest.mark.parametrize("method", ["sum", "dwa", "upgrad"])
+def test_a_gradient_whose_square_is_infinite_is_an_overflow(method: str) -> None:
+    """Finite, but above 1.8e19: Adam would keep its square. As in `fit`."""
+    w = keras.Variable([5.0])
+
+    def losses() -> dict[str, Any]:
+        return {"a": ops.sum((w + 1.0) ** 2), "b": ops.sum((w - 3.0) ** 2)}
+
+    combiner = pt.Combiner(method)
+    assert np.isnan(number(combiner(pt.gradients(losses, [w], scale=2.0**66))[0]))
+    assert np.isfinite(number(combiner(pt.gradients(losses, [w], scale=2.0**50))[0]))
+
+
 def test_one_overflowing_loss_of_two_is_enough() -> None:
     w = keras.Variable([5.0])
     grads = pt.gradients(

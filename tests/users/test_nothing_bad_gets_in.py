@@ -304,6 +304,19 @@ def test_smoothed_in_a_network(factor: float) -> None:
     assert all_finite(found)
 
 
+def test_famo_at_the_largest_rate_and_decay() -> None:
+    """A state that pulls itself back by 1e6 times its size, 1e6 a step, stays a number."""
+    method, rng = pt.FAMO(rate=1e6, decay=1e6), np.random.default_rng(0)
+    state = keras.tree.map_structure(ops.convert_to_tensor, method.init(("a", "b", "c")))
+    active = ops.convert_to_tensor(np.ones(3, bool))
+    for _ in range(200):
+        before, after = (np.float32(10 ** rng.uniform(-37, 37, 3)) for _ in range(2))
+        looks = ops.convert_to_tensor(before), ops.convert_to_tensor(after)
+        state = method.review(*looks, active, state)
+    for leaf in keras.tree.flatten(state):
+        assert np.isfinite(ops.convert_to_numpy(leaf)).all()
+
+
 def test_numbers_alone() -> None:
     with pytest.raises(ValueError, match="not finite"):
         pt.weigh("gls", losses=[math.inf, 1.0])
