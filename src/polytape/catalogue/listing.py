@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from polytape.catalogue.discovery import all_methods, catalogue
+from polytape.catalogue.ticks import TICKS
 from polytape.contract import Method
 from polytape.contract.rules import rules_of
 
@@ -33,6 +34,7 @@ class Entry:
     state          numbers kept from step to step, for T objectives and a network of N numbers: "–",
                    "T", "T² + 1", "2 T N"
     native_scale   what the published weights of equal gradients add up to, "sum" or "mean"; or "–"
+    passed         the laws that it passed when it was tried, promised or not
     settings       (field, default, rule); the default is "" where there is none
     specification  the whole docstring
     """
@@ -45,7 +47,7 @@ class Entry:
     cost: str
     state: str
     native_scale: str
-    guarantees: frozenset[str]
+    passed: tuple[str, ...]
     reference: str
     settings: tuple[tuple[str, str, str], ...]
     specification: str
@@ -57,8 +59,11 @@ def listing() -> list[Entry]:
     return [entry(cls, stage=name not in methods) for name, cls in catalogue().items()]
 
 
-def entry(cls: type[Method], stage: bool = False) -> Entry:
-    """What a class says of itself, read off it and off what it makes."""
+def entry(cls: type[Method], stage: bool = False, passed: tuple[str, ...] | None = None) -> Entry:
+    """What a class says of itself, read off it and off what it makes.
+
+    passed  the laws that it passed; None: those of the record
+    """
     needs, cost, state = _measured(cls)
     specification = inspect.getdoc(cls) or ""
     return Entry(
@@ -70,7 +75,7 @@ def entry(cls: type[Method], stage: bool = False) -> Entry:
         cost=cost,
         state=state,
         native_scale=cls.native_scale or "–",
-        guarantees=cls.guarantees,
+        passed=TICKS.get(cls.__name__, ()) if passed is None else passed,
         reference=cls.reference or "–",
         settings=tuple(_settings(cls)),
         specification=specification,

@@ -26,6 +26,7 @@ class Mean(Method):
     """
 
     needs: ClassVar[Need] = "losses"
+    native_scale: ClassVar[str | None] = "mean"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free"})
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:

@@ -24,6 +24,8 @@ class Sum(Method):
     """
 
     needs: ClassVar[Need] = "losses"
+    native_scale: ClassVar[str | None] = "sum"
+    guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free"})
     constant: ClassVar[bool] = True
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:

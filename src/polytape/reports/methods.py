@@ -11,7 +11,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from polytape.catalogue.listing import Entry
 
-PROMISES = {  # and the letter of each
+TICKS = {  # and the letter of each
     "non-conflicting": "n",
     "impartial": "i",
     "stationary": "s",
@@ -47,7 +47,7 @@ def sections(entries: Sequence["Entry"]) -> Iterator[tuple[str, str, list["Entry
 
 
 def _ticks(entry: "Entry") -> str:
-    return "".join(p if name in entry.guarantees else "·" for name, p in PROMISES.items())
+    return "".join(p if name in entry.passed else "·" for name, p in TICKS.items())
 
 
 def terminal(entries: Sequence["Entry"], width: int) -> RenderableType:
@@ -58,7 +58,7 @@ def terminal(entries: Sequence["Entry"], width: int) -> RenderableType:
     for title, cost, found in sections(entries):
         table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
         table.add_column("", width=fixed[0], no_wrap=True, style="bold")
-        for head, room in (("promises", 8), ("scale", 5), ("state", fixed[1])):
+        for head, room in (("laws", 8), ("scale", 5), ("state", fixed[1])):
             table.add_column(head, width=room, no_wrap=True)
         table.add_column("", width=(width - 51) * 3 // 5 if wide else None)
         if wide:
@@ -86,7 +86,7 @@ def _source(entry: "Entry") -> str:
 def _legend() -> Table:
     table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     for word, meaning in LEGEND:
-        letter = f"[bold]{PROMISES[word]}[/bold]  " if word in PROMISES else ""
+        letter = f"[bold]{TICKS[word]}[/bold]  " if word in TICKS else ""
         table.add_row(letter + word, meaning, style="dim")
     table.add_row()
     table.add_row("[bold]polytape methods NAME[/bold]", "prints the specification of one")
@@ -95,13 +95,13 @@ def _legend() -> Table:
 
 def specification(entry: "Entry") -> str:
     """One method in full, as plain text."""
-    kept = [p for p in PROMISES if p in entry.guarantees]
+    kept = [p for p in TICKS if p in entry.passed]
     facts = {
         "needs": entry.needs,
         "cost": entry.cost,
         "state": entry.state,
         "scale": entry.native_scale,
-        "promises": ", ".join(kept) or "–",
+        "laws": ", ".join(kept) or "–",
         "reference": entry.reference,
     }
     lines = [f"pt.{entry.name}", "", entry.specification, ""]
@@ -125,16 +125,17 @@ def page(entries: Sequence["Entry"]) -> str:
         "",
         *(f"* *{word}*: {meaning}" for word, meaning in LEGEND),
         "",
-        "Promises are laws that the tests try on every method, on rows built to be difficult.",
+        "A tick is a law that the method, with its defaults, passed when it was tried on rows built "
+        "to be difficult. Wrappers keep what the method inside them keeps.",
     ]
-    head = ["", *PROMISES, "scale", "state", "cost", "", "source"]
+    head = ["", *TICKS, "scale", "state", "cost", "", "source"]
     for title, cost, found in sections(entries):
         lines += ["", f"## {title}", "", f"{cost[0].upper()}{cost[1:]}.", ""]
         lines += ["| " + " | ".join(head) + " |"]
-        lines += ["|:--|" + ":-:|" * len(PROMISES) + ":--|" * 5]
+        lines += ["|:--|" + ":-:|" * len(TICKS) + ":--|" * 5]
         for e in found:
             path = f"../src/{e.module.replace('.', '/')}.py"
-            ticks = ["✓" if promise in e.guarantees else "" for promise in PROMISES]
+            ticks = ["✓" if law in e.passed else "" for law in TICKS]
             cells = [f"[{e.name}]({path})", *ticks, e.native_scale, e.state, e.cost]
             cells += [e.summary.replace("|", "\\|"), e.reference.replace("|", "\\|")]
             lines.append("| " + " | ".join(cells) + " |")

@@ -8,7 +8,7 @@ non-conflicting  no objective is made worse to first order: J J^T w >= 0, whatev
 impartial        the direction does not change if a single loss is multiplied by a positive number
 stationary       the update is zero where a positive combination of all rows is zero
 permutation      the common law of that name
-scale-free       the common law "scale": no direction changes if all losses are multiplied by 1e8
+scale-free       no direction changes if all losses are multiplied by one number in all steps
 """
 
 import json
@@ -192,9 +192,26 @@ def non_conflicting(trial: Trial) -> Iterator[str]:
 def impartial(trial: Trial) -> Iterator[str]:
     """A single loss multiplied by a positive number: the same direction."""
     factors = np.array([1.0, 8.0, 0.125, 2.0])
-    for matrix in (_named("well conditioned"), _named("conflicting")):
-        again = trial.update(matrix.rows * factors[:, None], matrix.losses * factors)
-        yield from differ(matrix, trial.on(matrix), again, unit=True)
+    one, two = _named("well conditioned"), _named("conflicting")
+    for matrix in (one, two, Matrix("agreeing", np.abs(one.rows), one.losses)):
+        for each in (factors, factors[::-1]):
+            again = trial.update(matrix.rows * each[:, None], matrix.losses * each)
+            yield from differ(matrix, trial.on(matrix), again, unit=True)
+    yield from _in_the_third_step(trial, factors)
+
+
+def scale_free(trial: Trial) -> Iterator[str]:
+    """All losses multiplied by one number in all steps: the same directions."""
+    yield from scale(trial)
+    yield from _in_the_third_step(trial, np.full(4, 2.0**12))
+
+
+def _in_the_third_step(trial: Trial, factors: Array) -> Iterator[str]:
+    """Whether the factors turn an update to which the state has come."""
+    matrix = _named("conflicting")
+    plain, scaled = trial.third(matrix, np.ones(4)), trial.third(matrix, factors)
+    named = matrix._replace(name="conflicting, step 3")
+    yield from differ(named, plain, scaled, unit=True)
 
 
 def stationary(trial: Trial) -> Iterator[str]:
@@ -222,7 +239,7 @@ GUARANTEES: dict[str, Law] = {
     "impartial": impartial,
     "stationary": stationary,
     "permutation": permutation,
-    "scale-free": scale,
+    "scale-free": scale_free,
 }
 
 

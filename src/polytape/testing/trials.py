@@ -127,6 +127,21 @@ class Trial:
         found = self.along(seen, weights)
         return found._replace(direction=found.direction + offset)
 
+    def third(self, matrix: Matrix, factors: Array) -> Update:
+        """The update of the third step, rows and losses being multiplied by (T,) in all of them.
+
+        The losses fall, each at its own speed, and so do the rows.
+        """
+        count, width = matrix.rows.shape
+        fall = np.linspace(0.9, 0.6, count)
+        now, active = self.start((count,), width), np.ones(count, bool)
+        for step in range(3):
+            factor = factors * fall**step
+            rows, losses = matrix.rows * factor[:, None], matrix.losses * factor
+            weights, seen, offset, now = self.answer(rows, losses, active, now)
+        found = self.along(seen, weights)
+        return found._replace(direction=found.direction + offset)
+
     def along(self, rows: Array, weights: Array) -> Update:
         """The update that weights mean for rows."""
         with np.errstate(invalid="ignore"):  # what is not finite is reported as such
