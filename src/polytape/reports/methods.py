@@ -125,8 +125,8 @@ def page(entries: Sequence["Entry"]) -> str:
         "",
         *(f"* *{word}*: {meaning}" for word, meaning in LEGEND),
         "",
-        "A tick is a law that the method, with its defaults, passed when it was tried on rows built "
-        "to be difficult. Wrappers keep what the method inside them keeps.",
+        "A tick is a law that the method, with its defaults, passed when it was tried on rows "
+        "built to be difficult. Wrappers keep what the method inside them keeps.",
     ]
     head = ["", *TICKS, "scale", "state", "cost", "", "source"]
     for title, cost, found in sections(entries):
