@@ -9,6 +9,7 @@ told not to hand the work to another thread, which can cost as much as the work.
 weighting of the same Gramian, where it has the method.
 """
 
+import dataclasses
 import itertools
 import math
 import statistics
@@ -45,7 +46,7 @@ def methods(backend: str) -> list[str]:
     common.choose("numpy" if backend == "torchjd" else backend)
     from polytape.catalogue import all_methods
 
-    return [name for name, cls in all_methods().items() if cls.needs in ("gramian", "halves")]
+    return [name for name, cls in all_methods().items() if cls.needs == "gramian"]
 
 
 def polytape(backend: str, name: str, count: int) -> Callable[[], Any]:
@@ -53,14 +54,15 @@ def polytape(backend: str, name: str, count: int) -> Callable[[], Any]:
     from keras import ops
 
     from polytape.catalogue import all_methods
-    from polytape.contract import Evidence, Seed, evaluate
+    from polytape.contract import Evidence, Products, Seed, evaluate
 
     method = all_methods()[name]()
     names = tuple(map(str, range(count)))
     seed = keras.random.SeedGenerator(0).next()
 
     def question(products: Any, losses: Any, active: Any, step: Any, state: Any) -> Any:
-        known = Evidence(losses, products, active, names, step, Seed(seed), cross=products)
+        known = Evidence(losses, products, active, names, step, Seed(seed))
+        known = dataclasses.replace(known, readings={"cross": Products(products)})
         return evaluate(method, known, state)
 
     function = _compiled(backend, question)

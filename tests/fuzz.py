@@ -27,11 +27,14 @@ import polytape as pt
 from polytape.catalogue import all_methods
 from polytape.contract import (
     Evidence,
+    Fixed,
     Integer,
-    Look,
+    LossesBeforeAfter,
     Method,
     OneOf,
+    PerObjective,
     Preference,
+    Products,
     Range,
     Seed,
     evaluate,
@@ -139,7 +142,7 @@ def sizes(method: Method) -> list[float]:
 
 
 def question(
-    method: Method, rows: Array, losses: Array, active: Array, step: int, last: Look
+    method: Method, rows: Array, losses: Array, active: Array, step: int, last: LossesBeforeAfter
 ) -> Evidence:
     """What a method sees of rows (count, n); in a scope, as of two variables."""
     names, seed = tuple(map(str, range(len(rows)))), Seed(keras.random.SeedGenerator(3).next())
@@ -157,9 +160,11 @@ def question(
         seed=seed,
         reach=np.ones((2, len(rows)), bool) if blocks else None,
         blocks=blocks,
-        cross=ops.convert_to_tensor(gramian),
-        traces=ops.convert_to_tensor(np.abs(losses)),
-        last=Look(*map(ops.convert_to_tensor, last)),
+        readings={
+            "cross": Products(ops.convert_to_tensor(gramian)),
+            "traces": PerObjective(ops.convert_to_tensor(np.abs(losses)), unsigned=True),
+            "last": Fixed(LossesBeforeAfter(*map(ops.convert_to_tensor, last))),
+        },
     )
 
 
@@ -179,7 +184,10 @@ def observed(
     evidence = dataclasses.replace(
         evidence,
         gramian=ops.matmul(taken, ops.transpose(taken)),
-        measures=None if seen.measures is None else seen.measures[None],
+        readings={
+            **evidence.readings,
+            **({} if seen.measures is None else {"measures": Fixed(seen.measures[None])}),
+        },
         active=fine,
         losses=ops.where(fine, evidence.losses, 0.0),
     )
@@ -197,11 +205,13 @@ def asked(rng: np.random.Generator) -> Iterator[str]:
     names = tuple(map(str, range(count)))
     method = method_of(rng, names)
     nested = method.memory is None and any(p.memory is not None for p in iter_methods(method))
-    closely = any(part.looks_closely for part in iter_methods(method))
+    closely = any("compressed_gradients" in part.evidence for part in iter_methods(method))
     if nested or (closely and rng.random() < 0.3):  # both are shown the rows themselves
         yield from looped(rng, method, count)
         return
-    last = Look(np.zeros(count, "float32"), np.zeros(count, "float32"), np.zeros(count, bool))
+    last = LossesBeforeAfter(
+        np.zeros(count, "float32"), np.zeros(count, "float32"), np.zeros(count, bool)
+    )
     state = method.init(names, () if method.scope is None else (2,))
     state = keras.tree.map_structure(ops.convert_to_tensor, state)
     width = int(rng.integers(1, 9)) if method.memory is not None else None
@@ -232,8 +242,10 @@ def asked(rng: np.random.Generator) -> Iterator[str]:
             yield f"state {leaves} of {told}"
             return
         state = after
-        if any(part.second_look for part in iter_methods(method)):
-            last = Look(losses, np.float32(losses * 10.0 ** rng.uniform(-3, 3, count)), active)
+        if any("losses_before_after" in part.evidence for part in iter_methods(method)):
+            last = LossesBeforeAfter(
+                losses, np.float32(losses * 10.0 ** rng.uniform(-3, 3, count)), active
+            )
 
 
 def looped(rng: np.random.Generator, method: Method, count: int) -> Iterator[str]:
@@ -374,7 +386,7 @@ def trained(rng: np.random.Generator, number: int = 6) -> Iterator[str]:
     case = case_of(rng)
     found, weight = model_of(case)
     told = f"{case}"
-    linear = case.on_nonfinite == "drop" and found.plan.aggregator.linear
+    linear = case.on_nonfinite == "drop" and found.plan.aggregator.single_pass
     whole = (case.on_nonfinite == "skip" or linear) and not case.phased
     optimizer = found.optimizer.inner_optimizer if case.scaled else found.optimizer
     for step in range(number):
@@ -387,7 +399,7 @@ def trained(rng: np.random.Generator, number: int = 6) -> Iterator[str]:
         logs = found.train_on_batch(x, y, return_dict=True)
         dropped = found.plan.dropped.total()
         now = [*found.variables, *found.optimizer.variables]
-        now += [v for c in found.plan.courses for v in c.aggregator.state.variables]
+        now += [v for c in found.plan.phases for v in c.aggregator.state.variables]
         for variable in now:
             value = arrays([variable])[0]
             given = fault == "weight" and "reweight" in variable.path

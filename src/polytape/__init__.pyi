@@ -75,10 +75,10 @@ from polytape.stages.scopes import PerVariable as PerVariable
 from polytape.stages.smoothed import Smoothed as Smoothed
 from polytape.stepping import compiled_step as compiled_step
 from polytape.tape import GradientTape as GradientTape
+from polytape.training.losses.objective import FromInput as FromInput
+from polytape.training.losses.objective import Objective as Objective
+from polytape.training.losses.objective import Step as Step
 from polytape.training.model import Model as Model
-from polytape.training.objectives.objective import FromInput as FromInput
-from polytape.training.objectives.objective import Objective as Objective
-from polytape.training.objectives.objective import Step as Step
 from polytape.training.optimizers.optimizers import Optimizers as Optimizers
 from polytape.training.phase import Phase as Phase
 from polytape.weighing import weigh as weigh

@@ -168,8 +168,8 @@ def list_methods(
         with quiet_frameworks():
             choose_backend(training=False)
             from polytape.catalogue import find
-            from polytape.catalogue.listing import entry, listing
             from polytape.reports import methods
+            from polytape.reports.listing import entry, listing
 
             found = [entry(find(name))] if name else listing()
     except ImportError as error:

@@ -8,7 +8,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from polytape.aggregation import Aggregator, Owner, Saved, StateStore, check_private
+from polytape.aggregation import (
+    Aggregator,
+    Owner,
+    Saved,
+    StateStore,
+    check_measure,
+    check_private,
+)
 from polytape.aggregation.state import constant
 from polytape.catalogue import resolve
 from polytape.contract import (
@@ -17,13 +24,12 @@ from polytape.contract import (
     check_objective_names,
     check_seed,
     is_number,
-    iter_methods,
     received,
 )
 from polytape.differentiation.jacobian import Jacobian
-from polytape.differentiation.measured import check_measure
 from polytape.differentiation.variables import Variables
 from polytape.engines import check_replicas
+from polytape.evidence import kinds_of
 
 
 @keras.saving.register_keras_serializable(package="polytape")
@@ -140,35 +146,38 @@ class Combiner(keras.layers.Layer):
         elif saved is not None:
             self._pending = saved
 
-    def __call__(self, gradients: Jacobian, traces: Any = None) -> list[Tensor | None]:
+    def __call__(self, gradients: Jacobian, traces: Any = None, **more: Any) -> list[Tensor | None]:
         """Update directions, one per variable; the state moves on.
 
         traces  (T,) mean squared norms of the gradients of single samples' residuals, zeros in
-                steps where they are not measured: for methods that need "samples" (NTK)
+                steps where they are not measured: for methods that read "sample_traces" (NTK)
+        more    further evidence that gradients do not hold, by its key
         """
+        given = more if traces is None else {"traces": traces, **more}
         if not isinstance(gradients, Jacobian):
             raise TypeError(
                 "A Combiner takes what pt.gradients(...) returned. "
                 f"Received: an object of type {type(gradients).__name__}."
             )
-        if traces is None and any(part.samples for part in iter_methods(self.method)):
-            raise ValueError(
-                "This method compares the gradients of single samples, which pt.gradients does not "
-                "measure: call combiner(grads, traces=...) with their mean squared norms, zeros in "
-                "steps where you do not measure them, or train with pt.Model."
-            )
+        kinds = {kind.key: kind for kind in kinds_of(self.method)}
+        for key in given:
+            if key not in kinds or not key:
+                raise TypeError(
+                    f"combiner(grads, {key}=...): {type(self.method).__name__} does not read such "
+                    f"evidence. {received(given[key])}"
+                )
+        for key, kind in kinds.items():
+            if given.get(key) is None and (refusal := kind.refusal_in_loop("pt.gradients")):
+                raise ValueError(refusal)
         check_replicas("pt.Combiner")
         check_measure(gradients.measure, self.method)
         connectivity = gradients.connectivity
         aggregator = self._prepared(
             [*connectivity.names], [*connectivity.paths], [*gradients.sizes]
         )
-        if traces is not None and np.shape(traces) != (len(connectivity.names),):
-            raise ValueError(
-                f"Expected traces of shape ({len(connectivity.names)},), one per objective. "
-                f"Received shape: {tuple(np.shape(traces))}."
-            )
-        found = aggregator.aggregate_in_loop(gradients, self.steps.value, traces)
+        shape = (len(connectivity.names),)
+        known = {k: kinds[k].check_given(self.method, value, shape) for k, value in given.items()}
+        found = aggregator.aggregate_in_loop(gradients, self.steps.value, known)
         aggregator.state.write(found.state, found.accept)
         self._before = [*gradients.losses.values()], found.active
         self.steps.assign_add(1)
@@ -189,16 +198,18 @@ class Combiner(keras.layers.Layer):
                 f"{', '.join(map(repr, aggregator.names))}. {received(losses)}"
             )
         after = [_scalar(name, losses[name]) for name in aggregator.names]
-        aggregator.look_again(before, after, active, ops.any(active))
+        aggregator.look_after_update(before, after, active, ops.any(active))
 
-    def heed(self, logs: Mapping[str, float]) -> None:
+    def on_epoch_metrics(self, logs: Mapping[str, float]) -> None:
         """Hand the metrics of an epoch to methods that read some (DTP).
 
         ValueError if a metric that a method names is not among them.
         """
         if self._aggregator is None:
-            raise RuntimeError("heed() needs the state: call the Combiner or prepare() first.")
-        self._aggregator.heed(logs)
+            raise RuntimeError(
+                "on_epoch_metrics() needs the state: call the Combiner or prepare() first."
+            )
+        self._aggregator.on_epoch_metrics(logs)
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()

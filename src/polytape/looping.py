@@ -8,19 +8,19 @@ import keras
 import numpy as np
 from keras import ops
 
-from polytape.aggregation import Aggregator, check_private
+from polytape.aggregation import Aggregator, check_measure, check_private
 from polytape.catalogue import resolve
 from polytape.catalogue.names import MethodLike
 from polytape.combiner import Combiner
 from polytape.contract import Method, Seed, Tensor, did_you_mean, has_state, iter_methods, received
 from polytape.differentiation.connectivity import Connectivity
-from polytape.differentiation.jacobian import Jacobian, mean_rows
-from polytape.differentiation.losses import Losses
-from polytape.differentiation.measured import Measured, check_measure
+from polytape.differentiation.jacobian import Jacobian, Table, mean_rows
+from polytape.differentiation.losses import HALVES, Losses
+from polytape.differentiation.measured import Measured
 from polytape.differentiation.scaling import factor_of
 from polytape.differentiation.shown import shown
 from polytape.differentiation.variables import Variables
-from polytape.engines import Measure, Recording, check_replicas, engine
+from polytape.engines import Measure, Recording, Scalars, check_replicas, engine
 
 
 class Gradients(Jacobian):
@@ -160,8 +160,8 @@ def gradients(
     objective_fn  called once, without arguments; returns {objective name: scalar loss}, or a list
                   of losses, named "0", "1", ...; or a tuple of that and anything else, which is
                   then `grads.outputs`. Everything that is to be differentiated must happen inside
-                  it. For methods that need "halves" every loss is a pair: that of one half of the
-                  batch, that of the other
+                  it. For methods that read "half_batches" every loss is a pair: that of one half of
+                  the batch, that of the other
     variables     what to differentiate by: `model.trainable_variables`, a model or layer, a PyTorch
                   module; a list of them; a dict {name: one of them}, or pairs of name and variable
                   (`module.named_parameters()`). Names make the paths, whose first part is the
@@ -208,10 +208,10 @@ def gradients(
     factor = factor_of("pt.gradients", scale)
     names: list[str] = []
 
-    def forward() -> tuple[list[Tensor], Any]:
+    def forward() -> tuple[Scalars, Any]:
         losses, outputs = Losses.returned(objective_fn())
         names[:] = losses.names
-        return losses.scalars, outputs
+        return losses.groups, outputs
 
     recording = engine().record(forward, lambda: known.variables, measure)
     found = collected(recording, names, known, factor)
@@ -226,25 +226,30 @@ def collected(
 ) -> Gradients:
     """The gradients of the recorded losses: one for each name, or one of either half batch."""
     values = [ops.stop_gradient(loss) for loss in recording.scalars]
-    count = len(names)
+    halves = [recording.groups[half] for half in HALVES if half in recording.groups]
+    if halves:
+        values = [0.5 * (values[a] + values[b]) for a, b in zip(*halves, strict=True)]
+    losses = dict(zip(names, values, strict=True))
     if recording.measure != "parameters":
-        if len(values) != count:
+        if halves:
             raise ValueError(
                 'A pair of losses for the halves of a batch needs measure="parameters". Received: '
                 f"measure={recording.measure!r}."
             )
-        connectivity = Connectivity(tuple(names), known.paths, recording.reach(range(count)))
-        losses = dict(zip(names, values, strict=True))
+        reach = recording.reach(recording.groups["losses"])
+        connectivity = Connectivity(tuple(names), known.paths, reach)
         found: Gradients = MeasuredGradients(losses, recording, connectivity, scale)
     else:
-        rows = [recording.vjp({t: scale}, range(len(known.paths))) for t in range(len(values))]
-        halves = (rows[:count], rows[count:]) if len(rows) > count else None
-        if halves:
-            rows = mean_rows(*halves)
-            values = [0.5 * (a + b) for a, b in zip(values[:count], values[count:], strict=True)]
+        every = range(len(known.paths))
+
+        def table(group: Sequence[int]) -> Table:
+            return [recording.vjp({place: scale}, every) for place in group]
+
+        tables = [table(half) for half in halves]
+        rows = mean_rows(*tables) if halves else table(recording.groups["losses"])
+        parts = {"half_batches": tables} if halves else None
         connectivity = Connectivity.seen(names, known.paths, rows)
-        losses = dict(zip(names, values, strict=True))
-        found = Gradients(losses, rows, connectivity, scale, halves=halves)
+        found = Gradients(losses, rows, connectivity, scale, parts=parts)
     found.variables = list(known.variables)
     found.outputs = keras.tree.map_structure(_cut_off, recording.outputs)
     return found
@@ -275,7 +280,7 @@ def _aggregator(
 ) -> Aggregator:
     """Made ready for these objectives and variables, or a refusal that says why."""
     for part in iter_methods(method):
-        if has_state(part, names) and not (part.constant and part.heeds is None):
+        if has_state(part, names) and not (part.constant and "epoch_metrics" not in part.evidence):
             _refuse(method, part, "keeps a state from step to step")
         if part.counts:
             _refuse(method, part, "depends on the number of steps made")

@@ -7,22 +7,28 @@ import keras
 import numpy as np
 from keras import ops
 
-from polytape.aggregation import Aggregator
+from polytape.aggregation import Aggregator, check_measure
 from polytape.catalogue.names import MethodLike
 from polytape.combiner import Combiner
-from polytape.contract import Tensor, iter_methods, received
+from polytape.contract import Tensor, received
 from polytape.differentiation.losses import Losses
-from polytape.differentiation.measured import check_measure
 from polytape.differentiation.variables import Variables
-from polytape.engines import Measure, check_replicas, engine, framework_of
+from polytape.engines import Measure, Scalars, check_replicas, engine, framework_of
+from polytape.evidence import kinds_of
 from polytape.methods.sum import Sum
-from polytape.training.backward import Recorded, backward
+from polytape.training.backward import backward
 from polytape.training.nonfinite import decide_update
-from polytape.training.optimizers.assignment import as_optimizers, assign_owners, resolve_optimizer
-from polytape.training.phase_plan import PhasePlan
+from polytape.training.optimizers.assignment import (
+    as_optimizers,
+    assign_owners,
+    resolve_optimizer,
+)
+from polytape.training.plan import PhasePlan
+from polytape.training.recording import PhaseRecording
 from polytape.training.routing.failure_groups import one_group
-from polytape.training.routing.routes import Routes, VariableIndex, warn_untrained
-from polytape.training.step import update
+from polytape.training.routing.routes import Routes, warn_untrained
+from polytape.training.step import apply_update, look_after_update
+from polytape.training.variables import VariableIndex
 
 
 class CompiledStep:
@@ -53,21 +59,20 @@ class CompiledStep:
         self.losses, self.networks, self.run_eagerly = losses, networks, run_eagerly
         self.optimizer = resolve_optimizer(optimizer, "compiled_step(optimizer=...)")
         self.combiner = combiner if isinstance(combiner, Combiner) else Combiner(combiner)
-        if any(part.samples for part in iter_methods(self.combiner.method)):
-            raise ValueError(
-                "This method compares the gradients of single samples, which pt.compiled_step does "
-                "not measure. Train with pt.Model, or give a pt.Combiner its `traces` in a loop."
-            )
+        for kind in kinds_of(self.combiner.method):
+            if refusal := kind.refusal_in_loop("pt.compiled_step"):
+                raise ValueError(refusal)
         self.measure = check_measure(measure, self.combiner.method)
         self.variables: list[Any] = []
-        self._course: PhasePlan | None = None
+        self._phase: PhasePlan | None = None
+        self._reach: Any = None  # (T, V) bool: who trains what, once that is known
         self._others: list[Any] = []  # what the losses change beside what is trained
         self._run: Callable[..., Any] = self._step
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """One step on a batch, whose arguments go to `losses`; what it returned comes back."""
         args, kwargs = (_tensors(batch) for batch in (args, kwargs))
-        if self._course is None:
+        if self._phase is None:
             self._prepare(args, kwargs)
         still = [variable.path for variable in self.variables if not variable.trainable]
         if still:
@@ -105,17 +110,24 @@ class CompiledStep:
         if not self.optimizer.built:
             self.optimizer.build(self.variables)
         aggregator = self.combiner.aggregator_for(names, known)
-        self._course = self._charted(aggregator)
+        self._phase = self._planned(aggregator)
         own = [*self.variables, *self.optimizer.variables, *self.combiner.variables]
         self._others = [v for v in survey.variables if not any(v is other for other in own)]
         if not self.run_eagerly:
             self._run = engine().compiled_step(self._step, [*own, *self._others])
 
-    def _charted(self, aggregator: Aggregator) -> PhasePlan:
+    def _planned(self, aggregator: Aggregator) -> PhasePlan:
         count, width = len(aggregator.names), len(self.variables)
-        routes, bonds = Routes.anywhere(count, width), one_group(count, width)
-        plain = aggregator.method == Sum()
-        return PhasePlan(aggregator.names, tuple(range(count)), aggregator, routes, bonds, plain)
+        return PhasePlan(
+            aggregator.names,
+            tuple(range(count)),
+            self.variables,
+            aggregator,
+            Routes.anywhere(count, width),
+            one_group(count, width),
+            plain=aggregator.method == Sum(),
+            rescales=isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer),
+        )
 
     def _named_networks(self) -> Mapping[str, Any]:
         if not isinstance(self.networks, Mapping):
@@ -129,44 +141,43 @@ class CompiledStep:
     # ------------------------------------------------------------------ the step
 
     def _step(self, *args: Any, **kwargs: Any) -> Any:
-        course, optimizer = self._course, self.optimizer
-        assert course is not None  # noqa: S101  (made before the first step)
-        aggregator = course.aggregator
+        phase, optimizer = self._phase, self.optimizer
+        assert phase is not None  # noqa: S101  (made before the first step)
+        aggregator = phase.aggregator
+        halves = bool(aggregator.recording)
         shape: list[bool] = []  # whether there are outputs
 
-        def forward() -> tuple[list[Tensor], Any]:
+        def forward() -> tuple[Scalars, Any]:
             returned = self.losses(*args, **kwargs)
             losses, outputs = Losses.returned(returned)
             self._check(losses, outputs)
             shape[:] = [isinstance(returned, tuple) and returned[1] is outputs]
-            return _scalars(losses, aggregator.halves), outputs
+            return _scalars(losses, halves), outputs
 
-        recording = engine().record(forward, lambda: self.variables, self.measure)
+        recorded = engine().record(forward, lambda: self.variables, self.measure)
         scale = ops.cast(optimizer.scale_loss(ops.ones(())), "float32")
-        rescales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         count = ops.add(self.combiner.steps.value, 0)
-        recorded = Recorded(recording, course, count, scale, None, rescales=rescales)
-        first = aggregator.reach is None and not aggregator.checked
-        outcome = backward(recorded)
-        if first:
-            pairs = zip(self.variables, outcome.directions, strict=True)
-            warn_untrained([variable for variable, gradient in pairs if gradient is None])
-        decision = decide_update(self, recorded, outcome)
-        aggregator.state.write(outcome.state, decision.accept)
+        recording = PhaseRecording(recorded, phase, count, scale, reach=self._reach)
+        result = backward(recording)
+        if self._reach is None:
+            self._reach = recording.trained(result.reach)
+            trained: Any = self._reach.any(axis=0)
+            pairs = zip(self.variables, trained, strict=True)
+            warn_untrained([variable for variable, some in pairs if not some])
+        decision = decide_update(recording, result, as_a_whole=False)
+        aggregator.state.write(result.state, decision.accept)
         self.combiner.steps.assign_add(1)
-        update(optimizer, self.variables, course, decision)
-        if aggregator.second_look:
-            after = engine().without_side_effects(
-                lambda: forward()[0][: len(aggregator.names)], self._others
-            )
-            aggregator.look_again(recorded.losses, after, decision.active, decision.accept)
-        losses = dict(zip(aggregator.names, map(ops.stop_gradient, recorded.losses), strict=True))
+        apply_update(optimizer, self.variables, recording, decision, result.reach)
+        if aggregator.looks_after_update:
+            after = engine().without_side_effects(lambda: _losses_of(forward()), self._others)
+            look_after_update(recording, decision, after)
+        losses = dict(zip(aggregator.names, map(ops.stop_gradient, recording.losses), strict=True))
         if not shape[0]:
             return losses
-        return losses, keras.tree.map_structure(_cut_off, recording.outputs)
+        return losses, keras.tree.map_structure(_cut_off, recorded.outputs)
 
     def _check(self, losses: Losses, outputs: Any) -> None:
-        names = self._course.names if self._course else ()
+        names = self._phase.names if self._phase else ()
         if tuple(losses.names) != names:
             raise ValueError(
                 f"The losses are {', '.join(map(repr, losses.names))} now, and were "
@@ -251,19 +262,21 @@ class _Survey(keras.StatelessScope):
         super().add_update(update)
 
 
-def _scalars(losses: Losses, halves: bool) -> list[Tensor]:
+def _scalars(losses: Losses, halves: bool) -> Scalars:
     """T losses, their total, and behind them the losses of either half if they are wanted."""
-    count = len(losses.names)
-    pairs = len(losses.scalars) > count
+    pairs = "losses" not in losses.groups
     if halves and not pairs:
         raise ValueError(
             "This method compares the gradients of two half batches: let the losses return a pair "
             'for each objective, {"name": (loss of one half, loss of the other)}.'
         )
-    one, two = losses.scalars[:count], losses.scalars[count:]
-    whole = [0.5 * (a + b) for a, b in zip(one, two, strict=True)] if pairs else one
+    whole = losses.whole
     total = sum(whole[1:], start=whole[0])
-    return [*whole, total, *(losses.scalars if halves else ())]
+    return {"losses": whole, "extra": [], "total": [total], **(losses.groups if halves else {})}
+
+
+def _losses_of(passed: tuple[Any, Any]) -> list[Tensor]:
+    return list(passed[0]["losses"])
 
 
 def _cut_off(item: Any) -> Any:

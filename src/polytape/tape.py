@@ -113,7 +113,7 @@ class GradientTape:
         named = Losses.of(losses, "tape.gradients takes")
         known = Variables.of("tape.gradients", sources)
         factor = factor_of("tape.gradients", scale)
-        recording = tape.recording(named.scalars, known.variables)
+        recording = tape.recording(named.groups, known.variables)
         found = collected(recording, named.names, known, factor)
         _check_reach(tape, found.connectivity, known, named)
         self._tape = None
@@ -152,7 +152,7 @@ def _check_reach(
         return
     index = int(unreached[0])
     paths, read = connectivity.paths, tape.read()
-    reach: Any = tape.recording(losses.scalars, read).reach([index])[0] if read else ()
+    reach: Any = tape.recording(losses.groups, read).reach([index])[0] if read else ()
     others = [variable for variable, reached in zip(read, reach, strict=True) if reached]
     among = [source for source in sources.variables if tape.has_read(source)]
     if not read:
@@ -161,7 +161,7 @@ def _check_reach(
         cause = _BROKEN.format(len(among), _listed(tape, others))
     elif others:
         cause = _OTHERS.format(_listed(tape, others))
-    elif tape.finished(losses.scalars[index]):
+    elif tape.finished(next(iter(losses.groups.values()))[index]):
         cause = _NO_PATH
     else:
         cause = _BEHIND

@@ -1,7 +1,7 @@
 """The maths of a method alone, for a given Gramian: no network, no variables."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -12,20 +12,20 @@ from polytape.aggregation.seeds import draw
 from polytape.catalogue import resolve
 from polytape.catalogue.names import MethodLike
 from polytape.contract import (
-    OF_LOSSES,
     Evidence,
-    Look,
     Method,
     State,
     Tensor,
     check_objective_names,
     check_seed,
+    did_you_mean,
     evaluate,
     in_float32,
     is_whole,
     received,
 )
-from polytape.stages.chain import split
+from polytape.contract.arguments import flags, known, numbers
+from polytape.evidence import Kind, all_kinds, kinds_of
 
 
 @in_float32
@@ -42,6 +42,7 @@ def weigh(
     cross: Any = None,
     last: tuple[Any, Any, Any] | None = None,
     traces: Any = None,
+    **more: Any,
 ) -> tuple[Tensor, State]:
     """Weights of a method for a given Gramian: the maths, without a network.
 
@@ -54,11 +55,13 @@ def weigh(
     active   (..., T) bool; False leaves an objective out. All are active if left out
     step     optimizer steps taken so far;  seed  for methods that draw random numbers
     cross    (..., T, T) inner products of the gradients on one half of the batch with those on the
-             other, for methods that need "halves"
-    last     (before, after, active), each (..., T): the losses of the last step's batch before and
-             after its update, and who took part; for methods that take a second look
+             other, for methods that read "half_batches"
+    last     `(before, after, active)`, (..., T) each: losses of the last step's batch before and
+             after its update, and who took part, for methods that read "losses_before_after"
     traces   (..., T) mean squared norms of the gradients of single samples' residuals, zero where
-             they are not measured in this step, for methods that need "samples"
+             they are not measured in this step, for methods that read "sample_traces"
+    more     further evidence that a method reads, by its key: `previous`, (..., T), the losses of
+             the step before
     returns  weights (..., T) float32, and the next state
 
     Raises `ValueError` if the Gramian is not square, not symmetric, has an entry that is not
@@ -71,108 +74,41 @@ def weigh(
     [0.5, 0.5]
     """
     method = resolve(method)
+    kinds = kinds_of(method)
+    given = {"cross": cross, "last": last, "traces": traces, **more}
+    _check_keys(method, kinds, given)
     evidence = _evidence(method, gramian, losses, names, active, step, check_seed(seed))
     shape = tuple(evidence.losses.shape)
     initial = method.init(evidence.names, shape[:-1])
     if state is None:
         state = keras.tree.map_structure(ops.convert_to_tensor, initial)
     _check_state(state, initial)
-    if method.needs == "halves" and cross is None:
-        raise ValueError(
-            f"{type(method).__name__} compares the gradients of two half batches: give `cross`, "
-            "their inner products J_1 @ J_2.T. Received: cross=None."
-        )
-    if cross is not None:
-        cross = _numbers("cross", cross, (*shape, shape[-1]), finite=True)
-    if method.needs == "samples" and traces is None:
-        raise ValueError(
-            f"{type(method).__name__} compares the gradients of single samples: give `traces`, "
-            "their mean squared norms, zeros in steps where they are not measured. "
-            "Received: traces=None."
-        )
-    if traces is not None:
-        given = _numbers("traces", traces, shape, finite=True)
-        if (known := _known(given)) is not None and known.min() < 0:
-            raise ValueError(
-                "`traces` are mean squared norms, which are never below 0. Received: "
-                f"{known.min():.3g} among them."
-            )
-        traces = ops.where(evidence.active, given, 0.0)
-    look = None if last is None else _look(last, shape)
-    evidence = dataclasses.replace(evidence, cross=cross, last=look, traces=traces)
+    readings = {}
+    for kind in kinds:
+        if kind.key and (value := kind.check_given(method, given.get(kind.key), shape)) is not None:
+            readings[kind.key] = kind.reading(value).among(evidence.active)
+    evidence = dataclasses.replace(evidence, readings=readings)
     weights, state = evaluate(method, evidence, state)
-    if (numbers := _known(weights)) is not None and not np.isfinite(numbers).all():
+    if (found := known(weights)) is not None and not np.isfinite(found).all():
         raise FloatingPointError(
-            f"{type(method).__name__} came to weights that are not finite, {numbers.tolist()}: on "
+            f"{type(method).__name__} came to weights that are not finite, {found.tolist()}: on "
             "these numbers they leave the range of float32. Scale the losses, or choose less "
             "extreme hyper-parameters. In training such a step is left out."
         )
     return weights, state
 
 
-def _look(last: Any, shape: tuple[int, ...]) -> Look:
-    """The losses before and after the last update, from any three of their kind."""
-    if not isinstance(last, (tuple, list)) or len(last) != 3:
-        raise TypeError(
-            "`last` is (before, after, active): the losses of the last step's batch before and "
-            f"after its update, and who took part. {received(last)}"
-        )
-    before, after = (
-        _numbers(f"last.{name}", values, shape, finite=True)
-        for name, values in zip(("before", "after"), last, strict=False)
-    )
-    return Look(before, after, _flags("last.active", last[2], shape))
-
-
-def _numbers(name: str, values: Any, shape: tuple[int, ...] | None, *, finite: bool) -> Tensor:
-    """An argument as a float32 tensor; an error that names it unless it holds real numbers.
-
-    shape   that it must have; None takes any
-    finite  whether every number must be finite, where they are known
-    """
-    if not ops.is_tensor(values):
-        try:
-            array = np.asarray(values)
-        except ValueError as error:
-            raise ValueError(
-                f"`{name}` is ragged: its rows differ in length. {received(values)}"
-            ) from error
-        if array.dtype.kind not in "fiu" and not str(array.dtype).startswith(("bfloat", "float")):
-            raise TypeError(f"`{name}` holds real numbers. {received(values)}")
-    elif "complex" in str(values.dtype):
-        raise TypeError(f"`{name}` holds real numbers. Received a tensor of {values.dtype}.")
-    if shape is not None and tuple(np.shape(values)) != shape:
-        raise ValueError(
-            f"Expected `{name}` of shape {shape}. Received shape: {tuple(np.shape(values))}."
-        )
-    tensor = ops.cast(ops.convert_to_tensor(values), "float32")
-    if finite and (known := _known(tensor)) is not None and not np.isfinite(known).all():
-        raise ValueError(
-            f"`{name}` has entries that are not finite. Leave that objective out with `active=`: "
-            "they would stay in the state for good."
-        )
-    return tensor
-
-
-def _flags(name: str, values: Any, shape: tuple[int, ...]) -> Tensor:
-    """An argument as a bool tensor; an error that names it unless it holds booleans."""
-    if tuple(np.shape(values)) != shape:
-        raise ValueError(
-            f"Expected `{name}` of shape {shape}, one entry per objective. "
-            f"Received shape: {tuple(np.shape(values))}."
-        )
-    tensor = values if ops.is_tensor(values) else np.asarray(values)
-    if "bool" not in str(tensor.dtype):
-        raise TypeError(f"`{name}` holds booleans. {received(values)}")
-    return ops.convert_to_tensor(tensor)
-
-
-def _known(tensor: Tensor) -> np.ndarray | None:
-    """The values of a tensor; None while it is traced."""
-    try:
-        return np.asarray(ops.convert_to_numpy(tensor), "float64")
-    except Exception:  # each framework has an error of its own for it
-        return None
+def _check_keys(method: Method, kinds: Sequence[Kind], given: Mapping[str, Any]) -> None:
+    """Raise for evidence that does not exist."""
+    known = {kind.key for kind in all_kinds().values()} - {""}
+    for key in given:
+        if key not in known:
+            own = [kind.key for kind in kinds if kind.key]
+            raise TypeError(
+                f"pt.weigh got the evidence {key!r}, which does not exist."
+                f"{did_you_mean(key, sorted(known))} {type(method).__name__} reads "
+                f"{', '.join(map(repr, own)) or 'none beyond losses and Gramian'}."
+            )
 
 
 def _evidence(
@@ -180,26 +116,20 @@ def _evidence(
 ) -> Evidence:
     if gramian is None and losses is None:
         raise ValueError("pt.weigh needs a Gramian, losses, or both. Received neither.")
-    combination = split(method)[1]
-    if combination is not None and combination.memory is not None:
-        raise ValueError(
-            f"{type(combination).__name__} sees the gradients themselves, of which a Gramian does "
-            "not tell enough. Use it in pt.Combiner or pt.Model."
-        )
-    if gramian is None and method.needs not in OF_LOSSES:
+    if gramian is None and method.needs != "losses":
         raise ValueError(
             f"{type(method).__name__} weighs gradients: it needs a Gramian. Received: gramian=None."
         )
     if gramian is not None:
-        tensor = _numbers("gramian", gramian, None, finite=False)
+        tensor = numbers("gramian", gramian, None, finite=False)
         check_gramian(gramian)
         gramian = tensor
     losses = np.ones(tuple(gramian.shape[:-1]), "float32") if losses is None else losses
-    losses = _numbers("losses", losses, None, finite=False)
+    losses = numbers("losses", losses, None, finite=False)
     shape = tuple(losses.shape)
     _check_sizes(shape, gramian, names)
-    on = ops.ones(shape, "bool") if active is None else _flags("active", active, shape)
-    losses = _numbers("losses", ops.where(on, losses, 0.0), shape, finite=True)
+    on = ops.ones(shape, "bool") if active is None else flags("active", active, shape)
+    losses = numbers("losses", ops.where(on, losses, 0.0), shape, finite=True)
     if gramian is not None:
         gramian = ops.where(ops.logical_and(on[..., :, None], on[..., None, :]), gramian, 0.0)
     names = check_objective_names(names) if names else tuple(map(str, range(shape[-1])))
@@ -236,7 +166,7 @@ def _check_state(state: State, initial: State) -> None:
             "None to start afresh."
         )
     for leaf in keras.tree.flatten(state):
-        if (known := _known(leaf)) is not None and not np.isfinite(known).all():
+        if (found := known(leaf)) is not None and not np.isfinite(found).all():
             raise ValueError(
                 "The state has entries that are not finite, so all later weights would. Pass what "
                 "a call with finite losses returned, or None to start afresh."
@@ -253,7 +183,7 @@ def check_gramian(gramian: Any) -> None:
         )
     if shape[-1] == 0:
         raise ValueError("The Gramian is empty: there is no objective. Received shape: (0, 0).")
-    values = _known(gramian)
+    values = known(gramian)
     if values is None:
         return
     if not np.isfinite(values).all():

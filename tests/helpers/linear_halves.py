@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from polytape.contract import Evidence, Seed
+from polytape.contract import Evidence, Products, Seed
 
 Array = np.ndarray
 
@@ -23,4 +23,6 @@ def evidence(cross: Any, active: Any) -> Evidence:
     names = tuple("abcdefgh"[:count])
     step = ops.zeros((), "int32")
     losses = ops.ones((count,))
-    return Evidence(losses, ops.eye(count), active, names, step, Seed(0), cross=cross)
+    return Evidence(
+        losses, ops.eye(count), active, names, step, Seed(0), readings={"cross": Products(cross)}
+    )

@@ -429,7 +429,7 @@ LOOP: dict[str, Call] = {
     "look_again a list": lambda: ready().look_again([1.0, 1.0]),
     "look_again text": lambda: ready().look_again({"a": "x", "b": 1.0}),
     "look_again a vector": lambda: ready().look_again({"a": ops.ones((2,)), "b": 1.0}),
-    "heed first": lambda: pt.Combiner("dtp").heed({"acc": 1.0}),
+    "heed first": lambda: pt.Combiner("dtp").on_epoch_metrics({"acc": 1.0}),
     "derivative of None": lambda: pt.derivative(lambda x: x, None),
     "derivative by integers": lambda: pt.derivative(lambda x: x, ops.ones((2,), "int32")),
     "derivative, not a function": lambda: pt.derivative(3, ops.ones((2,))),

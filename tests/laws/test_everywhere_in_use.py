@@ -16,7 +16,16 @@ import polytape as pt
 from compiled import compiled
 from linear import objective, random_rows, variables_of
 from polytape.catalogue import all_methods
-from polytape.contract import Evidence, Method, Seed, State, Tensor, evaluate
+from polytape.contract import (
+    Evidence,
+    Method,
+    PerObjective,
+    Products,
+    Seed,
+    State,
+    Tensor,
+    evaluate,
+)
 from polytape.testing.matrices import Array
 from polytape.testing.trials import Trial
 
@@ -53,10 +62,11 @@ def asked(method: Method, reach: Array | None = None) -> Any:
         gramian: Tensor, losses: Tensor, active: Tensor, step: Tensor, state: State
     ) -> Any:
         known = Evidence(losses, gramian, active, NAMES, step, Seed(drawn), reach)
-        if method.needs == "halves" or getattr(method, "inner", method).needs == "halves":
-            known = Evidence(**{**vars(known), "cross": gramian})
-        if getattr(method, "inner", method).needs == "samples":
-            known = Evidence(**{**vars(known), "traces": losses})
+        if "half_batches" in (*method.evidence, *getattr(method, "inner", method).evidence):
+            known = Evidence(**{**vars(known), "readings": {"cross": Products(gramian)}})
+        if "sample_traces" in getattr(method, "inner", method).evidence:
+            readings = {"traces": PerObjective(losses, unsigned=True)}
+            known = Evidence(**{**vars(known), "readings": readings})
         return evaluate(method, known, state)
 
     run = compiled(question)
@@ -133,7 +143,7 @@ def test_inside_every(name: str) -> None:
 
 def in_halves(losses: Any, method: type[Method]) -> Any:
     """The objective function for methods that want two half batches: here, equal ones."""
-    if method.needs != "halves":
+    if "half_batches" not in method.evidence:
         return losses
     return lambda: {name: (loss, loss) for name, loss in losses().items()}
 
@@ -146,7 +156,7 @@ def halved(rows: dict[str, list[Array]]) -> dict[str, list[Array]]:
 @pytest.mark.parametrize("name", METHODS)
 def test_half_precision(name: str) -> None:
     """Rows in float16: the Gramian is taken in float32, and the update is finite and the same."""
-    if METHODS[name].needs == "samples":
+    if "sample_traces" in METHODS[name].evidence:
         pytest.skip(SAMPLES)
     rows = halved(random_rows(5))
     variables, small = variables_of(rows), variables_of(rows, "float16")
@@ -209,7 +219,7 @@ class Carrier(keras.Model):
 @pytest.mark.engine
 @pytest.mark.parametrize("name", METHODS)
 def test_resumed_from_a_file_bit_for_bit(name: str, tmp_path: Path) -> None:
-    if METHODS[name].needs == "samples":
+    if "sample_traces" in METHODS[name].evidence:
         pytest.skip(SAMPLES)
     model = Carrier(METHODS[name]())
     for step in range(3):
@@ -224,7 +234,9 @@ def test_resumed_from_a_file_bit_for_bit(name: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(*map(ops.convert_to_numpy, (mine.value, other.value)))
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if METHODS[n].needs in ("halves", "samples")])
+@pytest.mark.parametrize(
+    "name", [n for n in METHODS if {"half_batches", "sample_traces"} & {*METHODS[n].evidence}]
+)
 def test_state_of_half_batch_and_sample_methods_goes_into_fresh_arrays(name: str) -> None:
     trial = Trial(METHODS[name](), compiled)
     rows, active, state = blocks(0)[0], np.ones(3, bool), trial.start((3,))

@@ -7,7 +7,7 @@ from keras import ops
 
 import polytape as pt
 from compiled import compiled
-from polytape.contract import Evidence, Method, Seed, evaluate
+from polytape.contract import Evidence, Method, PerObjective, Seed, evaluate
 from polytape.testing.matrices import Array
 
 NAMES = ("a", "b", "c")
@@ -18,7 +18,11 @@ def run(method: Method, traces: Array, active: Array) -> Array:
     losses, step = ops.ones(3), ops.zeros((), "int32")
     answer = compiled(
         lambda t, on, s: evaluate(
-            method, Evidence(losses, None, on, NAMES, step, Seed(0), traces=t), s
+            method,
+            Evidence(
+                losses, None, on, NAMES, step, Seed(0), readings={"traces": PerObjective(t, True)}
+            ),
+            s,
         )
     )
     state = keras.tree.map_structure(ops.convert_to_tensor, method.init(NAMES))

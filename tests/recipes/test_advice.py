@@ -13,9 +13,9 @@ from keras.optimizers.schedules import ExponentialDecay
 import polytape as pt
 from by_hand import BATCH, QUICK, STEPS, mse, network
 from pair import Objectives, X, Y, both, fitted, pair
-from polytape.training.objectives.labels import masked
-from polytape.training.objectives.losses import resolve_loss
-from polytape.training.routing.advice import advise
+from polytape.training.losses.keras_losses import resolve_loss
+from polytape.training.losses.missing_labels import masked
+from polytape.training.reporting.advice import advise
 
 
 def routed(**options: Any) -> Objectives:
@@ -29,7 +29,7 @@ def advice(networks: Any, objectives: Objectives, optimizer: Any = "adam", **mor
     model.compile(objectives=objectives, optimizer=optimizer, verbose=0, **more)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        advise(model.plan, model.plan.routes)
+        advise(model.compilation.settings, model.plan, model, model.plan.routes)
     return "\n".join(str(w.message) for w in caught)
 
 

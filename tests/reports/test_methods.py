@@ -9,8 +9,8 @@ import pytest
 
 import polytape as pt
 from polytape.catalogue import all_methods, catalogue
-from polytape.catalogue.listing import Entry, entry, listing, size
 from polytape.contract import Evidence, Method, Need, State, Tensor
+from polytape.reports.listing import Entry, entry, listing, size
 from polytape.reports.methods import SECTIONS, page, sections, specification
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -27,7 +27,7 @@ class Weird(Method):
     strength: float = 0.5
 
     needs: ClassVar[Need] = "losses"
-    second_look: ClassVar[bool] = True
+    evidence: ClassVar[tuple[str, ...]] = ("losses_before_after",)
 
     def init(self, names: tuple[str, ...], blocks: tuple[int, ...] = ()) -> State:
         square = np.zeros((len(names), len(names)))

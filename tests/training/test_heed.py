@@ -37,8 +37,8 @@ def test_a_metric_that_is_not_logged_is_named() -> None:
 
 def test_a_loop_of_ones_own_hands_them_over_itself() -> None:
     combiner = pt.Combiner(pt.DTP({"a": "a_accuracy"}))
-    with pytest.raises(RuntimeError, match=r"heed\(\) needs the state"):
-        combiner.heed({"a_accuracy": 0.5})
+    with pytest.raises(RuntimeError, match=r"on_epoch_metrics\(\) needs the state"):
+        combiner.on_epoch_metrics({"a_accuracy": 0.5})
     combiner.prepare(("a", "b"), [keras.Variable([1.0])])
-    combiner.heed({"a_accuracy": 0.5})
+    combiner.on_epoch_metrics({"a_accuracy": 0.5})
     np.testing.assert_allclose(kpi(combiner._aggregator), [0.5, 0.0])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from polytape.training.objectives.metrics import of_labels
+from polytape.training.losses.label_metrics import of_labels
 
 RNG = np.random.default_rng(1)
 ROWS = 12

@@ -8,8 +8,8 @@ import pytest
 from keras import ops
 
 from compiled import COMPILES, compiled
-from polytape.training.objectives.labels import known, masked
-from polytape.training.objectives.losses import resolve_loss
+from polytape.training.losses.keras_losses import resolve_loss
+from polytape.training.losses.missing_labels import known, masked
 
 RNG = np.random.default_rng(0)
 EPSILON = 1e-7

@@ -8,7 +8,9 @@ import pytest
 from keras import ops
 
 import polytape as pt
-from polytape.contract import Look
+from polytape.contract import LossesBeforeAfter
+from polytape.training.losses.evaluation import Batch
+from polytape.training.recording import phase_losses
 
 X = np.random.default_rng(0).normal(size=(6, 3)).astype("float32")
 Y = {"a": X[:, :1], "b": -2 * X[:, 1:2] + 1}
@@ -34,9 +36,9 @@ def losses(model: pt.Model) -> np.ndarray:
     return np.array([np.mean((ops.convert_to_numpy(found[k]) - Y[k]) ** 2) for k in Y])
 
 
-def look(model: pt.Model) -> Look:
-    state = model.plan.aggregator.state.read()["look"]
-    return Look(*(np.array(ops.convert_to_numpy(value)) for value in state))
+def look(model: pt.Model) -> LossesBeforeAfter:
+    state = model.plan.aggregator.state.read()["last"]
+    return LossesBeforeAfter(*(np.array(ops.convert_to_numpy(value)) for value in state))
 
 
 def test_the_second_look_sees_the_batch_before_and_after_its_update() -> None:
@@ -126,8 +128,13 @@ def test_halves_are_those_of_the_batch() -> None:
     first, second = loss_of(slice(0, 3)), loss_of(slice(3, 6))
     for _ in range(3):
         pairs = pt.gradients(lambda: {k: (first(w)[k], second(w)[k]) for k in Y}, [w])
-        one, two = ([ops.convert_to_numpy(g).ravel() for (g,) in half] for half in pairs._halves)
-        cross = ops.convert_to_numpy(pairs.crosses(combiner_blocks(combiner, pairs)))
+        one, two = (
+            [ops.convert_to_numpy(g).ravel() for (g,) in half]
+            for half in pairs.parts["half_batches"]
+        )
+        cross = ops.convert_to_numpy(
+            pairs.products_of(*pairs.parts["half_batches"], combiner_blocks(combiner, pairs))
+        )
         np.testing.assert_allclose(cross, np.array(one) @ np.array(two).T, rtol=1e-4)
         seen.append(cross)
         w.assign(w - 0.1 * combiner(pairs)[0])
@@ -159,14 +166,14 @@ METHODS = {"modo": "MoDo", "sdmgrad": "SDMGrad"}
 def test_halves_respect_sample_weights_and_odd_batches() -> None:
     model = network(combine="modo")
     weights = {k: np.array([1, 0, 2, 1, 1], "float32") for k in Y}
-    found = model.train_on_batch(
-        X[:5], {k: v[:5] for k, v in Y.items()}, sample_weight=weights, return_dict=True
-    )
-    ledger, names = model.plan.source, model.plan.names
+    batch = Batch(X[:5], {k: v[:5] for k, v in Y.items()}, weights)
+    found = model.train_on_batch(*batch[:2], sample_weight=weights, return_dict=True)
     assert np.isfinite(found["loss"])
-    if keras.backend.backend() == "torch":  # values of the last step are at hand
-        whole, one, two = (np.array([float(v) for v in ledger.values(names, k)]) for k in range(3))
-        np.testing.assert_allclose(whole, 0.4 * one + 0.6 * two, rtol=1e-5)
+    batch = keras.tree.map_structure(ops.convert_to_tensor, batch)
+    losses = phase_losses(model.compilation, 0, Batch(*batch), model(batch[0]))
+    values = losses.losses, *losses.parts["half_batches"]
+    whole, one, two = (np.array([float(v) for v in part]) for part in values)
+    np.testing.assert_allclose(whole, 0.4 * one + 0.6 * two, rtol=1e-5)
 
 
 def test_methods_of_two_halves_say_what_they_miss() -> None:

@@ -283,7 +283,7 @@ def test_a_saved_model_goes_on_as_the_original(tmp_path) -> None:
     original = step(ready(combine=pt.Smoothed(pt.MGDA()), optimizer=keras.optimizers.Adam()))
     original.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert loaded.plan.measure == "features"
+    assert loaded.compilation.settings.measure == "features"
     for one in (original, loaded):
         step(one)
     assert_same(everything(original), everything(loaded))

@@ -111,14 +111,14 @@ def test_tf_data() -> None:
 
 @pytest.mark.skipif(BACKEND != "jax", reason="Keras keeps arrays in the variables elsewhere")
 def test_arrays_of_a_step_are_not_searched_for_variables() -> None:
-    class Look(keras.callbacks.Callback):
+    class LossesBeforeAfter(keras.callbacks.Callback):
         def on_train_batch_end(self, batch: int, logs: object = None) -> None:
             kinds.add(type(self.model._jax_state))
 
     kinds: set[type] = set()
     net = model()
     net.compile(keras.optimizers.SGD(0.05), LOSSES)
-    net.fit(X, Y, batch_size=8, verbose=0, callbacks=[Look()])
+    net.fit(X, Y, batch_size=8, verbose=0, callbacks=[LossesBeforeAfter()])
     assert kinds == {dict}  # not a TrackedDict
 
 

@@ -100,7 +100,7 @@ for module in pkgutil.walk_packages(polytape.__path__, "polytape."):
 print(json.dumps({{
     "types": {{name: type(model).__name__ for name, model in loaded.items()}},
     "ours": ours,
-    "method": type(loaded["functional"].plan.method).__name__,
+    "method": type(loaded["functional"].compilation.settings.method).__name__,
     "at import": len(at_import),
     "later": sorted(registered() - at_import),
 }}))

@@ -105,7 +105,7 @@ def test_famo_looks_again_by_itself() -> None:
     combiner = pt.Combiner(pt.FAMO(rate=0.5))
     step = pt.compiled_step(losses_of(model), keras.optimizers.SGD(0.1), combiner, model)
     step(X, Y)
-    before, after, _ = values(combiner._aggregator.state.read()["look"])
+    before, after, _ = values(combiner._aggregator.state.read()["last"])
     assert (before > 0).all()
     assert (after > 0).all()
     assert (before != after).all()

@@ -27,8 +27,8 @@ def trained(found: keras.Model) -> list[weakref.ref[Any]]:
     found.compile("sgd", LOSSES, combine=pt.Smoothed(pt.UPGrad()))
     found.train_on_batch(X, Y)
     plan = found.plan
-    parts = [found.optimizer, plan, *plan.courses]
-    return [weakref.ref(part) for part in [*parts, *(c.aggregator for c in plan.courses)]]
+    parts = [found.optimizer, plan, *plan.phases]
+    return [weakref.ref(part) for part in [*parts, *(c.aggregator for c in plan.phases)]]
 
 
 def alive(references: list[weakref.ref[Any]]) -> list[str]:

@@ -417,7 +417,7 @@ def test_metrics_that_a_method_heeds() -> None:
     found = compiled(pt.DTP({"a": "a_loss"}), Blip(0, math.nan))
     fit(found)  # a loss is no share, but this one is below one
     for metric in (math.nan, 0.5, math.nan):
-        found.plan.aggregator.heed({"a_loss": metric})
+        found.plan.aggregator.on_epoch_metrics({"a_loss": metric})
     assert all_finite(found)
 
 

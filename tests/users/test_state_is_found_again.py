@@ -66,7 +66,7 @@ def state(found: pt.Model) -> dict[str, list[Any]]:
     """Arrays of the methods' states by phase and place."""
     return {
         "/".join([*course.names, *path]): ops.convert_to_numpy(variable.value).tolist()
-        for course in found.plan.courses
+        for course in found.plan.phases
         for path, variable in course.aggregator.state.named_variables.items()
     }
 
@@ -484,10 +484,10 @@ def test_compile_config() -> None:
     source = of_objectives(phases=["b", "a"], private="weighted", on_nonfinite="skip")
     found = fill(pt.Model(*tensors()))
     found.compile_from_config(source.get_compile_config())
-    assert found.plan.private == "weighted"
-    assert found.plan.on_nonfinite == "skip"
-    assert [course.names for course in found.plan.courses] == [("b",), ("a",)]
-    assert found.plan.seed == source.plan.seed
+    assert found.compilation.settings.private == "weighted"
+    assert found.compilation.settings.on_nonfinite == "skip"
+    assert [course.names for course in found.plan.phases] == [("b",), ("a",)]
+    assert found.compilation.settings.seed == source.compilation.settings.seed
 
 
 # ------------------------------------------------------------------ Keras's callbacks
@@ -654,14 +654,16 @@ def test_clones(kind: str) -> None:
     source = MODELS[kind]()
     found = keras.models.clone_model(source)
     assert type(found) is type(source)
-    assert found.plan.method == source.plan.method
+    assert found.compilation.settings.method == source.compilation.settings.method
     found.train_on_batch(X, TARGETS[kind])
 
 
 def test_a_pickle_in_another_process(tmp_path: Path) -> None:
     path = tmp_path / "m.pickle"
     path.write_bytes(pickle.dumps(trained()))
-    code = f"import pickle; print(pickle.load(open({str(path)!r}, 'rb')).plan.method)"
+    code = (
+        f"import pickle; print(pickle.load(open({str(path)!r}, 'rb')).compilation.settings.method)"
+    )
     assert "Smoothed" in fresh(code)
 
 

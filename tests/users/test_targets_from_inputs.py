@@ -108,7 +108,7 @@ def test_it_is_saved_with_the_model(tmp_path: Path) -> None:
     model.fit(X, verbose=0)
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
-    assert again.plan.objectives.given["image"].target == pt.FromInput("x")
+    assert again.compilation.settings.objectives.given["image"].target == pt.FromInput("x")
     assert again.evaluate(X, verbose=0) == pytest.approx(model.evaluate(X, verbose=0))
 
 

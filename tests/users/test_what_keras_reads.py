@@ -115,7 +115,7 @@ def test_what_was_saved_goes_on(trained: Any) -> None:
     best = min(history["val_loss"])
     assert again.evaluate(X, Y, verbose=0)[0] == pytest.approx(best, rel=1e-5)
     again.load_weights(path / "every.weights.h5")
-    resumed = compiled("objectives" if model.plan.objectives else "loss", count)
+    resumed = compiled("objectives" if model.compilation.settings.objectives else "loss", count)
     backup = callbacks.BackupAndRestore(path / "backup", delete_checkpoint=False)
     assert len(fit(resumed, backup, epochs=3)["loss"]) == 1  # two of them are done
     assert int(resumed.optimizer.iterations) == 6

@@ -1,6 +1,15 @@
-"""A method at work: its state, its memory, its compiled T x T part."""
+"""A method at work: its state, its compiled T x T part."""
 
-from polytape.aggregation.aggregator import Aggregator, check_private
+from polytape.aggregation.aggregator import Aggregation, Aggregator
+from polytape.aggregation.options import check_measure, check_private
 from polytape.aggregation.saved import Owner, Saved, StateStore
 
-__all__ = ["Aggregator", "Owner", "Saved", "StateStore", "check_private"]
+__all__ = [
+    "Aggregation",
+    "Aggregator",
+    "Owner",
+    "Saved",
+    "StateStore",
+    "check_measure",
+    "check_private",
+]

@@ -164,7 +164,9 @@ def fitting(saved: Found, known: Mapping[Path, Any]) -> Found:
     """
     arrays = dict(saved)
     for place in known:
-        if place not in saved and place[:-1] in arrays:
+        if place[:1] == ("last",) and ("look", *place[1:]) in arrays:  # as it was called once
+            arrays[place] = arrays.pop(("look", *place[1:]))
+        if place not in arrays and place[:-1] in arrays:
             arrays[place] = arrays.pop(place[:-1])
     found = {"/".join(path): array.shape for path, array in arrays.items()}
     expected = {"/".join(path): tuple(np.shape(array)) for path, array in known.items()}

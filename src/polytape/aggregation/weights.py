@@ -11,8 +11,9 @@ from keras import ops
 
 from polytape.aggregation.seeds import drawn_from
 from polytape.aggregation.state import leaves, rebuilt
-from polytape.contract import Evidence, Look, Method, Seed, State, Tensor, evaluate
+from polytape.contract import Evidence, Method, Reading, Seed, State, Tensor, evaluate
 from polytape.engines import engine
+from polytape.evidence import Kind
 from polytape.stages.chain import lost
 
 
@@ -23,9 +24,9 @@ class Weights:
     It holds no tensor, no variable and no model.
 
     scalarization, combination  the two parts of the method, of which one may be missing
-    names        of the T objectives;  blocks  names of the B blocks
-    observed     whether the method has seen the rows, already weighted, before they come here
-    second_look  whether the state has a `Look`, which is taken account of
+    names     of the T objectives;  blocks  names of the B blocks
+    observed  whether the method has seen the rows, already weighted, before they come here
+    kinds     of evidence that the method reads
     """
 
     scalarization: Method | None
@@ -33,11 +34,12 @@ class Weights:
     names: tuple[str, ...]
     blocks: tuple[str, ...]
     observed: bool
-    second_look: bool
+    kinds: tuple[Kind, ...]
 
     def __call__(
         self,
         tensors: Mapping[str, Tensor],
+        measured: Mapping[str, Any],
         state: State,
         seed: Seed,
         reach: np.ndarray | None = None,
@@ -45,12 +47,15 @@ class Weights:
     ) -> tuple[Tensor, Tensor, State]:
         """Shared weights (T,) or (B, T), private weights (T,), and the next state.
 
-        tensors  fields of the evidence;  reach  (B, T) bool or None
-        lengths  (T,) norms of the gradients, where they are known
+        tensors  losses, active, step and perhaps a Gramian;  measured  {key: value} beyond
+        reach    (B, T) bool or None;  lengths  (T,) norms of the gradients, where they are known
         """
-        given: dict[str, Any] = {"gramian": None, "last": state.get("look"), **tensors}
         names, blocks = self.names, self.blocks
-        evidence = Evidence(seed=seed, names=names, blocks=blocks, reach=reach, **given)
+        given: dict[str, Any] = {"gramian": None, **tensors}
+        readings = self._readings(measured, state, given["active"])
+        evidence = Evidence(
+            seed=seed, names=names, blocks=blocks, reach=reach, readings=readings, **given
+        )
         private = ops.cast(evidence.active, "float32")
         lead, rest = state["scalarization"], state["combination"]
         if self.scalarization is not None:
@@ -64,27 +69,39 @@ class Weights:
             weights, rest = evaluate(self.combination, scaled.reseeded(1), rest)
             shared = weights if self.observed else private * weights
         shared, private = _in_range(shared, lengths), _in_range(private, lengths)
-        found = {"scalarization": lead, "combination": rest}
-        if self.second_look:  # taken account of
-            none = no_look(len(self.names))
-            found["look"] = keras.tree.map_structure(ops.convert_to_tensor, none)
+        found = {**state, "scalarization": lead, "combination": rest}
+        for kind in self.kinds:
+            if kind.key in state:
+                found[kind.key] = kind.advanced(state[kind.key], evidence)
         if moved := _moved(state, found):
             fine = engine().finite(moved)
             shared, private = (ops.where(fine, w, float("nan")) for w in (shared, private))
         return shared, private, found
 
+    def _readings(
+        self, measured: Mapping[str, Any], state: State, active: Tensor
+    ) -> dict[str, Reading]:
+        found: dict[str, Reading] = {}
+        for kind in self.kinds:
+            if kind.key in measured:
+                found[kind.key] = kind.reading(measured[kind.key]).among(active)
+            elif kind.key in state:
+                found[kind.key] = kind.reading(kind.remembered(state[kind.key]))
+        return found
+
     def _scaled(self, evidence: Evidence, weights: Tensor) -> Evidence:
         if not self.observed:
             return evidence.scaled(weights)
         # It has seen weighted rows already.
-        scaled = dataclasses.replace(evidence, gramian=None, compressed=None).scaled(weights)
-        return dataclasses.replace(scaled, gramian=evidence.gramian, compressed=evidence.compressed)
+        scaled = dataclasses.replace(evidence, gramian=None, readings={}).scaled(weights)
+        return dataclasses.replace(scaled, gramian=evidence.gramian, readings=evidence.readings)
 
 
-# (tensors, the arrays of the state, [lengths] or [], base of the seed) -> what `Weights` returns,
+# (tensors, what was measured, the arrays of the state, [lengths] or [], base of the seed) -> what
+# `Weights` returns,
 # with the arrays of the next state in place of it
 Compiled = Callable[
-    [dict[str, Tensor], list[Tensor], list[Tensor], Tensor | None],
+    [dict[str, Tensor], dict[str, Any], list[Tensor], list[Tensor], Tensor | None],
     tuple[Tensor, Tensor, list[Tensor]],
 ]
 
@@ -140,7 +157,7 @@ def _atoms(value: Any) -> Iterator[Hashable]:
         yield kind, len(value)
         for item in value.items() if kind is dict else value:
             yield from _atoms(item)
-    elif isinstance(value, Method) and "<locals>" not in kind.__qualname__:
+    elif isinstance(value, (Method, Kind)) and "<locals>" not in kind.__qualname__:
         names = [field.name for field in dataclasses.fields(value)]
         yield kind, len(names)
         if set(vars(value)) != set(names):
@@ -156,11 +173,15 @@ def _make(asked: _Asked) -> Compiled:
     paths = [*leaves(template)]
 
     def body(
-        tensors: dict[str, Tensor], given: list[Tensor], known: list[Tensor], base: Tensor | None
+        tensors: dict[str, Tensor],
+        measured: dict[str, Any],
+        given: list[Tensor],
+        known: list[Tensor],
+        base: Tensor | None,
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         state = rebuilt(template, dict(zip(paths, given, strict=True)))
         seed = drawn_from(base, tensors["step"]) if fixed is None else fixed
-        shared, private, state = weights(tensors, state, seed, reach, *known)
+        shared, private, state = weights(tensors, measured, state, seed, reach, *known)
         found = leaves(state)
         return shared, private, [found[path] for path in paths]
 
@@ -169,12 +190,6 @@ def _make(asked: _Asked) -> Compiled:
 
 # On TensorFlow the bound frees the graphs only; a programme of XLA stays.
 _shared = functools.lru_cache(maxsize=64)(_make)
-
-
-def no_look(count: int) -> Look:
-    """In place of a look at `count` losses, before there is one."""
-    zeros = np.zeros((count,), "float32")
-    return Look(zeros, zeros.copy(), np.zeros((count,), "bool"))
 
 
 def _in_range(weights: Tensor, lengths: Tensor | None) -> Tensor:

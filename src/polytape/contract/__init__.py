@@ -13,11 +13,10 @@ from polytape.contract.checks import (
     is_whole,
     received,
 )
-from polytape.contract.evidence import Evidence, Look, Seed, Tensor
+from polytape.contract.evidence import Evidence, LossesBeforeAfter, Seed, Tensor, turn_of
 from polytape.contract.hints import did_you_mean
 from polytape.contract.method import (
     NEEDS,
-    OF_LOSSES,
     Method,
     Need,
     Observed,
@@ -27,6 +26,7 @@ from polytape.contract.method import (
     iter_methods,
 )
 from polytape.contract.precision import in_float32
+from polytape.contract.readings import Coordinates, Fixed, PerObjective, Products, Reading
 from polytape.contract.registry import find, registered
 from polytape.contract.rules import (
     Integer,
@@ -40,16 +40,20 @@ from polytape.contract.rules import (
 
 __all__ = [
     "NEEDS",
-    "OF_LOSSES",
+    "Coordinates",
     "Evidence",
+    "Fixed",
     "Integer",
-    "Look",
+    "LossesBeforeAfter",
     "Method",
     "Need",
     "Observed",
     "OneOf",
+    "PerObjective",
     "Preference",
+    "Products",
     "Range",
+    "Reading",
     "Rule",
     "Scale",
     "Seed",
@@ -68,4 +72,5 @@ __all__ = [
     "iter_methods",
     "received",
     "registered",
+    "turn_of",
 ]

@@ -1,14 +1,14 @@
 """What one training step knows about its objectives."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
-Tensor = Any
+from polytape.contract.readings import Reading, Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,21 +24,12 @@ class Evidence:
     names    T strings
     step     ()           int32, optimizer steps taken so far
     seed                  a `Seed` to hand to `keras.random` functions; fresh each step
-    cross    (..., T, T)  inner products of the gradients on the first half of the batch with those
-                          on the second: independent noise, not symmetric; None but for methods
-                          that need "halves"
-    traces   (..., T)     mean over some samples of the squared norm of the gradient of a sample's
-                          residual, the root of its loss, over all variables, loss / parameter^2;
-                          zero where inactive or not measured in this step; None but for methods
-                          that need "samples"
-    last     a `Look` for methods that take a second one, else None
     reach    (B, T)       bool NumPy array if the Gramian is a stack of B blocks that no scope has
                           claimed yet (then `losses` and `active` are (T,)); None otherwise
-    compressed (..., T, T)  the gradients in T coordinates, rows F with F F^T the Gramian; zero
-                          where that tells all there is; None for methods that do not ask for it
     blocks   names of the B blocks of a stack, in order; empty without a scope
-    measures (..., V, T, k)  statistics of the rows in each of V variables; None but for methods
-                          whose `observe` returns some
+    readings              {key: `Reading`} what the kinds of evidence have measured that the method
+                          asks for in `Method.evidence`; `evidence["traces"]` is the value of one,
+                          and `evidence.get("last")` None where there is none
     """
 
     losses: Tensor
@@ -48,19 +39,25 @@ class Evidence:
     step: Tensor
     seed: "Seed"
     reach: np.ndarray | None = None
-    cross: Tensor | None = None
-    last: "Look | None" = None
-    measures: Tensor | None = None
-    traces: Tensor | None = None
     blocks: tuple[str, ...] = ()
-    compressed: Tensor | None = None
+    readings: Mapping[str, Reading] = dataclasses.field(default_factory=dict)
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self.readings:
+            raise KeyError(
+                f"There is no {key!r} in the evidence of this step. A method gets what it names in "
+                f"`evidence`. Here: {', '.join(map(repr, self.readings)) or 'nothing beyond'}."
+            )
+        return self.readings[key].value
+
+    def get(self, key: str) -> Any:
+        """The value of a reading; None if there is none."""
+        return self.readings[key].value if key in self.readings else None
 
     @property
     def turn(self) -> Tensor:
         """Whose turn it is, (T,) bool: all in step 0, then one after the other."""
-        index = ops.arange(len(self.names), dtype="int32")
-        step = ops.cast(self.step, "int32")
-        return ops.logical_or(step == 0, ops.equal(index, ops.mod(step, len(self.names))))
+        return turn_of(self.step, len(self.names))
 
     @property
     def count(self) -> Tensor:
@@ -77,50 +74,43 @@ class Evidence:
 
         One whose weight, weighted loss or squared norm is not finite is inactive from here on.
         """
-        scaled = self._with_products(lambda g: g * weights[..., :, None] * weights[..., None, :])
-        losses = self.losses
+        gramian, losses = self.gramian, self.losses
+        sizes = [weights]
+        if gramian is not None:
+            gramian = gramian * weights[..., :, None] * weights[..., None, :]
+            sizes.append(ops.diagonal(gramian, axis1=-2, axis2=-1))
         if len(weights.shape) == len(losses.shape):
             losses = losses * weights
-        traces = None if self.traces is None else self.traces * ops.abs(weights)
-        sizes = [losses, weights]
-        if scaled.gramian is not None:
-            sizes.append(ops.diagonal(scaled.gramian, axis1=-2, axis2=-1))
+        sizes.append(losses)
         active = self.active
         for size in sizes:
             fine = ops.isfinite(size)
             if len(fine.shape) > len(active.shape):  # in every block
                 fine = ops.all(fine, axis=0)
             active = ops.logical_and(active, fine)
-        rows = None if self.compressed is None else self.compressed * weights[..., :, None]
-        found = dataclasses.replace(scaled, losses=losses, traces=traces, compressed=rows)
+        readings = {key: reading.scaled(weights) for key, reading in self.readings.items()}
+        found = dataclasses.replace(self, losses=losses, gramian=gramian, readings=readings)
         return found._among(active)
 
     def _among(self, active: Tensor) -> "Evidence":
         """The same with zeros for all but the `active` objectives, (..., T) bool."""
-        both = ops.logical_and(active[..., :, None], active[..., None, :])
-        rest = self._with_products(lambda products: ops.where(both, products, 0.0))
+        gramian = self.gramian
+        if gramian is not None:
+            gramian = ops.where(_both(active), gramian, 0.0)
         losses = ops.where(active, self.losses, 0.0)
-        traces = None if self.traces is None else ops.where(active, self.traces, 0.0)
-        rows = self.compressed
-        if rows is not None:
-            rows = ops.where(active[..., :, None], rows, 0.0)
+        readings = {key: reading.among(active) for key, reading in self.readings.items()}
         return dataclasses.replace(
-            rest, losses=losses, traces=traces, active=active, compressed=rows
+            self, losses=losses, gramian=gramian, active=active, readings=readings
         )
-
-    def _with_products(self, change: Callable[[Tensor], Tensor]) -> "Evidence":
-        gramian, cross = (
-            None if products is None else change(products)
-            for products in (self.gramian, self.cross)
-        )
-        return dataclasses.replace(self, gramian=gramian, cross=cross)
 
     def total(self) -> "Evidence":
         """One Gramian for the whole model instead of a stack of blocks."""
         if self.reach is None or self.gramian is None:
             return dataclasses.replace(self, reach=None)
-        found = self._with_products(lambda products: ops.sum(products, axis=0))
-        return dataclasses.replace(found, reach=None, compressed=None)
+        found = {key: reading.total() for key, reading in self.readings.items()}
+        readings = {key: reading for key, reading in found.items() if reading is not None}
+        gramian = ops.sum(self.gramian, axis=0)
+        return dataclasses.replace(self, gramian=gramian, reach=None, readings=readings)
 
     def per_block(self) -> "Evidence":
         """Every block as a problem of its own: all arrays get the leading block axis."""
@@ -135,7 +125,18 @@ class Evidence:
         return dataclasses.replace(self, seed=self.seed.shifted(salt)) if salt else self
 
 
-class Look(NamedTuple):
+def _both(active: Tensor) -> Tensor:
+    """(..., T, T): whether both of two objectives are active."""
+    return ops.logical_and(active[..., :, None], active[..., None, :])
+
+
+def turn_of(step: Tensor, count: int) -> Tensor:
+    """Whose turn it is of `count` objectives, (count,) bool: all in step 0, then one by one."""
+    index, step = ops.arange(count, dtype="int32"), ops.cast(step, "int32")
+    return ops.logical_or(step == 0, ops.equal(index, ops.mod(step, count)))
+
+
+class LossesBeforeAfter(NamedTuple):
     """The losses of one batch before and after the update that was made with it.
 
     before, after  (T,) float32, weighted; equal before the first step

@@ -15,9 +15,8 @@ from polytape.contract.registry import register
 from polytape.contract.rules import rules_of
 
 State = Any  # a pytree of arrays: what `init` returned, with the same structure and shapes
-Need = Literal["losses", "samples", "gramian", "halves", "rows"]
-NEEDS: tuple[Need, ...] = ("losses", "samples", "gramian", "halves", "rows")  # for what follows
-OF_LOSSES: tuple[Need, ...] = ("losses", "samples")  # weights that multiply the loss itself
+Need = Literal["losses", "gramian", "rows"]
+NEEDS: tuple[Need, ...] = ("losses", "gramian", "rows")  # in the order of their price
 
 
 class Observed(NamedTuple):
@@ -26,7 +25,7 @@ class Observed(NamedTuple):
     rows      (..., T, n)  what takes their place: in the Gramian and in the update
     memory    {name: (..., T, n)}  the arrays of `Method.memory` for the next step
     measures  (..., T, k)  statistics for `weigh`, which finds those of all variables in
-                           `evidence.measures`; None if it wants none
+                           `evidence["measures"]`; None if it wants none
     offset    (..., n)     added to the update of the variable as it is; None if nothing is
     """
 
@@ -43,26 +42,18 @@ class Method(abc.ABC):
     To add a method, write a frozen dataclass with `weigh` in a file of its own; see
     CONTRIBUTING.md. What a subclass declares:
 
-    needs       the dearest evidence it reads: "losses" (one backward pass in all), "samples" (the
-                same, and in one step out of `period` T passes for each of the first `samples`
-                samples of the batch), "gramian" (T passes), "halves" (gradients of both halves of
-                the batch, 2 T passes) or "rows" (T passes and the rows themselves)
+    needs       what its weights come from: "losses" (one backward pass in all; they multiply the
+                loss itself), "gramian" (T passes) or "rows" (T passes and the rows themselves)
+    evidence    names of further kinds of evidence that it reads, each a file in `evidence/` that
+                says what it is, what it costs and which key it has: "half_batches",
+                "sample_traces", "losses_before_after", "previous_losses", "compressed_gradients",
+                "epoch_metrics", "round_robin"
     constant    whether its weights depend on nothing but its state and the step, so that they are
                 known before the losses are
-    second_look whether it wants to know what its last update did to the losses of the same batch
-                (`evidence.last`), at the price of a second forward pass
-    heeds       the field that names logged metrics which enter its state, or None: its
-                `heed(kpi, names, logs)` gives the next value of the state's leaf "kpi" after each
-                epoch
     memory      None, or the names of float32 arrays that it keeps beside the rows, zero at first
                 and as large as they are: T times the trainable variables each, saved with the
                 model. Such a method needs "rows", and `observe` sees them before `weigh`; () for
                 one that only wants to see them
-    looks_closely whether, where gradients are nearly dependent, it wants them measured more closely
-                than their Gramian can tell (`evidence.compressed`); two more passes over the rows
-                in these steps
-    alternates  whether, after the first step, one objective is differentiated per step, in turn
-                (`evidence.turn`): one backward pass; private variables count as shared
     native_scale what the published weights of equal gradients add up to: "sum" (each weight one)
                 or "mean" (together one). `evaluate` converts to the method's `scale` field. None if
                 the method has no such scale, as those of a degree other than 1 in the loss scale
@@ -72,11 +63,8 @@ class Method(abc.ABC):
 
     needs: ClassVar[Need] = "gramian"
     constant: ClassVar[bool] = False
-    second_look: ClassVar[bool] = False
-    heeds: ClassVar[str | None] = None
+    evidence: ClassVar[tuple[str, ...]] = ()
     memory: ClassVar[tuple[str, ...] | None] = None
-    looks_closely: ClassVar[bool] = False
-    alternates: ClassVar[bool] = False
     native_scale: ClassVar[str | None] = None
     reference: ClassVar[str] = ""
     guarantees: ClassVar[frozenset[str]] = frozenset()
@@ -109,7 +97,7 @@ class Method(abc.ABC):
 
     @property
     def samples(self) -> int:
-        """How many samples are differentiated one by one; a field of methods that need them."""
+        """How many samples "sample_traces" are of; a field of methods that read these."""
         return 0
 
     @property
@@ -161,11 +149,14 @@ class Method(abc.ABC):
         del seed
         return ops.sum(rows, axis=0)
 
-    def heed(
+    def on_epoch_metrics(
         self, kpi: np.ndarray, names: tuple[str, ...], logs: Mapping[str, float]
     ) -> np.ndarray:
-        """The leaf "kpi" of the state after an epoch with these logs; only where `heeds` is set."""
-        raise NotImplementedError(f"{type(self).__name__} heeds no metrics.")
+        """The leaf "kpi" of the state after an epoch with these logs.
+
+        Only for methods whose `evidence` has "epoch_metrics": their field `metrics` says which.
+        """
+        raise NotImplementedError(f"{type(self).__name__} reads no metrics.")
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -36,14 +36,14 @@ class Jacobian:
         connectivity: Connectivity,
         scale: Any = 1.0,
         extra: Sequence[Tensor | None] | None = None,
-        halves: tuple[Table, Table] | None = None,
+        parts: Mapping[str, Sequence[Table]] | None = None,
     ) -> None:
         """rows[t][v], None where `connectivity` has no path; every row `scale` times too large.
 
-        extra   the gradient, by variable, of a term that is added to the combination as it is
-        halves  the rows of the first and the second half of the batch, whose mean the rows are
+        extra  the gradient, by variable, of a term that is added to the combination as it is
+        parts  {kind of evidence: what the rows were made of}, such as the rows of half batches
         """
-        self._halves = halves
+        self.parts: Mapping[str, Sequence[Table]] = parts or {}
         self.losses = dict(losses)
         self.connectivity = connectivity
         self._rows, self._scale, self._extra = rows, scale, extra
@@ -63,9 +63,7 @@ class Jacobian:
     def joint(self) -> "Jacobian":
         """The same gradients with private variables counted as shared."""
         connectivity = dataclasses.replace(self.connectivity, joint=True)
-        return Jacobian(
-            self.losses, self._rows, connectivity, self._scale, self._extra, self._halves
-        )
+        return Jacobian(self.losses, self._rows, connectivity, self._scale, self._extra, self.parts)
 
     @property
     def measure(self) -> Measure:
@@ -103,8 +101,8 @@ class Jacobian:
         losses = {names[t]: self.losses[names[t]] for t in objectives}
         connectivity = self.connectivity.within(objectives, variables)
         extra = None if self._extra is None else [self._extra[v] for v in variables]
-        halves = None if self._halves is None else (cut(self._halves[0]), cut(self._halves[1]))
-        return Jacobian(losses, cut(self._rows), connectivity, self._scale, extra, halves)
+        parts = {kind: [cut(table) for table in tables] for kind, tables in self.parts.items()}
+        return Jacobian(losses, cut(self._rows), connectivity, self._scale, extra, parts)
 
     @cached_property
     def gramian(self) -> Tensor:
@@ -158,22 +156,15 @@ class Jacobian:
             ops.concatenate([ops.take(active, objectives), ops.zeros((extra,), dtype="bool")]),
         )
 
-    def crosses(self, blocks: Blocks) -> Tensor:
-        """Inner products of the gradients on one half of the batch with those on the other.
+    def products_of(self, first: Table, second: Table, blocks: Blocks) -> Tensor:
+        """Inner products of the rows of one table with those of another, over shared variables.
 
-        (T, T), or (B, T, T) if the blocks are those of a scope; the first half's in the rows.
+        (T, T), or (B, T, T) if the blocks are those of a scope; those of the first in the rows.
         """
-        halves = self._halves
-        if halves is None:
-            raise ValueError(
-                "This method compares the gradients of two half batches, and these gradients are "
-                "of whole ones. In a loop of your own let the objective function return a pair for "
-                'each objective: {"name": (loss of one half, loss of the other)}.'
-            )
 
         def product(variable: int) -> Tensor:
             objectives = self.connectivity.objectives(variable)
-            found = [rows[t][variable] for rows in halves for t in objectives]
+            found = [rows[t][variable] for rows in (first, second) for t in objectives]
             return engine().rows(found).gram()[: len(objectives), len(objectives) :]
 
         return self._assembled(blocks, product)

@@ -7,18 +7,21 @@ import keras
 from keras import ops
 
 from polytape.contract import Tensor, check_objective_names, received
-from polytape.engines import check_native
+from polytape.engines import GroupName, check_native
+
+HALVES = (("half_batches", 0), ("half_batches", 1))  # as kinds of evidence name them
 
 
 class Losses(NamedTuple):
     """T objectives.
 
-    names    of them
-    scalars  all losses, or those of the first halves of the batch and then those of the second
+    names   of them
+    groups  what is differentiated, by name: "losses"; or, where each is a pair, those of the first
+            halves of the batch and those of the second
     """
 
     names: list[str]
-    scalars: list[Tensor]
+    groups: dict[GroupName, list[Tensor]]
 
     @classmethod
     def of(cls, given: Any, source: str = "The objective function must return") -> "Losses":
@@ -44,8 +47,17 @@ class Losses(NamedTuple):
         for name, loss in named.items():
             for half in _halves(loss):
                 check_scalar(name, half)
-        halves = zip(*map(_halves, named.values()), strict=True)
-        return cls(list(named), [loss for half in halves for loss in half])
+        columns = [list(column) for column in zip(*map(_halves, named.values()), strict=True)]
+        if len(columns) == 1:
+            return cls(list(named), {"losses": columns[0]})
+        return cls(list(named), dict(zip(HALVES, columns, strict=True)))
+
+    @property
+    def whole(self) -> list[Tensor]:
+        """() the loss of each objective on the whole batch."""
+        if "losses" in self.groups:
+            return self.groups["losses"]
+        return [0.5 * (a + b) for a, b in zip(*self.groups.values(), strict=True)]
 
     @classmethod
     def returned(cls, given: Any) -> tuple["Losses", Any]:

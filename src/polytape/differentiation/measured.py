@@ -17,7 +17,7 @@ from polytape.contract import Method, Seed, Tensor
 from polytape.differentiation.connectivity import Blocks, Connectivity
 from polytape.differentiation.jacobian import Jacobian
 from polytape.differentiation.passes import Directions, at_once, term_by_term
-from polytape.engines import Measure, Recording, engine
+from polytape.engines import GroupName, Measure, Recording, engine
 
 MEASURES = get_args(Measure)
 
@@ -40,6 +40,7 @@ class Measured(Jacobian):
         """scale  times which everything is too large;  extra  a scalar to add as it is"""
         self.losses = dict(losses)
         self.connectivity = connectivity
+        self.parts = {}
         self._recording, self._scale, self._added = recording, scale, extra
         self._taken: Tensor | None = None
 
@@ -149,6 +150,7 @@ class Excerpt:
     ) -> None:
         self._recording, self._scalars, self._variables = recording, scalars, variables
         self.scalars: Sequence[Tensor] = [recording.scalars[index] for index in scalars]
+        self.groups: Mapping[GroupName, range] = {"losses": range(len(scalars))}
         self.outputs, self.measure = recording.outputs, recording.measure
         self.marks = range(len(variables), len(variables) + len(recording.marks))
         self.stand_ins = range(0)
@@ -168,28 +170,6 @@ class Excerpt:
 def either(first: Tensor, one: Callable[[], Any], other: Callable[[], Any]) -> Any:
     """One of two results of the same structure; only the chosen one is computed."""
     return ops.cond(first, one, other)
-
-
-def check_measure(measure: str, method: Method) -> Measure:
-    """The option itself, or an error that says what to choose."""
-    if measure not in MEASURES:
-        raise ValueError(
-            f"`measure` says where conflict between objectives is measured: one of {MEASURES}. "
-            f"Received: {measure!r}."
-        )
-    wants = {
-        "variable": "one Gramian per variable",
-        "network": "one Gramian per network",
-        "halves": "the gradients of two half batches",
-        "rows": "the gradients by the parameters, coordinate by coordinate",
-    }
-    wanted = wants.get(method.scope or method.needs)
-    if measure != "parameters" and wanted:
-        raise ValueError(
-            f"measure={measure!r} gives a method one Gramian for the whole model, and "
-            f'{type(method).__name__} needs {wanted}. Use measure="parameters".'
-        )
-    return measure  # type: ignore[return-value]
 
 
 _NOTHING_MARKED = {

@@ -6,19 +6,23 @@ from typing import Any, cast
 
 import keras
 
-from polytape.engines.contract import Engine, Measure, Recording, Rows, Tape
+from polytape.engines.contract import Engine, GroupName, Measure, Recording, Rows, Scalars, Tape
+from polytape.engines.grouped import flattened
 from polytape.engines.marking import mark, stand_in, unheard
 from polytape.engines.native import check_native, framework_of
 
 __all__ = [
     "Engine",
+    "GroupName",
     "Measure",
     "Recording",
     "Rows",
+    "Scalars",
     "Tape",
     "check_native",
     "check_replicas",
     "engine",
+    "flattened",
     "framework_of",
     "mark",
     "stand_in",

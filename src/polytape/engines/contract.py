@@ -10,7 +10,10 @@ import numpy as np
 
 Tensor = Any
 Variable = Any
-Forward = Callable[[], tuple[Sequence[Tensor], Any]]
+GroupName = str | tuple[Any, ...]
+# What is differentiated, in a list or in lists by name; and whatever else there is.
+Scalars = Sequence[Tensor] | Mapping[GroupName, Sequence[Tensor]]
+Forward = Callable[[], tuple[Scalars, Any]]
 Measure = Literal["parameters", "features", "outputs"]  # what gradients are taken by
 
 
@@ -18,6 +21,7 @@ class Recording(Protocol):
     """One forward pass that can be differentiated several times."""
 
     scalars: Sequence[Tensor]  # what `forward` returned first: scalar losses
+    groups: Mapping[GroupName, range]  # their places by name, if they were returned by name
     outputs: Any  # what it returned second
     measure: Measure
     marks: range  # indices, behind the variables, of the tensors marked as that measure
@@ -67,7 +71,7 @@ class Tape(Protocol):
         """Whether a tensor was there when the tape was closed."""
         ...
 
-    def recording(self, scalars: Sequence[Tensor], sources: Sequence[Any]) -> Recording:
+    def recording(self, scalars: Scalars, sources: Sequence[Any]) -> Recording:
         """Scalars of that time, to be differentiated by variables and tensors of that time."""
         ...
 

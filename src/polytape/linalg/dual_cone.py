@@ -18,7 +18,7 @@ def regularised(evidence: Evidence, share: float) -> tuple[Tensor, Tensor, Tenso
     """
     gramian: Tensor = evidence.gramian
     if not share:
-        return gramian, evidence.active, evidence.compressed
+        return gramian, evidence.active, evidence.get("compressed")
     squared = ops.diagonal(gramian, axis1=-2, axis2=-1)
     squared = ops.where(evidence.active, squared, ops.zeros_like(squared))
     trace = ops.sum(share * squared, axis=-1, keepdims=True)

@@ -60,15 +60,15 @@ class AlignedMTL(Method):
     preference: Annotated[tuple[float, ...] | None, Preference()] = None
     scale: Scale = "sum"
 
-    looks_closely: ClassVar[bool] = True
+    evidence: ClassVar[tuple[str, ...]] = ("compressed_gradients",)
     native_scale: ClassVar[str | None] = "sum"
     reference: ClassVar[str] = "Senushkin, Patakin, Kuznetsov and Konushin, CVPR 2023"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free"})
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
         found = spectrum(evidence.gramian)
-        if evidence.compressed is not None:
-            found = closer(found, evidence.compressed)
+        if evidence.get("compressed") is not None:
+            found = closer(found, evidence.get("compressed"))
         stretch = ops.sqrt(_goal(found, self.target)) / ops.sqrt(found.values)
         wanted = found.coordinates(preferred(evidence, self.preference))
         return found.vector(stretch * found.kept * wanted), state

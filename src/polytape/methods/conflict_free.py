@@ -44,7 +44,7 @@ class ConFIG(Method):
     preference: Annotated[tuple[float, ...] | None, Preference()] = None
     scale: Scale = "sum"
 
-    looks_closely: ClassVar[bool] = True
+    evidence: ClassVar[tuple[str, ...]] = ("compressed_gradients",)
     native_scale: ClassVar[str | None] = "sum"
     reference: ClassVar[str] = "Liu, Chu and Thuerey, ICLR 2025"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free", "impartial"})
@@ -52,7 +52,7 @@ class ConFIG(Method):
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
         wanted = preferred(evidence, self.preference)
         form, solution, projections, square = with_projections(
-            evidence.gramian, evidence.active, wanted, evidence.compressed
+            evidence.gramian, evidence.active, wanted, evidence.get("compressed")
         )
         length = ops.sum(form.norms * projections, axis=-1, keepdims=True)
         square = ops.where(square > 0, square, 1.0)

@@ -29,7 +29,7 @@ class DTP(Method):
              default 0.5, ours
 
     Between epochs the weights are constant. `fit` reads the metrics by itself; in a loop of your
-    own call `combiner.heed({"val_a_accuracy": 0.9})`.
+    own call `combiner.on_epoch_metrics({"val_a_accuracy": 0.9})`.
 
     Weights: never negative, and as large as log(1000) at worst: metrics below 0.001, negative ones
     included, count as 0.001. One before the first metric; zero at a metric of one. They do not
@@ -41,7 +41,7 @@ class DTP(Method):
     >>> method = pt.DTP({"a": "val_a_accuracy"})
     >>> _, state = pt.weigh(method, losses=[1.0, 1.0], names=("a", "b"))
     >>> kpi = keras.ops.convert_to_numpy(state["kpi"])
-    >>> state = {"kpi": method.heed(kpi, ("a", "b"), {"val_a_accuracy": 0.5})}
+    >>> state = {"kpi": method.on_epoch_metrics(kpi, ("a", "b"), {"val_a_accuracy": 0.5})}
     >>> weights, _ = pt.weigh(method, losses=[1.0, 1.0], state=state, names=("a", "b"))
     >>> [f"{float(w):.4f}" for w in weights]
     ['0.3466', '1.0000']
@@ -52,7 +52,7 @@ class DTP(Method):
     decay: Annotated[float, Range(0.0, 1.0, open="high")] = 0.5
 
     needs: ClassVar[Need] = "losses"
-    heeds: ClassVar[str | None] = "metrics"
+    evidence: ClassVar[tuple[str, ...]] = ("epoch_metrics",)
     reference: ClassVar[str] = "Guo, Haque, Huang, Yeung and Fei-Fei, ECCV 2018"
     guarantees: ClassVar[frozenset[str]] = frozenset({"scale-free"})
 
@@ -71,7 +71,7 @@ class DTP(Method):
         focal = ops.power(1.0 - kpi, self.gamma) * ops.log(1.0 / kpi)
         return ops.where(known, focal, ops.ones_like(evidence.losses)), state
 
-    def heed(
+    def on_epoch_metrics(
         self, kpi: np.ndarray, names: tuple[str, ...], logs: Mapping[str, float]
     ) -> np.ndarray:
         """The moving averages (..., T) after an epoch that logged these metrics."""

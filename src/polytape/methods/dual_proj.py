@@ -46,7 +46,7 @@ class DualProj(Method):
     regularization: Annotated[float, Range(0.0, 1e6)] = 0.0
     scale: Scale = "sum"
 
-    looks_closely: ClassVar[bool] = True
+    evidence: ClassVar[tuple[str, ...]] = ("compressed_gradients",)
     native_scale: ClassVar[str | None] = "mean"
     reference: ClassVar[str] = "Lopez-Paz and Ranzato, NeurIPS 2017"
     guarantees: ClassVar[frozenset[str]] = frozenset(

@@ -48,7 +48,7 @@ class FairGrad(Method):
     alpha: Annotated[float, Range(0.01, open="high")] = 2.0
     preference: Annotated[tuple[float, ...] | None, Preference()] = None
 
-    looks_closely: ClassVar[bool] = True
+    evidence: ClassVar[tuple[str, ...]] = ("compressed_gradients",)
     reference: ClassVar[str] = "Ban and Ji, ICML 2024"
     guarantees: ClassVar[frozenset[str]] = frozenset(
         {"non-conflicting", "scale-free", "permutation", "stationary"}
@@ -56,5 +56,7 @@ class FairGrad(Method):
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
         share = preferred(evidence, self.preference)
-        weights = bargain(evidence.gramian, evidence.active, self.alpha, share, evidence.compressed)
+        weights = bargain(
+            evidence.gramian, evidence.active, self.alpha, share, evidence.get("compressed")
+        )
         return weights, state

@@ -53,7 +53,7 @@ class FAMO(Method):
     scale: Scale = "sum"
 
     needs: ClassVar[Need] = "losses"
-    second_look: ClassVar[bool] = True
+    evidence: ClassVar[tuple[str, ...]] = ("losses_before_after",)
     native_scale: ClassVar[str | None] = "mean"
     reference: ClassVar[str] = "Liu, Feng, Stone and Liu, NeurIPS 2023"
     guarantees: ClassVar[frozenset[str]] = frozenset({"impartial", "permutation", "scale-free"})
@@ -65,8 +65,8 @@ class FAMO(Method):
         return untrained((*blocks, len(names)))
 
     def weigh(self, evidence: Evidence, state: Trained) -> tuple[Tensor, State]:
-        if evidence.last is not None:
-            state = self.review(*evidence.last, state)
+        if (last := evidence.get("last")) is not None:
+            state = self.review(last.before, last.after, last.active, state)
         size = ops.abs(above(evidence, self.ideal))
         least = ops.min(ops.where(reciprocal(size) > 0, size, 3e38), axis=-1, keepdims=True)
         part = softmax(state.value, evidence.active) * (least * reciprocal(size))

@@ -47,7 +47,7 @@ class IMTLG(Method):
 
     scale: Scale = "sum"
 
-    looks_closely: ClassVar[bool] = True
+    evidence: ClassVar[tuple[str, ...]] = ("compressed_gradients",)
     native_scale: ClassVar[str | None] = "mean"
     reference: ClassVar[str] = "Liu, Li, Kuang, Xue, Chen, Yang, Liao and Zhang, ICLR 2021"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free", "impartial"})
@@ -55,7 +55,7 @@ class IMTLG(Method):
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
         even = ops.cast(evidence.active, "float32")
         form, solution, _, _ = with_projections(
-            evidence.gramian, evidence.active, even, evidence.compressed
+            evidence.gramian, evidence.active, even, evidence.get("compressed")
         )
         live = ops.cast(form.alive, "float32")
         shortest = ops.min(ops.where(form.alive, form.norms, 1e38), axis=-1, keepdims=True)

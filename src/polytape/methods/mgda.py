@@ -50,7 +50,7 @@ class MGDA(Method):
     normalize: Unit = None
     scale: Scale = "sum"
 
-    looks_closely: ClassVar[bool] = True
+    evidence: ClassVar[tuple[str, ...]] = ("compressed_gradients",)
     native_scale: ClassVar[str | None] = "mean"
     reference: ClassVar[str] = "Desideri, 2012; Sener and Koltun, NeurIPS 2018"
     guarantees: ClassVar[frozenset[str]] = frozenset(
@@ -61,7 +61,7 @@ class MGDA(Method):
     }
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
-        gramian, active, compressed = evidence.gramian, evidence.active, evidence.compressed
+        gramian, active, compressed = evidence.gramian, evidence.active, evidence.get("compressed")
         if self.normalize in ("l2", "loss+"):
             gramian, norms, alive = cosine_form(gramian, active)
             if compressed is not None:

@@ -45,7 +45,8 @@ class MoDo(Method):
     rho: Annotated[float, Range(0.0, open="high")] = 0.1
     scale: Scale = "sum"
 
-    needs: ClassVar[Need] = "halves"
+    needs: ClassVar[Need] = "gramian"
+    evidence: ClassVar[tuple[str, ...]] = ("half_batches",)
     native_scale: ClassVar[str | None] = "mean"
     reference: ClassVar[str] = "Chen, Fernando, Ying and Chen, NeurIPS 2023"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation"})
@@ -60,6 +61,6 @@ class MoDo(Method):
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
         share = restricted(state["share"], evidence.active)
         # Not a matmul: accelerators may round its operands to fewer than 24 bits.
-        slope = ops.sum(evidence.cross * share[..., None, :], axis=-1) + self.rho * share
+        slope = ops.sum(evidence["cross"] * share[..., None, :], axis=-1) + self.rho * share
         share = project(share - self.gamma * slope, evidence.active)
         return share, {"share": carried(state["share"], share, evidence.active)}

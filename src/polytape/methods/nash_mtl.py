@@ -51,7 +51,7 @@ class NashMTL(Method):
     max_norm: Annotated[float | None, Range(0.0, open="low high", optional=True)] = 1.0
     preference: Annotated[tuple[float, ...] | None, Preference()] = None
 
-    looks_closely: ClassVar[bool] = True
+    evidence: ClassVar[tuple[str, ...]] = ("compressed_gradients",)
     reference: ClassVar[str] = "Navon et al., ICML 2022"
     guarantees: ClassVar[frozenset[str]] = frozenset(
         {"non-conflicting", "impartial", "scale-free", "permutation", "stationary"}
@@ -60,7 +60,7 @@ class NashMTL(Method):
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
         share = preferred(evidence, self.preference)
         weights = bargain(
-            evidence.gramian, evidence.active, share=share, compressed=evidence.compressed
+            evidence.gramian, evidence.active, share=share, compressed=evidence.get("compressed")
         )
         if self.max_norm is None:
             return weights, state

@@ -60,7 +60,8 @@ class NTK(Method):
     target: Annotated[str, OneOf(("mean", "sum"))] = "mean"
     scale: Scale = "sum"
 
-    needs: ClassVar[Need] = "samples"
+    needs: ClassVar[Need] = "losses"
+    evidence: ClassVar[tuple[str, ...]] = ("sample_traces",)
     native_scale: ClassVar[str | None] = "sum"
     reference: ClassVar[str] = "Wang, Yu and Perdikaris, J. Comput. Phys. 449, 2022"
     guarantees: ClassVar[frozenset[str]] = frozenset({"impartial", "permutation", "scale-free"})
@@ -74,7 +75,7 @@ class NTK(Method):
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
         known = state["traces"]
-        fresh = evidence.traces * ops.ones_like(known)
+        fresh = evidence["traces"] * ops.ones_like(known)
         last = ops.where(known > 0, known, fresh)
         averages = self.decay * last + (1.0 - self.decay) * fresh
         measured = ops.logical_and(evidence.active, fresh > 0)

@@ -65,7 +65,8 @@ class SDMGrad(Method):
     steps: Annotated[int, Integer(1)] = 20
     scale: Scale = "sum"
 
-    needs: ClassVar[Need] = "halves"
+    needs: ClassVar[Need] = "gramian"
+    evidence: ClassVar[tuple[str, ...]] = ("half_batches",)
     native_scale: ClassVar[str | None] = "mean"
     reference: ClassVar[str] = "Xiao, Ban and Ji, NeurIPS 2023"
     guarantees: ClassVar[frozenset[str]] = frozenset({"scale-free"})
@@ -79,10 +80,10 @@ class SDMGrad(Method):
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
         active = evidence.active
-        roots = ops.sqrt(ops.maximum(ops.diagonal(evidence.cross, axis1=-2, axis2=-1), 0.0))
+        roots = ops.sqrt(ops.maximum(ops.diagonal(evidence["cross"], axis1=-2, axis2=-1), 0.0))
         unit = ops.sum(roots, axis=-1, keepdims=True) / evidence.count
         unit = ops.where(unit > 0, unit, 3e38)[..., None]
-        matrix = evidence.cross / unit / unit
+        matrix = evidence["cross"] / unit / unit
         pull = self.regularization * preferred(evidence, self.preference) / evidence.count
 
         def descend(step: Tensor, loop: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

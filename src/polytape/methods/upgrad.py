@@ -56,7 +56,7 @@ class UPGrad(Method):
     regularization: Annotated[float, Range(0.0, 1e6)] = 0.0
     scale: Scale = "sum"
 
-    looks_closely: ClassVar[bool] = True
+    evidence: ClassVar[tuple[str, ...]] = ("compressed_gradients",)
     native_scale: ClassVar[str | None] = "mean"
     reference: ClassVar[str] = "Quinton and Rey, arXiv:2406.16232, 2024"
     guarantees: ClassVar[frozenset[str]] = frozenset(

@@ -7,8 +7,8 @@ import numpy as np
 from keras import ops
 
 from polytape.problems.problem import count
-from polytape.training.objectives.labels import masked
-from polytape.training.objectives.losses import resolve_loss
+from polytape.training.losses.keras_losses import resolve_loss
+from polytape.training.losses.missing_labels import masked
 
 
 class Batches(keras.utils.PyDataset):

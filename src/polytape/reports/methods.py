@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from polytape.catalogue.listing import Entry
+    from polytape.reports.listing import Entry
 
 TICKS = {  # and the letter of each
     "non-conflicting": "n",
@@ -21,8 +21,11 @@ TICKS = {  # and the letter of each
 SECTIONS = {
     "losses": ("From the losses alone", "one backward pass in all"),
     "gramian": ("From the gradients' inner products", "T backward passes"),
-    "samples": ("From single samples", "one backward pass, and those of samples now and then"),
-    "halves": ("From two half batches", "2 T backward passes"),
+    "sample_traces": (
+        "From single samples",
+        "one backward pass, and those of samples now and then",
+    ),
+    "half_batches": ("From two half batches", "2 T backward passes"),
     "rows": ("From the gradients themselves", "T backward passes, then each variable's rows"),
     "stage": ("Stages and wrappers", "links of a pt.Chain, and methods around others"),
 }

@@ -9,7 +9,6 @@ from keras import ops
 
 from polytape.contract import (
     NEEDS,
-    OF_LOSSES,
     Evidence,
     Method,
     Need,
@@ -136,11 +135,11 @@ def _refuse_before_memory(stages: tuple[Method, ...]) -> None:
 def split(method: Method) -> tuple[Method | None, Method | None]:
     """A method as (scalarization, combination): what weighs losses, what weighs gradients.
 
-    The scalarization is the leading part that needs losses, or samples, only. It multiplies the
+    The scalarization is the leading part that needs losses only. It multiplies the
     loss, hence every gradient of it; the combination, if any, acts on the shared variables alone.
     """
     stages = method.stages if isinstance(method, Chain) else (method,)
-    lead = tuple(itertools.takewhile(lambda stage: stage.needs in OF_LOSSES, stages))
+    lead = tuple(itertools.takewhile(lambda stage: stage.needs == "losses", stages))
     rest = stages[len(lead) :]
     return tuple(  # type: ignore[return-value]
         (part[0] if len(part) == 1 else Chain(*part)) if part else None for part in (lead, rest)

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from polytape.contract import OF_LOSSES, Evidence, Integer, Method, Need, State, Tensor, evaluate
+from polytape.contract import Evidence, Integer, Method, Need, State, Tensor, evaluate
 from polytape.stages.global_clip import refuse_rows
 
 
@@ -53,7 +53,7 @@ class Every(Method):
         return {"inner": self.inner.init(names, blocks), "weights": weights}
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
-        if evidence.gramian is None and self.needs not in OF_LOSSES:
+        if evidence.gramian is None and self.needs != "losses":
             return state["weights"], state
         fresh, inner = evaluate(self.inner, evidence, state["inner"])
         due = ops.equal(ops.mod(ops.cast(evidence.step, "int32"), self.steps), 0)

@@ -8,7 +8,16 @@ import keras
 import numpy as np
 from keras import ops
 
-from polytape.contract import Evidence, Method, Seed, evaluate
+from polytape.contract import (
+    Evidence,
+    Fixed,
+    Method,
+    PerObjective,
+    Products,
+    Reading,
+    Seed,
+    evaluate,
+)
 from polytape.stages.chain import split
 from polytape.testing.matrices import Array, Matrix
 
@@ -66,9 +75,14 @@ class Trial:
     def _question(self, gramian: Any, losses: Any, active: Any, seed: Any, state: Any) -> Any:
         names = _names(losses.shape[-1])
         step = ops.zeros((), dtype="int32")
-        evidence = Evidence(losses, gramian, active, names, step, Seed(seed), cross=gramian)
-        # Of degree one in the loss, as those of samples are.
-        evidence = dataclasses.replace(evidence, traces=evidence.norms)
+        evidence = Evidence(losses, gramian, active, names, step, Seed(seed))
+        # Norms are of degree one in the loss, as the traces of samples are.
+        readings: dict[str, Reading] = {
+            "cross": Products(gramian),
+            "traces": PerObjective(evidence.norms, unsigned=True),
+            "previous": PerObjective(losses),
+        }
+        evidence = dataclasses.replace(evidence, readings=readings)
         return evaluate(self.method, evidence, state)
 
     def _shown(self, rows: Any, losses: Any, active: Any, seed: Any, state: Any) -> Any:
@@ -81,8 +95,10 @@ class Trial:
         taken = ops.where(kept, seen.rows, 0.0)
         memory = {name: ops.where(kept, seen.memory[name], memory[name]) for name in memory}
         gramian = ops.sum(taken[..., :, None, :] * taken[..., None, :, :], axis=-1)
-        measures = None if seen.measures is None else seen.measures[..., None, :, :]
-        evidence = dataclasses.replace(evidence, gramian=gramian, measures=measures)
+        readings: dict[str, Reading] = {}
+        if seen.measures is not None:
+            readings["measures"] = Fixed(seen.measures[..., None, :, :])
+        evidence = dataclasses.replace(evidence, gramian=gramian, readings=readings)
         weights, inner = evaluate(self.method, evidence, inner)
         offset = ops.zeros_like(rows[..., 0, :]) if seen.offset is None else seen.offset
         return weights, taken, offset, (inner, memory)

@@ -3,9 +3,13 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import keras
+
+from polytape.contract.types import Anything, Logs
+from polytape.training.compilation import Compilation
+from polytape.training.nonfinite_report import bad_data, bad_weights, raise_if_dropped
+from polytape.training.reweighting import live_weights, write_weights
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,12 @@ class EpochReport(keras.callbacks.Callback):
         self._told: set[str] = set()
         self._culprits: str | None = None
 
-    def on_test_begin(self, logs: Any = None) -> None:
+    def on_test_begin(self, logs: Logs | None = None) -> None:
         del logs
         self._count = self._counted()  # validation starts the counts afresh
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        self.model.plan.aggregator.heed(logs or {})
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        self.model.plan.aggregator.on_epoch_metrics(logs or {})
         count, self._count = self._count or self._counted(), None
         self._ever = self._ever or count.dropped > 0
         if self._ever and logs is not None:
@@ -55,7 +59,7 @@ class EpochReport(keras.callbacks.Callback):
             warnings.warn(
                 f"Epoch {epoch + 1}: a loss, gradient or weight was not finite and its objective "
                 f"was left out of the step: {count.described}.{count.culprits} "
-                f"{self.model.plan.bad_weights()}"
+                f"{bad_weights(self.model.compilation)}"
                 '`on_nonfinite="raise"` stops at the first one.',
                 RuntimeWarning,
                 stacklevel=2,
@@ -65,13 +69,13 @@ class EpochReport(keras.callbacks.Callback):
             warnings.warn(count.logits_checks[name], UserWarning, stacklevel=2)
 
     def _counted(self) -> Count:
-        plan = self.model.plan
-        dropped, found = plan.dropped, plan.objectives
+        compilation = self.model.compilation
+        dropped, found = compilation.plan.dropped, compilation.settings.objectives
         logits_checks = found.logits_checks.items() if found else ()
         described = {name: text for name, each in logits_checks if (text := each.describe())}
         total = dropped.total()
         if total and self._culprits is None:  # looks through the data: once is enough
-            self._culprits = plan.culprits()
+            self._culprits = bad_data(compilation)
         told = total, dropped.describe(), dropped.idle_steps()
         return Count(*told, described, self._culprits or "")
 
@@ -82,40 +86,41 @@ class RaiseOnNonfinite(keras.callbacks.Callback):
     Apart from `EpochReport`, since a callback with batch hooks makes Keras wait for every step.
     """
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         del batch, logs
-        self.model.plan.raise_if_dropped()
+        raise_if_dropped(self.model.compilation)
 
 
 class Reach(keras.callbacks.Callback):
     """Raises after a first batch whose step went past the plan."""
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         del batch, logs
-        self.model.plan.check_reached()
+        self.model.compilation.check_reached()
 
 
 class SyncWeights(keras.callbacks.Callback):
     """Before each batch hands the values of variables that are weights to the method's state."""
 
-    def __init__(self, plan: Any) -> None:
+    def __init__(self, compilation: Compilation) -> None:
         super().__init__()
-        self._plan = plan
+        self._compilation = compilation
         self._known: dict[str, float] = {}
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
         del batch, logs
-        now = live_weights(self._plan)
+        compilation = self._compilation
+        now = live_weights(compilation)
         if now == self._known:
             return
-        if self._plan.courses:
-            self._plan.follow(now)
+        if compilation.planned:
+            write_weights(compilation, now)
             self._known = now
-        else:  # a model that this step is about to build
-            self._plan.objectives.starts.update(now)
+        elif compilation.settings.objectives is not None:  # this step is about to build the model
+            compilation.settings.objectives.starts.update(now)
 
 
-def aligned(history: Any) -> Any:
+def aligned(history: Anything) -> Anything:
     """What `fit` returns, with `dropped` of 0 for the epochs before the first that logged it.
 
     While nothing is left out the logs are Keras's own, so that key comes late.
@@ -126,27 +131,17 @@ def aligned(history: Any) -> Any:
     return history
 
 
-def live_weights(plan: Any) -> dict[str, float]:
-    """The weights of objectives that are variables, as they are now."""
-    given = plan.objectives.given.values() if plan.objectives is not None else ()
-    return {
-        objective.name: float(keras.ops.convert_to_numpy(objective.weight))
-        for objective in given
-        if isinstance(objective.weight, keras.Variable)
-    }
-
-
-def callbacks_of(plan: Any, given: Any) -> list[keras.callbacks.Callback]:
+def callbacks_of(compilation: Compilation, given: Anything) -> list[keras.callbacks.Callback]:
     """Those that a `fit` needs beside those of the user's."""
     found: list[keras.callbacks.Callback] = [EpochReport(await_dropped(_listed(given)))]
-    if plan.on_nonfinite == "raise":
+    if compilation.settings.on_nonfinite == "raise":
         found.append(RaiseOnNonfinite())
-    if plan.may_bypass:
+    if compilation.settings.may_bypass:
         found.append(Reach())
-    return [*found, SyncWeights(plan)] if live_weights(plan) else found
+    return [*found, SyncWeights(compilation)] if live_weights(compilation) else found
 
 
-def await_dropped(given: Sequence[Any]) -> bool:
+def await_dropped(given: Sequence[keras.callbacks.Callback]) -> bool:
     """Whether one of these callbacks looks for `dropped` in the first epoch.
 
     `CSVLogger` takes its columns from there, and leaves out what comes later without a word;
@@ -158,7 +153,7 @@ def await_dropped(given: Sequence[Any]) -> bool:
     )
 
 
-def _listed(callbacks: Any) -> list[Any]:
+def _listed(callbacks: Anything) -> list[keras.callbacks.Callback]:
     """Those of a list, of a `CallbackList`, or the one alone."""
     if isinstance(callbacks, keras.callbacks.CallbackList):
         return list(callbacks.callbacks)
@@ -167,7 +162,7 @@ def _listed(callbacks: Any) -> list[Any]:
     return [callbacks] if callbacks else []
 
 
-def insert(callbacks: Any, *own: keras.callbacks.Callback) -> Any:
+def insert(callbacks: Anything, *own: keras.callbacks.Callback) -> Anything:
     """Our own callbacks and the user's behind them, so that all of those see our logs.
 
     A `CallbackList` of the user's becomes another one: what it holds and when it calls its

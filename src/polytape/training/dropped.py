@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import keras
-import numpy as np
 from keras import ops
 
 from polytape.contract import Tensor
+from polytape.contract.types import Numbers
 
 
 class Dropped(keras.metrics.Metric):
@@ -38,7 +38,7 @@ class Dropped(keras.metrics.Metric):
         """How often there was nothing to do."""
         return int(ops.convert_to_numpy(self.idle.value))
 
-    def _found(self) -> np.ndarray:
+    def _found(self) -> Numbers:
         return ops.convert_to_numpy(self.counts.value)
 
     def describe(self) -> str:

@@ -2,13 +2,14 @@
 
 import types
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import keras
 
+from polytape.contract.types import Anything, Function, Nest
 
-def warn_of_lost(given: Mapping[str, Any]) -> None:
+
+def warn_of_lost(given: Mapping[str, Anything]) -> None:
     """Warn of functions that `keras.models.load_model` alone will not find.
 
     given  {what it is, in words: function, or anything else, which Keras saves by its config}
@@ -28,13 +29,13 @@ def warn_of_lost(given: Mapping[str, Any]) -> None:
             )
 
 
-def named_functions(what: str, nest: Any) -> dict[str, Any]:
+def named_functions(what: str, nest: Nest) -> dict[str, Anything]:
     """The leaves of a nest of losses, with the words for each."""
     paths = keras.tree.flatten_with_path(nest)
     return {" of ".join([what, *(repr(key) for key in path)]): leaf for path, leaf in paths}
 
 
-def _reason(function: Callable[..., Any]) -> str | None:
+def _reason(function: Function) -> str | None:
     """Why a function is not found again; None if it is."""
     if function.__name__ == "<lambda>":
         return "a lambda, which has no name to be found by"
@@ -48,7 +49,7 @@ def _reason(function: Callable[..., Any]) -> str | None:
     return f"the function {function.__name__!r}, not registered with Keras"
 
 
-def _of_keras(function: Callable[..., Any]) -> bool:
+def _of_keras(function: Function) -> bool:
     """Whether it is a function that Keras finds by its name."""
     return any(
         vars(module).get(function.__name__) is function

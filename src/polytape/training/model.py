@@ -3,16 +3,16 @@
 import inspect
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
 
 import keras
 
 from polytape.contract import did_you_mean
+from polytape.contract.types import Anything, Config, Mode, Nest
 from polytape.engines import check_native, check_replicas, engine
 from polytape.training.functional import plain_functional
 from polytape.training.loadable import warn_of_lost
+from polytape.training.networks import check_networks, refuse_shared
 from polytape.training.overrides import loss_mode, overriding, refuse_unreached, seen_from
-from polytape.training.routing.networks import check_networks, refuse_shared
 from polytape.training.saving import MethodState
 from polytape.training.serving import Seen, without_features
 from polytape.training.trainer import Trainer
@@ -21,7 +21,7 @@ from polytape.training.trainer import Trainer
 class Made:
     """Which class `Model(...)` makes; not in it, as tools read `__new__` before `__init__`."""
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> "Made":
+    def __new__(cls, *args: Anything, **kwargs: Anything) -> "Made":
         if cls is not Model:
             return super().__new__(cls)
         functional = _is_functional(args, kwargs)
@@ -54,16 +54,16 @@ class Model(Trainer, Made, keras.Model):
 
     def __init__(
         self,
-        inputs: Any = None,
-        outputs: Any = None,
+        inputs: Nest = None,
+        outputs: Nest = None,
         *,
-        networks: Mapping[str, Any] | None = None,
-        forward: Callable[[Mapping[str, Any], Any], Any] | None = None,
+        networks: Mapping[str, keras.layers.Layer] | None = None,
+        forward: Callable[[Mapping[str, Anything], Anything], Anything] | None = None,
         name: str | None = None,
         trainable: bool = True,
-        dtype: Any = None,
+        dtype: Anything = None,
         autocast: bool = True,
-        activity_regularizer: Any = None,
+        activity_regularizer: Anything = None,
     ) -> None:
         """Of `inputs` and `outputs`, functionally; of `networks`; or, in a subclass, of neither.
 
@@ -97,7 +97,7 @@ class Model(Trainer, Made, keras.Model):
         self.method_state = MethodState()
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Model":
+    def from_config(cls, config: Config, custom_objects: Anything = None) -> "Model":
         if cls.__init__ is Model.__init__ and set(config) >= {"layers", "input_layers"}:
             if cls is Model:
                 return FunctionalModel.from_config(config, custom_objects)
@@ -167,7 +167,7 @@ class Model(Trainer, Made, keras.Model):
 class Wrapped(Model):
     """Another model, called as it is."""
 
-    def __init__(self, network: keras.Model, **kwargs: Any) -> None:
+    def __init__(self, network: keras.Model, **kwargs: Anything) -> None:
         super().__init__(**kwargs)
         refuse_unreached(network)
         self.network = network
@@ -182,18 +182,18 @@ class Wrapped(Model):
 
     def compute_loss(
         self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
+        x: Nest = None,
+        y: Nest = None,
+        y_pred: Nest = None,
+        sample_weight: Nest = None,
         training: bool = True,
-    ) -> Any:
+    ) -> Anything:
         if overriding(self.network, "compute_loss") is None:
             return self.own_loss(x, y, y_pred, sample_weight, training)
         seen, mode = seen_from(self, self.network), loss_mode(self.network, training)
         return seen.compute_loss(x, y, y_pred, sample_weight, **mode)
 
-    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+    def compute_metrics(self, x: Nest, y: Nest, y_pred: Nest, sample_weight: Nest = None) -> Nest:
         if overriding(self.network, "compute_metrics") is None:
             return self.update_metrics(x, y, y_pred, sample_weight)
         seen = seen_from(self, self.network)
@@ -205,11 +205,11 @@ class Wrapped(Model):
             return self.own_metrics
         return seen_from(self, self.network).metrics
 
-    def own_loss(self, *args: Any) -> Any:
+    def own_loss(self, *args: Anything) -> Nest:
         """The loss but for what the network's class makes of it."""
         return super().compute_loss(*args)
 
-    def update_metrics(self, *args: Any) -> Any:
+    def update_metrics(self, *args: Anything) -> Nest:
         """`compute_metrics` but for what the network's class makes of it."""
         return super().compute_metrics(*args)
 
@@ -221,22 +221,22 @@ class Wrapped(Model):
         of_network = keras.layers.Layer.metrics.fget(self.network)  # without what it compiled
         return [*found, *(metric for metric in of_network if id(metric) not in known)]
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Anything) -> None:
         if not self.network.built:
             self.network.build(input_shape)
         self.built = True
 
-    def call(self, inputs: Any, training: Any = None) -> Any:
+    def call(self, inputs: Nest, training: Mode = None) -> Nest:
         return self.network(inputs, training=training)
 
     def to_keras(self) -> keras.Model:
         return without_features(self.network)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {"network": keras.saving.serialize_keras_object(self.network), "name": self.name}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Wrapped":
+    def from_config(cls, config: Config, custom_objects: Anything = None) -> "Wrapped":
         network = keras.saving.deserialize_keras_object(config["network"], custom_objects)
         return cls(network, name=config["name"])
 
@@ -247,9 +247,9 @@ class Networks(Model):
 
     def __init__(
         self,
-        networks: Mapping[str, Any],
-        forward: Callable[[Mapping[str, Any], Any], Any] | None = None,
-        **kwargs: Any,
+        networks: Mapping[str, keras.layers.Layer],
+        forward: Callable[[Mapping[str, Anything], Anything], Anything] | None = None,
+        **kwargs: Anything,
     ) -> None:
         super().__init__(**kwargs)
         check_networks(networks, forward)
@@ -259,7 +259,7 @@ class Networks(Model):
         self.method_state.of_networks(list(self.networks))
         self._seen = Seen()
 
-    def call(self, inputs: Any, training: Any = None) -> Any:
+    def call(self, inputs: Nest, training: Mode = None) -> Nest:
         del training  # asked for so that Keras hands it on to the layers of the networks
         self._seen.note(inputs)
         if self.joined is not None:
@@ -271,7 +271,7 @@ class Networks(Model):
     def to_keras(self) -> keras.Model:
         return without_features(self._seen.traced(self.call, self.name))
 
-    def export(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+    def export(self, filepath: Anything, *args: Anything, **kwargs: Anything) -> None:
         """As in Keras, of the plain model, unless an `input_signature` is given."""
         if kwargs.get("input_signature") is None:
             self.to_keras().export(filepath, *args, **kwargs)
@@ -279,11 +279,11 @@ class Networks(Model):
             super().export(filepath, *args, **kwargs)
 
     @property
-    def columns(self) -> Mapping[str, Any]:
+    def columns(self) -> Mapping[str, keras.layers.Layer]:
         """The networks of the routing table."""
         return MappingProxyType(self.networks)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         refuse_shared(self.networks)
         warn_of_lost({"`forward`": self.joined})
         serialize = keras.saving.serialize_keras_object
@@ -292,8 +292,8 @@ class Networks(Model):
         return {"networks": networks, "forward": forward, "inputs": inputs, "name": self.name}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Networks":
-        def deserialize(item: Any) -> Any:
+    def from_config(cls, config: Config, custom_objects: Anything = None) -> "Networks":
+        def deserialize(item: Anything) -> Anything:
             return keras.saving.deserialize_keras_object(item, custom_objects)
 
         networks = {name: deserialize(item) for name, item in config["networks"].items()}
@@ -311,7 +311,7 @@ class FunctionalModel(Model, plain_functional()):  # type: ignore[misc]
     """
 
     # This signature is the one by which every version of Keras knows a functional model.
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Anything, **kwargs: Anything) -> None:
         for argument in set(kwargs) - {"inputs", "outputs", "name", "trainable"}:
             raise TypeError(_no_argument(type(self), argument))
         plain_functional().__init__(self, *args, **kwargs)
@@ -323,11 +323,11 @@ class FunctionalModel(Model, plain_functional()):  # type: ignore[misc]
         return without_features(keras.Model(self.input, self.output, name=self.name))
 
 
-def _is_functional(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _is_functional(args: tuple[Anything, ...], kwargs: dict[str, Anything]) -> bool:
     return len(args) == 2 or {"inputs", "outputs"} <= {*kwargs, *("inputs",)[: len(args)]}
 
 
-def _check_form(cls: type, given: Mapping[str, Any]) -> None:
+def _check_form(cls: type, given: Mapping[str, Anything]) -> None:
     """Raise TypeError for arguments that make neither a functional model nor one of networks."""
     if not given:
         return

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from keras import ops
@@ -10,7 +10,8 @@ from keras import ops
 from polytape.contract import Tensor
 from polytape.differentiation.passes import Directions
 from polytape.engines import engine
-from polytape.training.backward import BackwardResult, Recorded
+from polytape.training.backward import BackwardResult
+from polytape.training.recording import PhaseRecording
 
 
 class UpdateDecision(NamedTuple):
@@ -32,69 +33,80 @@ class UpdateDecision(NamedTuple):
     concerns: Callable[[Sequence[int]], Tensor]
 
 
-def decide_update(plan: Any, recorded: Recorded, outcome: BackwardResult) -> UpdateDecision:
-    """The decision on what the backward side of a step came to."""
-    if outcome.fine is None:
-        decision = _by_objective(recorded, outcome, plan.on_nonfinite == "skip")
-    else:  # what skips a step as a whole has one bond
-        decision = _by_bond(recorded, outcome, outcome.fine)
-    return _rescaled(recorded, decision) if recorded.rescales else decision
+def decide_update(
+    recording: PhaseRecording, result: BackwardResult, as_a_whole: bool
+) -> UpdateDecision:
+    """The decision on what the backward side of a step came to.
+
+    as_a_whole  whether a step is skipped if one of its objectives is left out
+    """
+    if result.fine is None:
+        decision = _by_objective(recording, result, as_a_whole)
+    else:  # what skips a step as a whole has one failure group
+        decision = _by_group(recording, result, result.fine)
+    return _rescaled(recording, decision) if recording.phase.rescales else decision
 
 
-def _by_objective(recorded: Recorded, outcome: BackwardResult, together: bool) -> UpdateDecision:
+def _by_objective(
+    recording: PhaseRecording, result: BackwardResult, as_a_whole: bool
+) -> UpdateDecision:
     """Every gradient was seen by itself."""
-    active = outcome.active
-    left_out = recorded.of_those_present(~active)
+    active = result.active
+    left_out = recording.of_those_present(~active)
     accept = ops.any(active)
-    if together:
+    if as_a_whole:
         accept = accept & ~ops.any(left_out)
 
     def concerns(objectives: Sequence[int]) -> Tensor:
-        among = np.isin(np.arange(len(recorded.losses)), objectives)
+        among = np.isin(np.arange(len(recording.losses)), objectives)
         return accept & ops.any(active & ops.convert_to_tensor(among, "bool"))
 
-    return UpdateDecision(outcome.directions, active, left_out, accept, accept, concerns)
+    return UpdateDecision(result.directions, active, left_out, accept, accept, concerns)
 
 
-def _by_bond(recorded: Recorded, outcome: BackwardResult, fine: Sequence[Tensor]) -> UpdateDecision:
-    """Of each bond it is known whether all of it is finite."""
-    bonds, count = recorded.bonds, len(recorded.losses)
-    of = {t: b for b, bond in enumerate(bonds) for t in bond.objectives}
-    present = None if recorded.present is None else ops.unstack(recorded.present, count)
+def _by_group(
+    recording: PhaseRecording, result: BackwardResult, fine: Sequence[Tensor]
+) -> UpdateDecision:
+    """Of each failure group it is known whether all of it is finite."""
+    groups, count = recording.failure_groups, len(recording.losses)
+    group_of = {t: number for number, group in enumerate(groups) for t in group.objectives}
+    present = None if recording.present is None else ops.unstack(recording.present, count)
 
     def concerns(objectives: Sequence[int]) -> Tensor:
         if not objectives:
             return ops.zeros((), "bool")
-        flag = fine[of[objectives[0]]]
+        flag = fine[group_of[objectives[0]]]
         if present is None:
             return flag
         return flag & functools.reduce(ops.logical_or, [present[t] for t in objectives])
 
-    accept = functools.reduce(ops.logical_or, [concerns(bond.objectives) for bond in bonds])
-    one = len(bonds) == 1
-    each = fine[0] if one else engine().stack([fine[of[t]] for t in recorded.objectives])
-    if len(bonds) == count > 1:  # to each objective its own
-        sure = recorded.of_those_present(each), recorded.of_those_present(~each)
-        return UpdateDecision(outcome.directions, *sure, accept, accept, concerns)
-    bad = recorded.of_those_present(~recorded.finite_losses)
+    accept = functools.reduce(ops.logical_or, [concerns(group.objectives) for group in groups])
+    one = len(groups) == 1
+    each = fine[0] if one else engine().stack([fine[group_of[t]] for t in recording.objectives])
+    if len(groups) == count > 1:  # to each objective its own
+        sure = recording.of_those_present(each), recording.of_those_present(~each)
+        return UpdateDecision(result.directions, *sure, accept, accept, concerns)
+    bad = recording.of_those_present(~recording.finite_losses)
     known = ops.any(bad)
     if not one:
-        fellows = np.array([[of[t] == of[s] for s in recorded.objectives] for t in sorted(of)])
+        fellows = np.array(
+            [[group_of[t] == group_of[s] for s in recording.objectives] for t in sorted(group_of)]
+        )
         known = ops.any(bad[None, :] & ops.convert_to_tensor(fellows, "bool"), axis=1)
-    # Where the losses of a bond are finite it is not known which of the gradients is not.
-    left_out = bad | recorded.of_those_present(~(each | known))
-    active = recorded.active & each
-    return UpdateDecision(outcome.directions, active, left_out, accept, accept, concerns)
+    # Where the losses of a group are finite it is not known which of the gradients is not.
+    left_out = bad | recording.of_those_present(~(each | known))
+    active = recording.active & each
+    return UpdateDecision(result.directions, active, left_out, accept, accept, concerns)
 
 
-def _rescaled(recorded: Recorded, decision: UpdateDecision) -> UpdateDecision:
+def _rescaled(recording: PhaseRecording, decision: UpdateDecision) -> UpdateDecision:
     """Under loss scaling the optimizer is to see an overflow, skip the step and lower the scale."""
-    overflow = recorded.finite_losses & decision.left_out
+    overflow = recording.finite_losses & decision.left_out
     reached = [gradient for gradient in decision.directions if gradient is not None]
     accept = decision.accept & ~ops.any(overflow) & engine().in_range(reached)
     return decision._replace(
         directions=_poisoned_unless(accept, decision.directions),
-        left_out=recorded.of_those_present(~recorded.finite_losses),
+        left_out=recording.of_those_present(~recording.finite_losses),
         accept=accept,
         act=ops.ones((), "bool"),
     )

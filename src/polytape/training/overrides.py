@@ -3,11 +3,11 @@
 import functools
 import inspect
 import weakref
-from typing import Any
 
 import keras
 
 from polytape.contract import Tensor
+from polytape.contract.types import Anything, Function, Nest
 from polytape.training.functional import plain_functional
 
 _VIEWS: weakref.WeakKeyDictionary[keras.Model, type] = weakref.WeakKeyDictionary()
@@ -20,7 +20,7 @@ def _of_keras() -> frozenset[type]:
     return frozenset(cls for kind in kinds for cls in kind.__mro__)
 
 
-def overriding(model: Any, name: str) -> str | None:
+def overriding(model: keras.Model, name: str) -> str | None:
     """Which class of a model, or the model itself, has a method `name` that is neither Keras's nor
     polytape's; None if there is none.
     """
@@ -33,13 +33,13 @@ def overriding(model: Any, name: str) -> str | None:
     return None
 
 
-def loss_mode(model: Any, training: bool) -> dict[str, bool]:
+def loss_mode(model: keras.Model, training: bool) -> dict[str, bool]:
     """The argument that tells a model's `compute_loss` whether it trains, if it asks for that."""
     asked = "training" in inspect.signature(model.compute_loss).parameters
     return {"training": training} if asked else {}
 
 
-def seen_from(owner: keras.Model, network: keras.Model) -> Any:
+def seen_from(owner: keras.Model, network: keras.Model) -> Anything:
     """A model as its class would be if it had been derived from `polytape.Model`.
 
     The same layers, variables and attributes. Where a method that its class overrides calls
@@ -49,7 +49,7 @@ def seen_from(owner: keras.Model, network: keras.Model) -> Any:
     if kind is None:
         bases = type(network), _Behind
         kind = _VIEWS[owner] = type(bases[0].__name__, bases, {"owner": weakref.proxy(owner)})
-    view: Any = object.__new__(kind)
+    view: Anything = object.__new__(kind)
     object.__setattr__(view, "__dict__", vars(network))
     return view
 
@@ -57,22 +57,22 @@ def seen_from(owner: keras.Model, network: keras.Model) -> Any:
 class _Behind(keras.Model):
     """Stands behind a user's class: what that calls of Keras goes to the owner."""
 
-    owner: Any
+    owner: Anything
 
     def compute_loss(
         self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
+        x: Nest = None,
+        y: Nest = None,
+        y_pred: Nest = None,
+        sample_weight: Nest = None,
         training: bool = True,
     ) -> Tensor:
         return self.owner.own_loss(x, y, y_pred, sample_weight, training)
 
-    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+    def compute_metrics(self, x: Nest, y: Nest, y_pred: Nest, sample_weight: Nest = None) -> Nest:
         return self.owner.update_metrics(x, y, y_pred, sample_weight)
 
-    def get_metrics_result(self) -> Any:
+    def get_metrics_result(self) -> Nest:
         return self.owner.get_metrics_result()
 
     @property
@@ -113,7 +113,7 @@ _NOT_REACHED = (
 )
 
 
-def reaches_super(function: Any, name: str) -> bool:
+def reaches_super(function: Function, name: str) -> bool:
     """Whether the code of a function, or of one inside it, mentions a name: as `super().name` does.
 
     True, too, for what has no code of Python's to look at.
@@ -122,6 +122,6 @@ def reaches_super(function: Any, name: str) -> bool:
     return code is None or _mentions(code, name)
 
 
-def _mentions(code: Any, name: str) -> bool:
+def _mentions(code: Anything, name: str) -> bool:
     inner = [each for each in code.co_consts if inspect.iscode(each)]
     return name in code.co_names or any(_mentions(each, name) for each in inner)

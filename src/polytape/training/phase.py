@@ -1,11 +1,11 @@
 """Phases: objectives trained together, one group after the other."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 
 from polytape.contract import check_objective_names, did_you_mean, is_whole, received
+from polytape.contract.types import Anything, Config
 
 
 @keras.saving.register_keras_serializable(package="polytape")
@@ -42,15 +42,15 @@ class Phase:
     def __repr__(self) -> str:
         return f"Phase({', '.join(map(repr, self.objectives))}, steps={self.steps})"
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {"objectives": list(self.objectives), "steps": self.steps}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Phase":
+    def from_config(cls, config: Config) -> "Phase":
         return cls(**config)
 
 
-def ordered(phases: Sequence[Any] | None, names: Sequence[str]) -> list[Phase]:
+def ordered(phases: Sequence[Anything] | None, names: Sequence[str]) -> list[Phase]:
     """The phases of a training step: one of all objectives if none are given.
 
     Raises ValueError unless every objective is in exactly one of them.

@@ -1,100 +1,75 @@
-"""What `compile` decides for the step: objectives, phases, methods, rules for bad values."""
+"""What a training step does, decided before it is traced: frozen records."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import keras
 import numpy as np
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
-from polytape.aggregation import Aggregator, StateStore, check_private
-from polytape.aggregation.seeds import peeked
-from polytape.contract import Method, Tensor, check_seed, is_number, iter_methods, received
-from polytape.differentiation.features import marked
-from polytape.differentiation.jacobian import path_of
-from polytape.differentiation.measured import check_measure
-from polytape.engines import Recording
-from polytape.stages.reweight import Reweight, check_names
+from polytape.aggregation import Aggregator, Owner, Saved
+from polytape.aggregation.state import StateVariables
+from polytape.contract import Evidence, Method, Tensor, in_float32, iter_methods
+from polytape.contract.types import Anything, Flags
+from polytape.engines import Measure
+from polytape.methods.sum import Sum
+from polytape.stages.chain import Chain
+from polytape.stages.reweight import Reweight
 from polytape.training.dropped import Dropped
-from polytape.training.objectives.culprits import culprits, spoilt
-from polytape.training.objectives.losses import Ledger
-from polytape.training.objectives.objectives import Objectives
-from polytape.training.objectives.returned import Returned
-from polytape.training.objectives.values import never_evaluated
-from polytape.training.optimizers.assignment import as_optimizers, assign_owners
-from polytape.training.overrides import loss_mode, reaches_super
+from polytape.training.losses.keras_losses import KerasLosses
+from polytape.training.losses.objective import Objective
+from polytape.training.losses.objectives import Objectives
+from polytape.training.optimizers.assignment import as_optimizers
 from polytape.training.phase import Phase
-from polytape.training.phase_plan import Clock, PhasePlan, chart, is_plain, owners
-from polytape.training.routing.advice import advise, advise_alone, advise_untracked, combines
-from polytape.training.routing.routes import VariableIndex, check_trained, warn_untrained
-from polytape.training.routing.table import described, routing_table
-from polytape.training.statistics import Statistics
-
-ON_NONFINITE = ("drop", "isolate", "skip", "raise")
+from polytape.training.routing.failure_groups import FailureGroup, failure_groups, one_group
+from polytape.training.routing.routes import Routes
+from polytape.training.variables import VariableIndex
 
 
-class Plan:
-    """The decisions of one `compile`. Completed when outputs and variables are known.
+@dataclass(frozen=True)
+class Settings:
+    """What `compile` was told, and what is known of the model before its variables are.
 
-    source   the losses: a `Ledger` of those that Keras evaluates, or `Objectives`
-    phases   what follows each other in a training step; courses: what is decided for each of them
+    source      the losses: those that Keras evaluates, or objectives
+    measure     "parameters" for methods that weigh losses alone: they measure nothing
+    seed        of methods that draw random numbers
+    tells       whether the routing table is printed
+    optimizers  in words, by name: read early, as within a traced step a rate is no number
+    overrides   whose class has a `compute_loss` of its own; None if nobody's
+    loss_mode   the arguments that tell `compute_loss` that it trains
+    may_bypass  a user's `train_step` that has to call super(), by name; "" if there is none
+    training    the arguments that tell `call` that it trains
     """
 
-    def __init__(
-        self,
-        model: Any,
-        holder: Any,
-        source: Ledger | Objectives,
-        method: Method,
-        private: str,
-        on_nonfinite: str,
-        seed: int | None,
-        measure: str = "parameters",
-        phases: Sequence[Phase] = (),
-        verbose: int = 0,
-    ) -> None:
-        if on_nonfinite not in ON_NONFINITE:
-            raise ValueError(
-                f"`on_nonfinite` says what to do with a loss or gradient that is not finite: one "
-                f"of {ON_NONFINITE}. Received: {on_nonfinite!r}."
-            )
-        self.model, self.source, self.method = model, source, method
-        self.holder = holder
-        holder.release()
-        self.private, self.on_nonfinite = check_private(private), on_nonfinite
-        self.seed = peeked() if seed is None else check_seed(seed)
-        measure = check_measure(measure, method)
-        # A method that weighs losses alone measures nothing.
-        self.measure = "parameters" if method.needs == "losses" else measure
-        self.phases = list(phases) or [Phase("loss")]
-        # Read now: within a traced step a rate is no number.
-        self.optimizers = described(model.optimizer)
-        tells = verbose > 1 or (verbose == 1 and _has_routes(source, model.optimizer))
-        self._tells = tells and isinstance(source, Objectives)
-        self._told: str | None = None  # the routing table that was shown
-        self.overrides: str | None = model.overriding("compute_loss")
-        self.loss_mode = loss_mode(model, True)
-        self.apart = self._takes_apart()
-        self.may_bypass = ""  # a user's train_step that has to call super()
-        self.reached = False  # whether one did
-        self._check_overrides()
-        self._checked: Any = None  # the keys of outputs that fitted
-        self.statistics = Statistics(self)
-        self.kept: Any = None  # what the engine needs to undo a failing first step
-        self.data: Any = None, None  # the inputs and targets of the `fit` that runs
-        self.names: tuple[str, ...] = ()
-        self.courses: list[PhasePlan] = []
-        self.routes: dict[str, np.ndarray] = {}  # (V,) bool by objective: what it may train
-        self.reaches: dict[str, np.ndarray] = {}  # and what it reaches, once that is known
-        self._training = {"training": True} if model.takes_training else {}
+    method: Method
+    source: KerasLosses | Objectives
+    phases: tuple[Phase, ...]
+    private: str
+    measure: Measure
+    on_nonfinite: str
+    seed: int
+    tells: bool
+    optimizers: Mapping[str, str]
+    overrides: str | None
+    loss_mode: Mapping[str, bool]
+    may_bypass: str
+    training: Mapping[str, bool]
 
     @property
     def objectives(self) -> Objectives | None:
         """The objectives, if they were given to `compile` as such."""
         return self.source if isinstance(self.source, Objectives) else None
 
-    def _takes_apart(self) -> bool:
+    @property
+    def plain(self) -> bool:
+        """Whether the method is the sum of the weighted losses, as in Keras."""
+        return is_plain(self.method, self.objectives is not None)
+
+    @cached_property
+    def takes_apart(self) -> bool:
         """Whether the losses in the total of a user's `compute_loss` are told from the rest.
 
         Where that total is all that a step differentiates, they need not be.
@@ -103,277 +78,245 @@ class Plan:
             return False
         given = self.objectives.given.values() if self.objectives else ()
         routed = any(objective.trains is not None for objective in given)
-        plain = is_plain(self.method, self.objectives is not None)
-        return routed or not plain or self.on_nonfinite == "isolate"
+        return routed or not self.plain or self.on_nonfinite == "isolate"
 
-    def _check_overrides(self) -> None:
-        """Raise if a class overrides so much that the losses would not be combined."""
-        plain = is_plain(self.method, self.objectives is not None)
-        if self.overrides is not None:
-            if self.source.empty and combines(self.method):
-                raise ValueError(never_evaluated(self.overrides, self.method))
-            if any(part.samples for part in iter_methods(self.method)):
-                raise ValueError(
-                    f"{type(self.method).__name__} compares the losses of single samples, and "
-                    f"{self.overrides} overrides compute_loss, whose total is of the whole batch. "
-                    "Write what it adds as an objective of its own, or choose another method."
-                )
-        owner = self.model.overriding("train_step")
-        if owner is None or (plain and self.objectives is None):
-            return
-        self.may_bypass = f"{owner}.train_step"
-        if not reaches_super(self.model.train_step, "train_step"):
-            raise ValueError(self._bypassed())
 
-    def _bypassed(self) -> str:
-        return (
-            f"{self.may_bypass} does not call super().train_step(...), which is where losses are "
-            f"combined: {type(self.method).__name__} would do nothing. Call it there; or leave "
-            "train_step alone and give the losses to compile(), with phases=[...] where one is to "
-            'follow another; or use combine="sum" with loss=, as plain Keras.'
-        )
+@dataclass(frozen=True)
+class PhasePlan:
+    """What a phase does in every step.
 
-    def check_reached(self) -> None:
-        """Raise if a step went past this plan, by a `train_step` that did not look like it."""
-        if self.may_bypass and not self.reached:
-            raise RuntimeError(self._bypassed())
+    names           its T objectives;  among  their places among all
+    variables       V, all that are trained
+    failure_groups  which of them stand or fall together in the one backward pass of a method that
+                    needs no more
+    plain           whether that method is the sum of the weighted losses, as in Keras
+    isolates        whether one backward pass over all objectives is taken apart if it is not finite
+    rescales        whether the optimizer scales the loss, and lowers the scale on overflow
+    steps           how often it is run in one training step
+    in_turn         whether after the first step only the loss of the objective in turn is evaluated
+    """
 
-    def returned(self, recording: Recording, course: PhasePlan) -> Returned:
-        """A recording of a total that a user's `compute_loss` returned, taken apart."""
-        of = self.source.gathered_of(course.names)
-        return Returned(recording, course.names, of, f"{self.overrides}.compute_loss")
-
-    # ------------------------------------------------------------------ completion
-
-    def complete(self, outputs: Any) -> None:
-        """Settle names, method state and counters as soon as they can be known."""
-        if self.courses or not self.model.built:
-            return
-        names = self.source.names(outputs, self.output_names())
-        if names is None:
-            return
-        self.names = names or ("loss",)
-        self.places = VariableIndex(self.model.columns, self.model.trainable_variables)
-        if self.objectives is not None:
-            self.places.check_built()
-        owning = owners(self)
-        saved = self.holder.claim(owning, self.objectives is not None)
-        self.clock = Clock(self.model, self.objectives is not None, saved)
-        if (optimizers := as_optimizers(self.model.optimizer)) is not None:
-            assign_owners(optimizers, self.places)
-        courses = chart(self, owning, saved)
-        self.routes = {
-            name: allowed
-            for course in courses
-            for name, allowed in zip(course.names, course.routes.allowed, strict=True)
-        }
-        self.dropped = Dropped(self.names)
-        self.courses = courses
-        metrics = [self.dropped, *(self.objectives.metrics if self.objectives else ())]
-        others = self.model.non_trainable_variables
-        seeds = [variable for variable in others if "seed_generator_state" in variable.path]
-        states = [
-            (owner, course.aggregator.state) for owner, course in zip(owning, courses, strict=True)
-        ]
-        self.holder.hold(StateStore(states, self.clock.variable), metrics, seeds)
-        advise_alone(self)
-        advise_untracked(self)
+    names: tuple[str, ...]
+    among: tuple[int, ...]
+    variables: Sequence[keras.Variable]
+    aggregator: Aggregator
+    routes: Routes
+    failure_groups: tuple[FailureGroup, ...]
+    plain: bool
+    isolates: bool = False
+    rescales: bool = False
+    steps: int = 1
+    in_turn: bool = False
 
     @property
-    def own_variables(self) -> list[Any]:
-        """The variables of clock and methods."""
-        return list(self.holder.variables)
+    def one_group(self) -> tuple[FailureGroup, ...]:
+        """All objectives stand or fall together."""
+        return one_group(*self.routes.allowed.shape)
 
-    def check_outputs(self, outputs: Any) -> None:
-        """Raise if the outputs do not fit the losses, or no longer those of `compile`."""
-        ledger: Any = self.source  # objectives ask for their own entries
-        ledger.clear()
-        keys = tuple(outputs) if isinstance(outputs, dict) else None
-        if keys and keys == self._checked:
-            return  # the ledger still asks whether every loss was computed
-        ledger.check_outputs(outputs, self.output_names())
-        names = ledger.names(outputs, self.output_names()) or ("loss",)
-        if self.names and names != self.names:
-            raise ValueError(
-                f"Compiled for the objectives {', '.join(self.names)}; the outputs now give "
-                f"{', '.join(names)}. The method's state has a row for each objective: after a "
-                "change of outputs call compile() again."
-            )
-        self._checked = keys if self.names else None
+    def spread(self, values: Tensor, count: int) -> Tensor:
+        """(T,) bool of its objectives as (count,) of all, false for the others."""
+        if len(self.among) == count:
+            return values
+        places = np.eye(count, dtype="float32")[list(self.among)]
+        return ops.matmul(ops.cast(values, "float32"), places) > 0
 
-    def output_names(self) -> Sequence[str]:
-        """The model's own names of its outputs, empty if it has none."""
-        return tuple(getattr(self.model, "output_names", None) or ())
+    @in_float32
+    def weights(self, count: Tensor) -> Tensor:
+        """(T,) the weights that its objectives have in step `count`, before any method."""
+        ones = ops.ones((len(self.names),))
+        method = self.aggregator.method
+        first = method.stages[0] if isinstance(method, Chain) else method
+        if not isinstance(first, Reweight):
+            return ones
+        seed = self.aggregator.seed(count)
+        evidence = Evidence(ones, None, ones > 0, self.names, count, seed)
+        variable = self.aggregator.state.named("reweight")[0]
+        return first.weigh(evidence, {"reweight": variable.value})[0]
+
+
+class Clock:
+    """The number of training steps made: the optimizer's, or one of its own for objectives.
+
+    A phase, or an optimizer that is not due, does not count as the optimizer's step.
+    """
+
+    def __init__(
+        self, iterations: Callable[[], Tensor], own: bool, saved: Saved | None = None
+    ) -> None:
+        """iterations  reads the optimizer's count;  own  whether this one has its own"""
+        self._iterations = iterations
+        start = np.int32(0) if saved is None or not own else np.int32(saved.clock)
+        state = StateVariables(start, keras.Variable, {(): ("clock",)}) if own else None
+        self.variable: keras.Variable = None if state is None else state.variables[0]
+
+    def read(self) -> Tensor:
+        """() int."""
+        if self.variable is not None:
+            return self.variable.value
+        return ops.add(self._iterations(), 0)  # a tensor, also under accumulation
+
+    def tick(self) -> None:
+        """One step more."""
+        if self.variable is not None:
+            self.variable.assign_add(1)
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """What a training step does: its phases, one after the other.
+
+    names     of all objectives;  index  the variables and their networks
+    owners    what the states of the phases belong to, phase by phase
+    dropped   counts what was left out
+    """
+
+    names: tuple[str, ...]
+    index: VariableIndex
+    phases: tuple[PhasePlan, ...]
+    owners: tuple[Owner, ...]
+    clock: Clock
+    dropped: Dropped
 
     @property
     def aggregator(self) -> Aggregator:
         """The method at work, of the first phase."""
-        return self.course(0).aggregator
+        return self.phases[0].aggregator
 
-    def course(self, phase: int) -> PhasePlan:
-        """What is decided for a phase."""
-        if not self.courses:
-            raise RuntimeError("The model was trained before its objectives were known.")
-        known, now = self.places.variables, self.model.trainable_variables
-        if [*map(id, known)] != [*map(id, now)]:
-            both = {*map(id, known)} & {*map(id, now)}
-            changed = [path_of(v) for v in (*known, *now) if id(v) not in both]
+    @cached_property
+    def routes(self) -> dict[str, Flags]:
+        """(V,) bool by objective: what it may train."""
+        return {
+            name: allowed
+            for phase in self.phases
+            for name, allowed in zip(phase.names, phase.routes.allowed, strict=True)
+        }
+
+
+def owners_of(
+    settings: Settings, names: tuple[str, ...], index: VariableIndex, weights: Sequence[Anything]
+) -> tuple[Owner, ...]:
+    """What the states of the phases belong to, phase by phase.
+
+    names  of all objectives;  weights  all of the model
+    """
+    method, objectives = settings.method, settings.objectives
+    trained = None
+    remembers = any(part.memory for part in iter_methods(method))
+    if remembers or method.scope == "variable":
+        places = {id(variable): place for place, variable in enumerate(weights)}
+        trained = [places[id(variable)] for variable in index.variables]
+    found = []
+    for phase in settings.phases:
+        own = tuple(phase.objectives) if objectives else names
+        known = objectives.weights(own) if objectives else None
+        found.append(Owner(own, method, settings.private, known, trained))
+    return tuple(found)
+
+
+def build_plan(
+    settings: Settings,
+    names: tuple[str, ...],
+    index: VariableIndex,
+    owners: tuple[Owner, ...],
+    optimizer: keras.optimizers.Optimizer,
+    clock: Clock,
+    saved: Saved | None = None,
+    stateless: bool = False,
+) -> StepPlan:
+    """The plan for objectives and variables that are known.
+
+    optimizer  that of the model, which knows already whose each variable is
+    saved      states to go on from;  stateless  whether no forward pass changes a variable
+    """
+    objectives = settings.objectives
+    optimizers = as_optimizers(optimizer)
+    rescales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    # What goes on as a whole has one group.
+    whole = optimizers is None or rescales or settings.on_nonfinite in ("skip", "isolate")
+    phases: list[PhasePlan] = []
+    for owner, phase in zip(owners, settings.phases, strict=True):
+        own = owner.objectives
+        given = [objectives.given[name] for name in own] if objectives else []
+        method = weighted(settings.method, given, objectives.starts) if objectives else owner.method
+        routes = Routes.anywhere(len(own), len(index.variables))
+        if given:
+            routes = Routes.declared(given, index)
+        if settings.measure != "parameters" and not routes.open:
             raise ValueError(
-                f"The model had {len(known)} trainable variables when it was compiled and has "
-                f"{len(now)} now. Changed: {', '.join(changed[:4])}. After changing `trainable` or "
-                "adding layers, call compile() again."
+                f'measure="{settings.measure}" sends one backward pass through the network for all '
+                "objectives, so none can have a route of its own. Leave out `trains`, or use "
+                'measure="parameters".'
             )
-        return self.courses[phase]
-
-    # ------------------------------------------------------------------ the step's needs
-
-    def forward(self, x: Any) -> Any:
-        """The model's outputs in training mode."""
-        outputs = self.model(x, **self._training)
-        return marked(outputs) if self.measure == "outputs" else outputs
-
-    def present(self, course: PhasePlan) -> Tensor | None:
-        """(T,) bool: which objectives of a phase are active in this step; None: always all."""
-        if isinstance(self.source, Objectives):
-            return self.source.present(course.names)
-        return self.source.present(course.names, as_keras=course.plain)
-
-    def loss_tracker(self) -> Any:
-        """Keras's running mean of the total loss."""
-        return self.model.running_loss
-
-    @property
-    def rescales(self) -> bool:
-        """Whether the optimizer scales the loss and lowers the scale on overflow."""
-        return isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer)
-
-    def verify(
-        self, course: PhasePlan, recording: Recording, directions: Sequence[Tensor | None]
-    ) -> None:
-        """Hold the routes of a phase against what its objectives reach, at its first step."""
-        if course.names[0] in self.reaches:
-            return
-        if self.objectives is None:
-            self.reaches[course.names[0]] = np.array([g is not None for g in directions])
-            pairs = zip(self.places.variables, directions, strict=True)
-            warn_untrained([variable for variable, gradient in pairs if gradient is None])
-            return
-        given = [self.objectives.given[name] for name in course.names]
-        reach = recording.reach(range(len(given)))
-        course.routes.check(reach, given, self.places)
-        self.reaches.update(zip(course.names, reach, strict=True))
-        if len(self.reaches) == len(self.names):
-            trained = {name: self.reaches[name] & self.routes[name] for name in self.names}
-            check_trained(np.array([*trained.values()]), self.places)
-            advise(self, trained)
-
-    def tell(self) -> None:
-        """Show the routing table as declared, and again if the first step found out more."""
-        if not self._tells or not self.courses:
-            return
-        final = len(self.reaches) == len(self.names)
-        if self._told is not None and not final:
-            return
-        self._tells = not final
-        table = routing_table(self)
-        if table != self._told:
-            print(table if self._told is None else "\nThe first step found:\n" + table)
-        self._told = table
-
-    # ------------------------------------------------------------------ between steps
-
-    def whole(self, total: Tensor, outputs: Any) -> Tensor:
-        """Keras's total loss, completed: of a list of losses on one output it holds the first."""
-        if keras.tree.is_nested(outputs) or len(self.names) < 2:
-            return total
-        return total + sum(self.source.returned(self.names)[1:])
-
-    def raise_if_dropped(self) -> None:
-        """Raise if the user asked for it and an objective was left out."""
-        if self.on_nonfinite == "raise" and (named := self.dropped.describe()):
-            raise FloatingPointError(
-                f"A loss, gradient or weight is not finite: {named}.{self.culprits()} No variable "
-                f"was touched by it. {self.bad_weights()}Look for log or division of zero, an "
-                "exploding loss, or NaN in the data of that objective."
-            )
-
-    def culprits(self) -> str:
-        """What is not finite in the data of the `fit` that runs and in the model, as sentences."""
-        x, y = self.data
-        keys: dict[str, Any] = {name: name for name in self.dropped.left_out()}
-        if self.objectives is not None:
-            given = [self.objectives.given[name] for name in keys]
-            keys = {one.name: one.target for one in given if not one.of_step}
-        places = {name: self.names.index(name) for name in keys}
-        held = [*self.model.weights, *self.model.optimizer.variables]
-        own = [variable for variable in held if "reweight" not in variable.path]  # `bad_weights`
-        return culprits(x, y, keys, places) + spoilt(own)
-
-    def bad_weights(self) -> str:
-        """A sentence for each objective whose weight was not finite in the last step."""
-        last = ops.maximum(ops.cast(self.clock.read(), "int32") - 1, 0)
-        pairs = [
-            (name, weight)
-            for course in self.courses
-            for name, weight in zip(
-                course.names, ops.convert_to_numpy(course.weights(last)), strict=True
-            )
-        ]
-        return "".join(
-            f"The weight of {name!r} is {weight}. "
-            for name, weight in pairs
-            if not np.isfinite(weight)
+        groups = one_group(*routes.allowed.shape)
+        if not whole and optimizers is not None:
+            groups = failure_groups(routes.allowed, optimizers.owners or ())
+        aggregator = Aggregator(
+            method,
+            own,
+            index.paths,
+            keras.Variable,
+            settings.private,
+            settings.seed,
+            saved=None if saved is None else saved.arrays(owner),
+            sizes=[math.prod(variable.shape) for variable in index.variables],
+            networks=index.owners if given else None,
+            label=("method",) if len(owners) == 1 else ("method", f"phase_{len(phases)}"),
         )
+        among = tuple(names.index(name) for name in own)
+        plan = PhasePlan(
+            own,
+            among,
+            index.variables,
+            aggregator,
+            routes,
+            groups,
+            settings.plain,
+            isolates=settings.on_nonfinite == "isolate",
+            rescales=rescales,
+            steps=phase.steps,
+            in_turn=stateless and aggregator.round_robin and _apart(settings, given, phase),
+        )
+        phases.append(plan)
+    return StepPlan(names, index, tuple(phases), owners, clock, Dropped(names))
 
-    def reweight(self, weights: Mapping[str, float]) -> None:
-        """Write into the `Reweight` states what a user asked for."""
-        check_names(weights, self.names)
-        if not self._reweighted():
+
+def _apart(settings: Settings, given: Sequence[Objective], phase: Phase) -> bool:
+    """Whether each objective of a phase makes what it needs of the networks itself."""
+    own = bool(given) and all(objective.of_step for objective in given)
+    return own and settings.overrides is None and phase.steps == 1
+
+
+def is_plain(method: Method, of_objectives: bool) -> bool:
+    """Whether a method is the sum of the weighted losses, as in Keras."""
+    if method == Sum():
+        return True
+    stages = method.stages if isinstance(method, Chain) and of_objectives else ()
+    return len(stages) == 2 and isinstance(stages[0], Reweight) and stages[1] == Sum()
+
+
+def weighted(
+    method: Method,
+    given: Sequence[Objective],
+    starts: Mapping[str, float | LearningRateSchedule],
+) -> Method:
+    """The method behind a stage that holds the weights of the objectives, which start so."""
+    if any(isinstance(part, Reweight) for part in iter_methods(method)):
+        named = [objective.name for objective in given if objective.weight != 1.0]
+        if named:
             raise ValueError(
-                "reweight() changes the weights of a Reweight stage, and `combine` has none. "
-                "Compile with combine=pt.Chain(pt.Reweight(), ...)."
+                f"Objective {named[0]!r} has a weight, and `combine` has a Reweight stage. Give "
+                "the weights in one place."
             )
-        for name, weight in weights.items():
-            if not is_number(weight) or not np.isfinite(weight):
-                raise ValueError(
-                    f"reweight({{{name!r}: ...}}): a weight must be a finite number. "
-                    f"{received(weight)}"
-                )
-            self._check_free(name)
-        self.follow(weights)
-
-    def follow(self, weights: Mapping[str, float]) -> None:
-        """Write weights into the `Reweight` states as they are."""
-        for course, variable in self._reweighted():
-            numbers = ops.convert_to_numpy(variable.value).copy()
-            for name in set(weights) & set(course.names):
-                numbers[course.names.index(name)] = weights[name]
-            variable.assign(numbers)
-
-    def _reweighted(self) -> list[tuple[PhasePlan, keras.Variable]]:
-        """The states of the `Reweight` stages, and the phases that they belong to."""
-        return [(c, v) for c in self.courses for v in c.aggregator.state.named("reweight")]
-
-    def _check_free(self, name: str) -> None:
-        """Raise if the weight of an objective follows something else than `reweight`."""
-        given = self.objectives.given[name].weight if self.objectives is not None else None
-        stages = [part for part in iter_methods(self.method) if isinstance(part, Reweight)]
-        sources = [given, *(stage.weights.get(name) for stage in stages)]
-        if any(isinstance(source, keras.Variable) for source in sources):
-            raise ValueError(
-                f"The weight of {name!r} is a keras.Variable, which is read before every step: "
-                "change that, variable.assign(0.5), instead of reweight()."
-            )
-        if any(isinstance(source, LearningRateSchedule) for source in sources):
-            raise ValueError(
-                f"The weight of {name!r} follows a schedule, which reweight() cannot change. Give "
-                "a number or a keras.Variable as its weight."
-            )
+        return method
+    return Chain(Reweight({objective.name: starts[objective.name] for objective in given}), method)
 
 
-def _has_routes(source: Ledger | Objectives, optimizer: Any) -> bool:
-    """Whether it was said who trains what."""
-    if not isinstance(source, Objectives):
-        return False
-    declared = any(objective.trains is not None for objective in source.given.values())
-    return declared or as_optimizers(optimizer) is not None
+def never_evaluated(owner: str | None, method: Method) -> str:
+    """What is wrong with a total of which no loss is known."""
+    return (
+        f"{owner} overrides compute_loss, and its total is one number: {type(method).__name__} "
+        'finds no losses in it to combine, and would do what "sum" does. Give the losses to '
+        "compile(loss=...) and add to what super().compute_loss(x, y, y_pred, sample_weight, "
+        "training) returns; or write each as an objective, compile(objectives=[pt.Objective("
+        '"name", function_of_the_step)]); or use combine="sum".'
+    )

@@ -5,13 +5,13 @@ import json
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from polytape.aggregation import Owner, Saved, StateStore
+from polytape.contract.types import Array, Store
 
 SEEDS = "seeds"  # the paths of seed generators, beside their states
 
@@ -19,8 +19,10 @@ SEEDS = "seeds"  # the paths of seed generators, beside their states
 class Carried:
     """What one `compile` gives the model to carry: plain, so that Keras does not track it twice."""
 
-    def __init__(self, held: StateStore, metrics: list[Any], seeds: list[Any]) -> None:
-        self.held, self.metrics, self.seeds = held, metrics, seeds
+    def __init__(
+        self, states: StateStore, metrics: list[keras.Variable], seeds: list[keras.Variable]
+    ) -> None:
+        self.states, self.metrics, self.seeds = states, metrics, seeds
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Pending:
 
     saved: Saved | None = None
     before: bool = False
-    seeds: Sequence[tuple[str, np.ndarray]] = ()
+    seeds: Sequence[tuple[str, Array]] = ()
 
 
 @keras.saving.register_keras_serializable(package="polytape")
@@ -43,7 +45,7 @@ class MethodState(keras.layers.Layer):
     shape only when the objectives are known, and is replaced by the next `compile`.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: object) -> None:
         super().__init__(**{"name": "method_state", **kwargs})
         self.built = True
         self._carried: Carried | None = None
@@ -55,7 +57,7 @@ class MethodState(keras.layers.Layer):
         """Tell the names of a model's networks, which Keras saves by position."""
         self._networks = tuple(names)
 
-    def claim(self, owners: Sequence[Owner], clock: bool) -> Saved | None:
+    def loaded_for(self, owners: Sequence[Owner], clock: bool) -> Saved | None:
         """The state loaded before it was known whose it is, if there is one.
 
         ValueError if it is another's, unless it was loaded before `compile`, which then is a new
@@ -78,12 +80,14 @@ class MethodState(keras.layers.Layer):
             )
         return self.pending.saved
 
-    def hold(self, held: StateStore, metrics: list[Any], seeds: list[Any]) -> None:
+    def attach(
+        self, store: StateStore, metrics: list[keras.Variable], seeds: list[keras.Variable]
+    ) -> None:
         """Carry the state of methods, and metrics of objectives; save the seeds of layers, too.
 
         seeds  states of seed generators, which Keras advances with the model and does not save
         """
-        self._carried = Carried(held, metrics, seeds)
+        self._carried = Carried(store, metrics, seeds)
         self.pending = replace(self.pending, saved=None)
         self._sow()
 
@@ -109,29 +113,29 @@ class MethodState(keras.layers.Layer):
         for path, value in found:
             named[path].assign(value)
 
-    def release(self) -> None:
-        """Carry nothing, until the next `hold`."""
+    def detach(self) -> None:
+        """Carry nothing, until the next `attach`."""
         self._carried = None
         self.pending = replace(self.pending, before=True)
 
     @property
-    def variables(self) -> list[Any]:
-        return self._carried.held.variables if self._carried else []
+    def variables(self) -> list[keras.Variable]:
+        return self._carried.states.variables if self._carried else []
 
     @property
-    def weights(self) -> list[Any]:
+    def weights(self) -> list[keras.Variable]:
         return self.variables
 
     @property
-    def metrics(self) -> list[Any]:
+    def metrics(self) -> list[keras.metrics.Metric]:
         return list(self._carried.metrics) if self._carried else []
 
-    def save_own_variables(self, store: Any) -> None:
+    def save_own_variables(self, store: Store) -> None:
         if self._networks:
             store["networks"] = _bytes(self._networks)
         seeds = list(self.pending.seeds)
         if self._carried is not None:
-            self._carried.held.save(store)
+            self._carried.states.save(store)
             seeds = [(variable.path, variable) for variable in self._carried.seeds]
         elif self.pending.saved is not None:
             self.pending.saved.save(store)
@@ -140,7 +144,7 @@ class MethodState(keras.layers.Layer):
         for index, (_, value) in enumerate(seeds):
             store[f"seed_{index}"] = value
 
-    def load_own_variables(self, store: Any) -> None:
+    def load_own_variables(self, store: Store) -> None:
         found = {key: np.asarray(store[key]) for key in store.keys()}  # noqa: SIM118
         if found:
             self.refusal = None
@@ -154,15 +158,15 @@ class MethodState(keras.layers.Layer):
             self.refusal = error
             raise
 
-    def _load(self, found: dict[str, np.ndarray]) -> None:
+    def _load(self, found: dict[str, Array]) -> None:
         if "networks" in found:
             _check_networks(tuple(_read(found["networks"])), self._networks)
         saved = Saved.read(found)
         if saved is not None and self._carried is None:
             self.pending = Pending(saved)
         elif saved is not None and self._carried is not None:
-            if self._carried.held.variables:
-                self._carried.held.load(saved)
+            if self._carried.states.variables:
+                self._carried.states.load(saved)
             else:
                 warnings.warn(
                     f"The file holds the state of {saved.described()}. What is compiled keeps no "
@@ -178,7 +182,7 @@ class MethodState(keras.layers.Layer):
 
 
 @contextlib.contextmanager
-def unchanged_on_failure(model: Any) -> Iterator[None]:
+def unchanged_on_failure(model: keras.Model) -> Iterator[None]:
     """Give all variables of a model their values back if what is done here raises."""
     optimizer = model.optimizer.variables if model.compiled else []
     every = [*model.variables, *model.metrics_variables, *optimizer, *model.method_state.variables]
@@ -195,11 +199,11 @@ def unchanged_on_failure(model: Any) -> Iterator[None]:
         model.method_state.refusal = None
 
 
-def _bytes(value: Sequence[str]) -> np.ndarray:
+def _bytes(value: Sequence[str]) -> Array:
     return np.frombuffer(json.dumps(list(value)).encode(), "uint8")
 
 
-def _read(array: np.ndarray) -> list[str]:
+def _read(array: Array) -> list[str]:
     return list(json.loads(array.tobytes().decode()))
 
 

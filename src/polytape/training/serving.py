@@ -1,10 +1,10 @@
 """A plain Keras model of what a `pt.Model` computes, with the same layers."""
 
 from collections.abc import Callable
-from typing import Any
 
 import keras
 
+from polytape.contract.types import Anything, Nest
 from polytape.differentiation.features import Features
 
 
@@ -15,10 +15,10 @@ class Seen:
     """
 
     def __init__(self) -> None:
-        self.inputs: Any = None
-        self._paths: list[Any] = []
+        self.inputs: Nest = None
+        self._paths: list[Anything] = []
 
-    def note(self, inputs: Any) -> None:
+    def note(self, inputs: Nest) -> None:
         """Take account of the inputs of a call: a size that varies is None."""
         now = keras.tree.flatten_with_path(inputs)
         if self.inputs is None or self._paths != [path for path, _ in now]:
@@ -27,10 +27,10 @@ class Seen:
         elif any(_differs(seen, leaf) for seen, (_, leaf) in zip(self._flat(), now, strict=True)):
             self.inputs = keras.tree.map_structure(_common, self.inputs, inputs)
 
-    def _flat(self) -> list[Any]:
+    def _flat(self) -> list[Anything]:
         return list(keras.tree.flatten(self.inputs))
 
-    def traced(self, call: Callable[[Any], Any], name: str) -> keras.Model:
+    def traced(self, call: Callable[[Anything], Anything], name: str) -> keras.Model:
         """A functional model of what `call` does with such inputs."""
         if self.inputs is None:
             raise ValueError(
@@ -62,33 +62,33 @@ def without_features(model: keras.Model) -> keras.Model:
     return keras.models.clone_model(model, clone_function=_plain, recursive=True)
 
 
-def _layers(model: Any) -> list[Any]:
+def _layers(model: keras.Model) -> list[Anything]:
     """All layers within a model, those of models in it, too."""
     held = model.layers if isinstance(model, keras.Model) else ()
     return [inner for layer in held for inner in (layer, *_layers(layer))]
 
 
-def _plain(layer: Any) -> Any:
+def _plain(layer: keras.layers.Layer) -> Anything:
     if isinstance(layer, Features):
         return keras.layers.Identity(name=layer.name)
     return layer
 
 
-def _like(tensor: Any) -> keras.KerasTensor | None:
+def _like(tensor: Anything) -> keras.KerasTensor | None:
     if tensor is None:  # an optional input
         return None
     shape = (None, *tuple(tensor.shape)[1:])
     return keras.KerasTensor(shape, keras.backend.standardize_dtype(tensor.dtype))
 
 
-def _differs(seen: keras.KerasTensor | None, tensor: Any) -> bool:
+def _differs(seen: keras.KerasTensor | None, tensor: Anything) -> bool:
     if seen is None or tensor is None:
         return seen is not tensor
     sizes = zip(seen.shape[1:], tuple(tensor.shape)[1:], strict=True)
     return any(size is not None and size != other for size, other in sizes)
 
 
-def _common(seen: keras.KerasTensor | None, tensor: Any) -> keras.KerasTensor | None:
+def _common(seen: keras.KerasTensor | None, tensor: Anything) -> keras.KerasTensor | None:
     if seen is None or tensor is None:
         return _like(tensor) if seen is None else seen
     sizes = zip(seen.shape, tuple(tensor.shape), strict=True)
@@ -96,5 +96,5 @@ def _common(seen: keras.KerasTensor | None, tensor: Any) -> keras.KerasTensor | 
     return keras.KerasTensor(shape, seen.dtype)
 
 
-def _name(path: tuple[Any, ...]) -> str | None:
+def _name(path: tuple[Anything, ...]) -> str | None:
     return str(path[-1]) if path else None

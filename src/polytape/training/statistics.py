@@ -1,36 +1,38 @@
 """Statistics that a forward pass keeps (BatchNorm), protected from bad batches."""
 
-from typing import Any
-
+import keras
 from keras import ops
 
 from polytape.contract import Tensor
 from polytape.engines import engine
 
-Kept = list[tuple[Any, Tensor]]
+Kept = list[tuple[keras.Variable, Tensor]]
 
 
 class Statistics:
-    """Float variables that a forward pass may change."""
+    """Float variables of a model that a forward pass may change."""
 
-    def __init__(self, plan: Any) -> None:
-        self._plan = plan
-        self._known: list[Any] | None = None
+    def __init__(self, model: keras.Model) -> None:
+        self._model = model
+        self._known: list[keras.Variable] | None = None
 
-    def kept(self) -> Kept:
-        """They and their values."""
-        return [(variable, ops.copy(variable.value)) for variable in self._found()]
+    def kept(self, final: bool) -> Kept:
+        """They and their values.
 
-    def _found(self) -> list[Any]:
+        final  whether a step was made, so that there will be no others
+        """
+        return [(variable, ops.copy(variable.value)) for variable in self._found(final)]
+
+    def _found(self, final: bool) -> list[keras.Variable]:
         if self._known is not None:
             return self._known
-        own = set(map(id, self._plan.own_variables))  # no forward pass changes these
+        own = set(map(id, self._model.method_state.variables))  # no forward pass changes these
         found = [
             variable
-            for variable in self._plan.model.non_trainable_variables
+            for variable in self._model.non_trainable_variables
             if "float" in str(variable.dtype) and id(variable) not in own
         ]
-        if self._plan.reaches:  # a step was made: there will be no others
+        if final:
             self._known = found
         return found
 

@@ -1,101 +1,113 @@
-"""One training step, the same on every backend: record, settle, apply; phase after phase."""
+"""One training step: record, losses, evidence, weights, guard, apply; phase after phase."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from polytape.contract import Tensor
+from polytape.contract.types import Anything, Flags, Nest
 from polytape.engines import engine
-from polytape.training.backward import Recorded, backward
+from polytape.training.backward import backward
+from polytape.training.compilation import Compilation
+from polytape.training.losses.evaluation import Batch
+from polytape.training.losses.masks import carry
+from polytape.training.losses.objectives import batch_size
+from polytape.training.losses.running_means import track
 from polytape.training.nonfinite import UpdateDecision, decide_update
-from polytape.training.objectives.masks import carry, masks_of
-from polytape.training.objectives.running_means import track
-from polytape.training.objectives.values import Given, batch_size, scalars, training_loss
 from polytape.training.optimizers.assignment import as_optimizers
-from polytape.training.phase_plan import PhasePlan
+from polytape.training.recording import PhaseRecording, losses_again, record_phase
 from polytape.training.statistics import restore
 
 
-def train_step(model: Any, data: Any) -> dict[str, Tensor]:
+def train_step(model: keras.Model, data: Nest) -> dict[str, Tensor]:
     """A step of a `polytape.Model` on one batch: Keras logs out, model and optimizer updated."""
-    given = x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-    plan = model.plan
-    plan.reached = True
+    compilation: Compilation = model.compilation
+    compilation.reached = True
+    batch = Batch(*keras.utils.unpack_x_y_sample_weight(data))
     totals = []
-    for phase, declared in enumerate(plan.phases):
+    for number, declared in enumerate(compilation.settings.phases):
         for repeat in range(declared.steps):
-            outputs, total = _advance(model, given, phase, repeat)
+            outputs, total = _run_phase(model, compilation, batch, number, repeat)
         totals.append(total)
-    track(plan.loss_tracker(), sum(totals[1:], start=totals[0]), batch_size(x))
-    plan.clock.tick()
-    return model.compute_metrics(x, y, outputs, sample_weight=sample_weight)
+    track(model.running_loss, sum(totals[1:], start=totals[0]), batch_size(batch.inputs))
+    compilation.plan.clock.tick()
+    return model.compute_metrics(*batch[:2], outputs, sample_weight=batch.sample_weight)
 
 
-def _advance(model: Any, given: Given, phase: int, repeat: int) -> tuple[Any, Tensor]:
+def _run_phase(
+    model: keras.Model, compilation: Compilation, batch: Batch, number: int, repeat: int
+) -> tuple[Anything, Tensor]:
     """One forward pass, its backward passes and its update; the outputs and the total loss."""
-    plan, optimizer = model.plan, model.optimizer
-
-    def forward() -> tuple[list[Tensor], Any]:
-        y_pred = plan.forward(given[0])
-        total = training_loss(plan, phase, given, y_pred)
-        course = plan.course(phase)
-        return scalars(plan, course, total), (y_pred, masks_of(y_pred), plan.present(course))
-
-    before = plan.statistics.kept()
-    recorder = engine().record
-    recording = recorder(forward, lambda: model.trainable_variables, plan.measure, plan.apart)
+    optimizer = model.optimizer
+    # Record: the forward pass, and the losses it comes to.
+    before = compilation.statistics.kept(final=bool(compilation.reaches))
+    recorded = record_phase(compilation, number, batch)
     restore(before)
-    course = plan.courses[phase]
-    returned = plan.returned(recording, course) if plan.apart else None
-    recording = returned or recording
+    plan, phase = compilation.plan, compilation.plan.phases[number]
+    compilation.check_variables()
     if not optimizer.built:  # a model that was not built is built by now
-        optimizer.build(plan.places.variables)
-    aggregator, (outputs, masks, present) = course.aggregator, recording.outputs
+        optimizer.build(plan.index.variables)
+    outputs, masks, present = recorded.outputs
     carry(masks, outputs)
     scale = ops.cast(optimizer.scale_loss(ops.ones(())), "float32")
     count = plan.clock.read()
-    if plan.phases[phase].steps > 1:
-        count = count * plan.phases[phase].steps + repeat
-    settings = present, plan.rescales, plan.on_nonfinite == "isolate"
-    recorded = Recorded(recording, course, count, scale, *settings)
-    outcome = backward(recorded)
-    plan.verify(course, recording, outcome.directions)
-    plan.tell()
-    decision = decide_update(plan, recorded, outcome)
-    aggregator.state.write(outcome.state, decision.accept)
-    plan.dropped.update_state(course.spread(decision.left_out, len(plan.names)), present)
-    update(optimizer, plan.places.variables, course, decision)
-    if aggregator.second_look:
+    if phase.steps > 1:
+        count = count * phase.steps + repeat
+    known = compilation.known_reach(phase)
+    recording = PhaseRecording(recorded, phase, count, scale, present, known)
+    # Evidence, and weights: the directions of all variables.
+    result = backward(recording)
+    if known is None:
+        routed = compilation.settings.objectives is not None
+        compilation.verify(phase, recording.reach if routed else recording.trained(result.reach))
+    compilation.tell()
+    # Guard: what of it is finite.
+    decision = decide_update(recording, result, compilation.settings.on_nonfinite == "skip")
+    # Apply.
+    phase.aggregator.state.write(result.state, decision.accept)
+    plan.dropped.update_state(phase.spread(decision.left_out, len(plan.names)), present)
+    apply_update(optimizer, plan.index.variables, recording, decision, result.reach)
+    if phase.aggregator.looks_after_update:
         changing = [*model.non_trainable_variables, *model.metrics_variables]
-
-        def again() -> list[Tensor]:
-            found = forward()[0]
-            return (returned.of(found) if returned else found)[: len(aggregator.names)]
-
-        after = engine().without_side_effects(again, changing)
-        aggregator.look_again(recorded.losses, after, decision.active, decision.accept)
-    return outputs, recording.scalars[recorded.total]
+        after = engine().without_side_effects(
+            lambda: losses_again(compilation, number, batch, recorded), changing
+        )
+        look_after_update(recording, decision, after)
+    return outputs, recording.total_loss
 
 
-def update(
-    optimizer: Any, variables: Sequence[Any], course: PhasePlan, decision: UpdateDecision
+def apply_update(
+    optimizer: keras.optimizers.Optimizer,
+    variables: Sequence[keras.Variable],
+    recording: PhaseRecording,
+    decision: UpdateDecision,
+    reach: Flags | None,
 ) -> None:
-    """One step of the optimizer, or of those of several that an active objective concerns."""
-    optimizers = as_optimizers(optimizer)
+    """One step of the optimizer, or of those of several that an active objective concerns.
+
+    reach  (T, V) bool: which objective trains which variable, if the backward side has told
+    """
+    optimizers, phase = as_optimizers(optimizer), recording.phase
     if optimizers is None:
-        as_keras = course.plain and course.routes.open
+        as_keras = phase.plain and phase.routes.open
         engine().apply(optimizer, decision.directions, variables, decision.act, as_keras)
         return
-    reach: Any = course.aggregator.reach
-    concerned = {}
+    concerned, trained = {}, recording.trained(reach)
     for name in optimizers:
         own = [v for v, owner in enumerate(optimizers.owners or ()) if owner == name]
-        concerned[name] = decision.concerns(np.flatnonzero(reach[:, own].any(axis=1)).tolist())
+        concerned[name] = decision.concerns(np.flatnonzero(trained[:, own].any(axis=1)).tolist())
     with optimizers.taking_part(concerned):  # each behind a guard of its own: no second one
         if optimizers is optimizer:
             optimizers.apply(decision.directions, variables)
         else:
             engine().apply(optimizer, decision.directions, variables, decision.act)
+
+
+def look_after_update(
+    recording: PhaseRecording, decision: UpdateDecision, after: Sequence[Tensor]
+) -> None:
+    """Show the method what its update did to the losses of the same batch."""
+    aggregator = recording.phase.aggregator
+    aggregator.look_after_update(recording.losses, after, decision.active, decision.accept)

@@ -4,36 +4,41 @@ import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import keras
 
 from polytape.catalogue import resolve
 from polytape.catalogue.names import MethodLike
 from polytape.combiner import Combiner
-from polytape.contract import Method, iter_methods
+from polytape.contract import Method
+from polytape.contract.types import Anything, Config, LossLike, Nest
 from polytape.engines import Measure, check_replicas, engine
+from polytape.evidence import kinds_of
 from polytape.stages.scopes import PerNetwork
-from polytape.training.callbacks import aligned, callbacks_of, insert, live_weights
+from polytape.training.callbacks import aligned, callbacks_of, insert
+from polytape.training.compilation import Compilation
 from polytape.training.functional import plain_functional
+from polytape.training.gradient_norms import gradient_norms
 from polytape.training.loadable import named_functions, warn_of_lost
-from polytape.training.objectives.given import arguments, check_class_weight, completed, whole
-from polytape.training.objectives.losses import Ledger, Path
-from polytape.training.objectives.metrics import names_of_results, of_labels
-from polytape.training.objectives.objective import Objective
-from polytape.training.objectives.objectives import Objectives
-from polytape.training.objectives.running_means import attend, share
-from polytape.training.objectives.values import loss_of_objectives
+from polytape.training.losses.evaluation import Batch
+from polytape.training.losses.fit_arguments import arguments, check_class_weight, completed, whole
+from polytape.training.losses.keras_losses import KerasLosses, Path
+from polytape.training.losses.label_metrics import names_of_results, of_labels
+from polytape.training.losses.objective import Objective
+from polytape.training.losses.objectives import Objectives
+from polytape.training.nonfinite_report import raise_if_dropped
 from polytape.training.optimizers.assignment import resolve_optimizer
 from polytape.training.overrides import overriding
 from polytape.training.phase import Phase, ordered
-from polytape.training.plan import Plan
-from polytape.training.routing.norms import gradient_norms
-from polytape.training.routing.table import routing_table
+from polytape.training.plan import StepPlan, is_plain
+from polytape.training.reporting.table import routing_table
+from polytape.training.reweighting import live_weights, reweight, write_weights
 from polytape.training.saving import MethodState, unchanged_on_failure
+from polytape.training.settings import settings_of
 from polytape.training.step import train_step
 
-OptimizerLike: TypeAlias = str | dict[str, Any] | keras.optimizers.Optimizer
+OptimizerLike: TypeAlias = str | dict[str, Anything] | keras.optimizers.Optimizer
 
 
 class Trainer:
@@ -44,10 +49,10 @@ class Trainer:
     def compile(
         self,
         optimizer: OptimizerLike | Mapping[str, OptimizerLike] = "rmsprop",
-        loss: Any = None,
-        loss_weights: Any = None,
-        metrics: Any = None,
-        weighted_metrics: Any = None,
+        loss: LossLike = None,
+        loss_weights: Anything = None,
+        metrics: Anything = None,
+        weighted_metrics: Anything = None,
         run_eagerly: bool = False,
         steps_per_execution: int = 1,
         jit_compile: bool | Literal["auto"] = "auto",
@@ -127,44 +132,34 @@ class Trainer:
             auto_scale_loss=auto_scale_loss,
         )
         engine().prepare(self)
-        options = {"private": private, "measure": measure, "on_nonfinite": on_nonfinite}
         order = ordered(phases, [*source.given]) if isinstance(source, Objectives) else ()
-        settings: dict[str, Any] = {**options, "seed": seed, "phases": order, "verbose": verbose}
-        self.plan = Plan(self, self.method_state, source, method, **settings)
+        settings = settings_of(
+            self, source, method, order, private, measure, on_nonfinite, seed, verbose
+        )
+        self.compilation = Compilation(self, settings)
+        options = {"private": private, "measure": measure, "on_nonfinite": on_nonfinite}
         # Metrics in an attribute that is a dict Keras takes for the model's own, and logs again.
-        combining = {**given, "combine": method, "seed": self.plan.seed, **options}
+        combining = {**given, "combine": method, "seed": settings.seed, **options}
         self._combining = MappingProxyType(combining)
         object.__setattr__(self, "loss", source.described)  # not searched for layers, either
         functional = isinstance(self, plain_functional()) and objectives is None
         known = getattr(self, "output", None) if functional else None
         if known is not None:
-            self.plan.check_outputs(known)
-        self.plan.complete(known)
-        self.plan.tell()
+            self.compilation.check_outputs(known)
+        self.compilation.complete(known)
+        self.compilation.tell()
 
     def compute_loss(
         self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
+        x: Nest = None,
+        y: Nest = None,
+        y_pred: Nest = None,
+        sample_weight: Nest = None,
         training: bool = True,
-    ) -> Any:
-        plan = self._compiled("compute_loss")
-        if plan.objectives is not None:
-            given = x, y, sample_weight
-            names = plan.objectives.asked or plan.names
-            return loss_of_objectives(plan, names, given, y_pred, training)
-        plan.check_outputs(y_pred)
-        ledger: Any = plan.source
-        ledger.check_targets(y)
-        sample_weight = completed(sample_weight, y)
-        with ledger.thrown_away():
-            share(self, ledger, y, y_pred, sample_weight)
-        attend(self, training)
-        total = super().compute_loss(x, y, y_pred, sample_weight, training)  # type: ignore[misc]
-        plan.complete(y_pred)
-        return plan.whole(total, y_pred)
+    ) -> Anything:
+        batch = Batch(x, y, sample_weight)
+        of_keras = super().compute_loss  # type: ignore[misc]
+        return self._compiled("compute_loss").total_loss(batch, y_pred, training, of_keras)
 
     def overriding(self, name: str) -> str | None:
         """Who overrides a method that Keras's training calls; None if nobody does."""
@@ -180,39 +175,40 @@ class Trainer:
         """Keras's running mean of the total loss, also where `metrics` is overridden."""
         return super().metrics[0]  # type: ignore[misc]
 
-    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+    def compute_metrics(self, x: Nest, y: Nest, y_pred: Nest, sample_weight: Nest = None) -> Nest:
         sample_weight = completed(sample_weight, y)
-        if self.plan.objectives is not None:
-            y, y_pred, sample_weight = self.plan.objectives.measured(x, y, y_pred, sample_weight)
+        objectives = self.compilation.settings.objectives
+        if objectives is not None:
+            y, y_pred, sample_weight = objectives.measured(x, y, y_pred, sample_weight)
         return super().compute_metrics(x, y, y_pred, sample_weight)  # type: ignore[misc]
 
-    def train_step(self, *args: Any) -> Any:
+    def train_step(self, *args: object) -> Nest:
         return engine().train_step(self, functools.partial(train_step, self), *args)
 
-    def fit(self, *args: Any, **kwargs: Any) -> Any:
-        plan = self._compiled("fit")
+    def fit(self, *args: object, **kwargs: object) -> keras.callbacks.History:
+        compilation = self._compiled("fit")
         given = self._given(super().fit, args, kwargs)  # type: ignore[misc]
         callbacks = given.pop("callbacks", None)
-        callbacks = insert(callbacks, *callbacks_of(plan, callbacks))
-        self.plan.data = given.get("x"), given.get("y")
+        callbacks = insert(callbacks, *callbacks_of(compilation, callbacks))
+        compilation.data = given.get("x"), given.get("y")
         try:
             return aligned(super().fit(**given, callbacks=callbacks))  # type: ignore[misc]
         except BaseException:
-            engine().restore_snapshot(self.plan.kept)
+            engine().restore_snapshot(compilation.snapshot)
             raise
         finally:
-            self.plan.kept = None
-            self.plan.data = None, None
+            compilation.snapshot = None
+            compilation.data = None, None
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+    def evaluate(self, *args: object, **kwargs: object) -> Nest:
         self._compiled("evaluate")
         return super().evaluate(**self._given(super().evaluate, args, kwargs))  # type: ignore[misc]
 
-    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+    def test_on_batch(self, *args: object, **kwargs: object) -> Nest:
         self._compiled("test_on_batch")
         return super().test_on_batch(**self._given(super().test_on_batch, args, kwargs))  # type: ignore[misc]
 
-    def _given(self, method: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+    def _given(self, method: Anything, args: Anything, kwargs: Anything) -> dict[str, Anything]:
         """The arguments of `fit` and its like by name, looked through for missing labels.
 
         Raises ValueError for weights of samples or classes that fit no target.
@@ -226,7 +222,7 @@ class Trainer:
         if isinstance(validation, (tuple, list)) and len(validation) == 3:
             weights = completed(validation[2], validation[1])
             given["validation_data"] = (*validation[:2], weights)
-        if self.plan.source.holes.expect(whole(x, y, validation)):
+        if self.compilation.settings.source.holes.expect(whole(x, y, validation)):
             # Made anew, now: a callback may evaluate other data while a fit runs.
             if self.train_function is not None:  # type: ignore[attr-defined]
                 super().make_train_function(force=True)  # type: ignore[misc]
@@ -234,11 +230,11 @@ class Trainer:
                 super().make_test_function(force=True)  # type: ignore[misc]
         return given
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Nest:
         outputs = super().__call__(*args, **kwargs)  # type: ignore[misc]
-        plan = getattr(self, "plan", None)
-        if plan is not None and plan.objectives is not None:
-            plan.complete(outputs)  # Keras builds the optimizer next
+        compilation: Compilation | None = getattr(self, "compilation", None)
+        if compilation is not None and compilation.settings.objectives is not None:
+            compilation.complete(outputs)  # Keras builds the optimizer next
         return outputs
 
     @property
@@ -247,7 +243,7 @@ class Trainer:
         return names_of_results(self)
 
     @property
-    def columns(self) -> Mapping[str, Any]:
+    def columns(self) -> Mapping[str, keras.layers.Layer]:
         """The networks of the routing table: the model's layers by name.
 
         Not a dict, in which Keras would save the layers a second time, under other names.
@@ -255,7 +251,7 @@ class Trainer:
         layers = [layer for layer in self.layers if layer is not self.method_state]  # type: ignore[attr-defined]
         return MappingProxyType({layer.name: layer for layer in layers})
 
-    def routing_table(self, x: Any = None, y: Any = None, sample_weight: Any = None) -> str:
+    def routing_table(self, x: Nest = None, y: Nest = None, sample_weight: Nest = None) -> str:
         """Objectives in rows, networks in columns: who trains what, by which optimizer.
 
         x, y, sample_weight  one batch, as for `fit`: then each cell also has the norm of the loss's
@@ -265,16 +261,17 @@ class Trainer:
         Before the first step it shows what is declared, then also what is reached. Raises
         `ValueError` unless compiled with objectives and built.
         """
-        plan = self._compiled("routing_table")
-        if plan.objectives is None or not plan.courses:
+        compilation = self._compiled("routing_table")
+        if compilation.settings.objectives is None or not compilation.planned:
             raise ValueError(
                 "The routing table is of objectives and of variables that exist: compile with "
                 "objectives=[...] and call the model once, or give its networks an Input."
             )
-        norms = None if x is None else gradient_norms(self, (x, y, sample_weight))
-        return routing_table(plan, norms)
+        norms = None if x is None else gradient_norms(compilation, Batch(x, y, sample_weight))
+        known = compilation.settings, compilation.plan, self.optimizer  # type: ignore[attr-defined]
+        return routing_table(*known, compilation.reaches, norms)
 
-    def __setattr__(self, name: str, value: Any) -> None:
+    def __setattr__(self, name: str, value: Anything) -> None:
         # Where Keras's loop on JAX leaves the arrays of every step. An attribute like any other is
         # searched for variables and layers, which takes longer than a step of a small network.
         if name == "_jax_state":
@@ -282,35 +279,40 @@ class Trainer:
         else:
             super().__setattr__(name, value)
 
-    def make_train_function(self, force: bool = False) -> Any:
+    def make_train_function(self, force: bool = False) -> Anything:
         check_replicas("fit()", self)
-        self.plan.tell()
-        self.plan.kept = engine().snapshot(self)
+        self.compilation.tell()
+        self.compilation.snapshot = engine().snapshot(self)
         return super().make_train_function(force)  # type: ignore[misc]
 
-    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
-        plan = self._compiled("train_on_batch")
-        if plan.courses and (weights := live_weights(plan)):
-            plan.follow(weights)
+    def train_on_batch(self, *args: object, **kwargs: object) -> Nest:
+        compilation = self._compiled("train_on_batch")
+        if compilation.planned and (weights := live_weights(compilation)):
+            write_weights(compilation, weights)
         given = self._given(super().train_on_batch, args, kwargs)  # type: ignore[misc]
-        plan.data = given.get("x"), given.get("y")
+        compilation.data = given.get("x"), given.get("y")
         try:
             logs = super().train_on_batch(**given)  # type: ignore[misc]
-            plan.check_reached()
-            plan.raise_if_dropped()
+            compilation.check_reached()
+            raise_if_dropped(compilation)
         finally:
-            plan.data = None, None
+            compilation.data = None, None
         return logs
 
-    def _compiled(self, asked_by: str) -> Plan:
-        """The plan, or `RuntimeError` before `compile`."""
-        plan: Plan | None = getattr(self, "plan", None)
-        if plan is None:
+    @property
+    def plan(self) -> StepPlan:
+        """What a training step does. RuntimeError until objectives and variables are known."""
+        return self._compiled("training").plan
+
+    def _compiled(self, asked_by: str) -> Compilation:
+        """What was compiled, or `RuntimeError` before `compile`."""
+        compilation: Compilation | None = getattr(self, "compilation", None)
+        if compilation is None:
             raise RuntimeError(
                 f"{asked_by}() comes after compile(): model.compile(optimizer=..., loss=..., "
                 "combine=...). A model loaded with compile=False is compiled anew."
             )
-        return plan
+        return compilation
 
     def reweight(self, weights: dict[str, float]) -> None:
         """Set weights of objectives, or of the `Reweight` stages of `combine`, from now on.
@@ -321,9 +323,9 @@ class Trainer:
         `ValueError` for an objective that does not exist, a weight that follows a schedule or a
         variable, and where no objectives and no `Reweight` stage hold weights.
         """
-        self._compiled("reweight").reweight(weights)
+        reweight(self._compiled("reweight"), weights)
 
-    def save(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+    def save(self, filepath: Anything, *args: object, **kwargs: object) -> None:
         """As in Keras, as a `.keras` file. ValueError for a legacy `.h5` file."""
         if str(filepath).endswith((".h5", ".hdf5")):
             raise ValueError(
@@ -333,12 +335,12 @@ class Trainer:
             )
         super().save(filepath, *args, **kwargs)  # type: ignore[misc]
 
-    def load_weights(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+    def load_weights(self, filepath: Anything, *args: object, **kwargs: object) -> None:
         """As in Keras, with the state of the method; what fails to load changes nothing."""
         with unchanged_on_failure(self):
             super().load_weights(filepath, *args, **kwargs)  # type: ignore[misc]
 
-    def get_compile_config(self) -> dict[str, Any]:
+    def get_compile_config(self) -> Config:
         config = super().get_compile_config()  # type: ignore[misc]
         if not config:
             return config
@@ -352,13 +354,13 @@ class Trainer:
         }
         return {**config, **given}
 
-    def compile_from_config(self, config: dict[str, Any]) -> None:
+    def compile_from_config(self, config: Config) -> None:
         self.compile(**{**keras.saving.deserialize_keras_object(config), "verbose": 0})
         if self.built and self.optimizer is not None:  # type: ignore[attr-defined]
             self.optimizer.build(self.trainable_variables)  # type: ignore[attr-defined]
 
 
-def combination(combine: Any) -> Method:
+def combination(combine: Anything) -> Method:
     """The method that `compile(combine=...)` means: one, or one per network."""
     if isinstance(combine, Mapping):
         return PerNetwork({network: resolve(method) for network, method in combine.items()})
@@ -371,24 +373,23 @@ def combination(combine: Any) -> Method:
 
 
 def losses_of(
-    loss: Any, loss_weights: Any, objectives: Any, phases: Any, method: Method
-) -> Ledger | Objectives:
+    loss: LossLike, loss_weights: Anything, objectives: Anything, phases: Anything, method: Method
+) -> KerasLosses | Objectives:
     """Where the losses come from: `loss=` or `objectives=`, which exclude each other."""
-    halves = any(part.needs == "halves" for part in iter_methods(method))
-    samples = max(part.samples for part in iter_methods(method))
+    kinds = [kind for kind in kinds_of(method) if kind.records]
     if objectives is None:
         if phases is not None:
             raise ValueError("compile(phases=...) orders objectives: give compile(objectives=...).")
-        return Ledger(loss, loss_weights, halves, samples)
+        return KerasLosses(loss, loss_weights, kinds, is_plain(method, False))
     if loss is not None or loss_weights is not None:
         raise ValueError(
             "compile(objectives=...) says what the losses are and what they weigh: leave out "
             '`loss` and `loss_weights`, or write them as pt.Objective("depth", "mse", weight=0.5).'
         )
-    return Objectives(objectives, halves, samples)
+    return Objectives(objectives, kinds, is_plain(method, True))
 
 
-def _ignored(model: Any, source: Ledger | Objectives, path: Path) -> int | None:
+def _ignored(model: keras.Model, source: KerasLosses | Objectives, path: Path) -> int | None:
     """The class that the loss of an output ignores, if it does."""
     if isinstance(source, Objectives):
         return source.ignored(path)

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from polytape.engines.contract import Measure, Tensor, Variable
+from polytape.engines.contract import Measure, Scalars, Tensor, Variable
+from polytape.engines.grouped import flattened
 from polytape.engines.jax.jaxpr import dependencies
 from polytape.engines.jax.scope import Scope
 
@@ -24,7 +25,7 @@ class Linearized:
 
     def __init__(
         self,
-        function: Callable[[list[Tensor]], tuple[Sequence[Tensor], Any]],
+        function: Callable[[list[Tensor]], tuple[Scalars, Any]],
         values: Sequence[Tensor],
         variables: Sequence[Variable] = (),
         measure: Measure = "parameters",
@@ -36,7 +37,8 @@ class Linearized:
             with Scope(list(zip(variables, values, strict=False))) as scope:
                 scalars, outputs = function(values)
             touched[:] = scope.touched.values()
-            return list(scalars), (outputs, [value for _, value in scope.updates()])
+            flat, self.groups = flattened(scalars)
+            return flat, (outputs, [value for _, value in scope.updates()])
 
         self.measure: Measure = measure
         self.marks = range(len(variables), len(values) - stand_ins)

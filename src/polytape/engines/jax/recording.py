@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from polytape.engines.contract import Forward, Measure, Tensor, Variable
+from polytape.engines.contract import Forward, Measure, Scalars, Tensor, Variable
 from polytape.engines.jax.linearized import Linearized
 from polytape.engines.jax.scope import Scope
 from polytape.engines.marking import Marker, listening
@@ -51,7 +51,7 @@ def record(
     if stand_ins or measure != "parameters":
         marks, losses = _probes(forward, measure, stand_ins)
 
-    def function(values: list[Tensor]) -> tuple[Sequence[Tensor], Any]:
+    def function(values: list[Tensor]) -> tuple[Scalars, Any]:
         start = len(known) + len(marks)
         of_marks, of_losses = iter(values[len(known) : start]), iter(values[start:])
 

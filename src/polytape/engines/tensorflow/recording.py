@@ -8,7 +8,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from polytape.engines.contract import Forward, Measure, Tensor, Variable
+from polytape.engines.contract import Forward, Measure, Scalars, Tensor, Variable
+from polytape.engines.grouped import flattened
 from polytape.engines.marking import Marker, listening
 
 
@@ -16,14 +17,15 @@ class _Recording:
     def __init__(
         self,
         tape: tf.GradientTape,
-        scalars: Sequence[Tensor],
+        scalars: Scalars,
         variables: Sequence[Any],
         marked: Sequence[Tensor] = (),
         measure: Measure = "parameters",
         outputs: Any = None,
         stand_ins: Sequence[Tensor] = (),
     ) -> None:
-        self._tape, self.scalars, self.outputs = tape, scalars, outputs
+        self._tape, self.outputs = tape, outputs
+        self.scalars, self.groups = flattened(scalars)
         self.measure: Measure = measure
         self._variables = [_raw(variable) for variable in variables]
         self._known = [*self._variables, *marked, *stand_ins]
@@ -106,7 +108,7 @@ class _Tape:
         order = scalar.graph.get_operations()
         return order.index(scalar.op) < order.index(self._end.op)
 
-    def recording(self, scalars: Sequence[Tensor], sources: Sequence[Any]) -> _Recording:
+    def recording(self, scalars: Scalars, sources: Sequence[Any]) -> _Recording:
         return _Recording(self._tape, scalars, sources)
 
 

@@ -133,7 +133,7 @@ def _build(model: Any, data: Any) -> None:
     def forward(batch: Any) -> None:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(batch)
         with keras.StatelessScope():
-            y_pred = model.plan.forward(x)
+            y_pred = model.compilation.outputs(x)
             model.compute_loss(x, y, y_pred, sample_weight)
             model.compute_metrics(x, y, y_pred, sample_weight)
 

@@ -9,6 +9,7 @@ import torch
 from torch.autograd.graph import get_gradient_edge
 
 from polytape.engines.contract import Forward, Measure, Tensor, Variable
+from polytape.engines.grouped import flattened
 from polytape.engines.marking import Marker, listening
 
 
@@ -25,7 +26,8 @@ class _Recording:
         losses: list[Tensor] = []
         of_losses = _noting(losses) if stand_ins else None
         with torch.enable_grad(), listening(measure, _noting(marked), of_losses):
-            self.scalars, self.outputs = forward()
+            scalars, self.outputs = forward()
+        self.scalars, self.groups = flattened(scalars)
         self._variables = [_raw(variable) for variable in variables()]
         self._known = [*self._variables, *marked, *losses]
         count = len(self._variables)

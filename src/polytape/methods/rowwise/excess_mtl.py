@@ -71,7 +71,7 @@ class ExcessMTL(Method):
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
         active = evidence.active
-        excess = ops.sum(evidence.measures, axis=-3)[..., 0]
+        excess = ops.sum(evidence["measures"], axis=-3)[..., 0]
         first = ops.where(ops.logical_and(active, state["first"] == 0), excess, state["first"])
         gain = ops.minimum(self.rate * (excess * reciprocal(first)), _FAR)
         logarithms = state["logarithms"] + ops.where(active, gain, 0.0)

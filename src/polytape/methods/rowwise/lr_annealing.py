@@ -79,7 +79,7 @@ class LRAnnealing(Method):
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
         named = self.reference_objective
         index = 0 if named is None else evidence.names.index(named)
-        largest, total, count = ops.unstack(evidence.measures, axis=-1)
+        largest, total, count = ops.unstack(evidence["measures"], axis=-1)
         largest = ops.max(largest, axis=-2)
         mean = ops.sum(total, axis=-2) / ops.sum(count, axis=-2)
         goal = (largest if self.statistic == "max" else mean)[..., index : index + 1]

@@ -36,9 +36,13 @@ class MConFIG(Method):
     The first step differentiates all objectives; in the published code nothing moves until each has
     had its turn. All variables count as shared, as published, whatever `private` says. In
     `pt.Model` every later step costs one backward pass and two arithmetic passes over one array of
-    T times the trainable variables, which is kept and saved with the model. If the backward pass of
-    any loss makes NaN, so does that one pass: the objective whose turn it is sits the step out, and
-    the others go on. A `pt.Combiner` gets all gradients and reads the one whose turn it is.
+    T times the trainable variables, which is kept and saved with the model. Where all objectives
+    are functions of the step, which call the networks on inputs of their own as in physics-informed
+    networks, and no layer keeps statistics or seeds, every later step makes the forward pass of the
+    objective in turn only, too; the logged losses are then means over the steps in which each was
+    evaluated, and the logged total counts it T times. If the backward pass of any loss makes NaN,
+    so does that one pass: the objective whose turn it is sits the step out, and the others go on. A
+    `pt.Combiner` gets all gradients and reads the one whose turn it is.
 
     Weights belong to the moments; they may be negative. Degree 1 in the loss scale, without a
     `scale`: the first update is that of ConFIG, the sum of equal gradients. An inactive objective
@@ -56,9 +60,8 @@ class MConFIG(Method):
     preference: Annotated[tuple[float, ...] | None, Preference()] = None
 
     needs: ClassVar[Need] = "rows"
+    evidence: ClassVar[tuple[str, ...]] = ("compressed_gradients", "round_robin")
     memory: ClassVar[tuple[str, ...] | None] = ("moment",)
-    looks_closely: ClassVar[bool] = True
-    alternates: ClassVar[bool] = True
     reference: ClassVar[str] = "Liu, Chu and Thuerey, ICLR 2025"
     guarantees: ClassVar[frozenset[str]] = frozenset({"permutation", "scale-free", "impartial"})
 

@@ -1,15 +1,15 @@
 """What the optimizers held by `Optimizers` may be, and their learning rates."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import keras
 from keras import ops
 
 from polytape.contract import did_you_mean, received
+from polytape.contract.types import Anything
 
 
-def inner_optimizers(given: Mapping[str, Any], factor: float | None) -> dict[str, Any]:
+def inner_optimizers(given: Mapping[str, Anything], factor: float | None) -> dict[str, Anything]:
     """Keras optimizers from objects, names or configs, each its own; `factor` scales the losses."""
     if not isinstance(given, Mapping):
         raise TypeError(
@@ -33,7 +33,7 @@ def inner_optimizers(given: Mapping[str, Any], factor: float | None) -> dict[str
     return found
 
 
-def resolved(optimizer: Any, asked_by: str) -> keras.optimizers.Optimizer:
+def resolved(optimizer: keras.optimizers.Optimizer, asked_by: str) -> keras.optimizers.Optimizer:
     """A Keras optimizer from itself, its name or its config; `asked_by` is for errors.
 
     Raises `TypeError` or `ValueError` for anything else, with what was probably meant.
@@ -71,7 +71,7 @@ def resolved(optimizer: Any, asked_by: str) -> keras.optimizers.Optimizer:
         ) from error
 
 
-def _inner(name: str, given: Any, factor: float | None) -> Any:
+def _inner(name: str, given: Anything, factor: float | None) -> Anything:
     inner = resolved(given, f"optimizer[{name!r}]")
     if isinstance(inner, keras.optimizers.LossScaleOptimizer):
         raise ValueError(
@@ -89,14 +89,14 @@ def _inner(name: str, given: Any, factor: float | None) -> Any:
     return inner
 
 
-def proportions(optimizers: Mapping[str, Any]) -> dict[str, float] | None:
+def proportions(optimizers: Mapping[str, Anything]) -> dict[str, float] | None:
     """Learning rates as multiples of the first one's; None where that is zero."""
     rates = {name: _settable_rate(name, inner) for name, inner in optimizers.items()}
     first = next(iter(rates.values()))
     return {name: rate / first for name, rate in rates.items()} if first else None
 
 
-def _settable_rate(name: str, inner: Any) -> float:
+def _settable_rate(name: str, inner: Anything) -> float:
     rate = inner.learning_rate
     if not isinstance(rate, keras.Variable):
         raise TypeError(

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from polytape.contract.types import Array
+
 RECORD = "parts"  # beside the variables, which have running numbers
 
 
@@ -19,17 +21,17 @@ class Layout(NamedTuple):
     owners: Sequence[str]
 
     @classmethod
-    def read(cls, found: Mapping[str, np.ndarray]) -> "Layout | None":
+    def read(cls, found: Mapping[str, Array]) -> "Layout | None":
         """That of a file; None if it is from before parts had names."""
         if RECORD not in found:
             return None
         return cls(**json.loads(found[RECORD].tobytes().decode()))
 
-    def record(self) -> np.ndarray:
+    def record(self) -> Array:
         """The same as an array for a file."""
         return np.frombuffer(json.dumps(self._asdict()).encode(), "uint8")
 
-    def split(self, found: Mapping[str, np.ndarray]) -> dict[str, list[np.ndarray]]:
+    def split(self, found: Mapping[str, Array]) -> dict[str, list[Array]]:
         """The arrays of a file by part."""
         numbers = iter(range(sum(self.counts.values())))
         return {

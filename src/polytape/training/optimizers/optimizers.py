@@ -4,13 +4,13 @@ import functools
 import warnings
 from collections.abc import Iterator, KeysView, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from polytape.contract import Tensor
+from polytape.contract.types import Anything, Config, Store
 from polytape.engines import engine
 from polytape.training.optimizers.inner_optimizers import inner_optimizers, proportions
 from polytape.training.optimizers.layout import RECORD, Layout
@@ -56,7 +56,7 @@ class Optimizers(keras.optimizers.Optimizer):
 
     def __init__(
         self,
-        optimizers: Mapping[str, Any],
+        optimizers: Mapping[str, Anything],
         owners: Sequence[str] | None = None,
         loss_scale_factor: float | None = None,
         name: str | None = None,
@@ -73,7 +73,7 @@ class Optimizers(keras.optimizers.Optimizer):
 
     # ------------------------------------------------------------------ the parts
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> Anything:
         if name not in self._inner:
             raise KeyError(f"No optimizer {name!r}. There are: {', '.join(self._inner)}.")
         return self._inner[name]
@@ -108,13 +108,13 @@ class Optimizers(keras.optimizers.Optimizer):
             )
         self._owners = tuple(owners)
 
-    def _own(self, name: str, items: Sequence[Any]) -> list[Any]:
+    def _own(self, name: str, items: Sequence[keras.Variable]) -> list[keras.Variable]:
         """Those of the items, one for each variable, that belong to the optimizer of a name."""
         return [
             item for item, owner in zip(items, self._owners or (), strict=True) if owner == name
         ]
 
-    def build(self, variables: Sequence[Any]) -> None:
+    def build(self, variables: Sequence[keras.Variable]) -> None:
         """Make all slots of all optimizers. `divide` comes before."""
         if self.built:
             return
@@ -134,10 +134,10 @@ class Optimizers(keras.optimizers.Optimizer):
         super().build(list(variables))
 
     @property
-    def variables(self) -> list[Any]:
+    def variables(self) -> list[keras.Variable]:
         return [variable for name in (OWN, *self._inner) for variable in self._of(name)]
 
-    def _of(self, name: str) -> list[Any]:
+    def _of(self, name: str) -> list[keras.Variable]:
         """The variables of the optimizer of a name."""
         return list(super().variables if name == OWN else self._inner[name].variables)
 
@@ -151,19 +151,19 @@ class Optimizers(keras.optimizers.Optimizer):
         counts = {name: len(self._of(name)) for name in (OWN, *self._inner)}
         return Layout(counts, self._owners or ())
 
-    def save_own_variables(self, store: Any) -> None:
+    def save_own_variables(self, store: Store) -> None:
         store[RECORD] = self._layout().record()
         for index, variable in enumerate(self.variables):
             store[str(index)] = variable
 
-    def load_own_variables(self, store: Any) -> None:
+    def load_own_variables(self, store: Store) -> None:
         """Load by the names of the parts. As in Keras, slots of other variables are left aside."""
         found = {key: np.asarray(store[key]) for key in store.keys()}  # noqa: SIM118
         here = self._layout()
         saved = Layout.read(found)
         if saved is None and len(found) == sum(here.counts.values()):
             saved = here  # a file from before: the parts in the order of then
-        pairs: list[Any] = []
+        pairs: list[Anything] = []
         if saved is not None and saved.same(here):
             arrays = saved.split(found)
             pairs = [
@@ -186,7 +186,7 @@ class Optimizers(keras.optimizers.Optimizer):
 
     # ------------------------------------------------------------------ a step
 
-    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+    def apply(self, grads: Anything, trainable_variables: Anything = None) -> None:
         """One step of every optimizer that has a gradient."""
         if not self.built:
             self.build(list(trainable_variables or ()))
@@ -207,7 +207,7 @@ class Optimizers(keras.optimizers.Optimizer):
                 inner.apply(gradients, variables)
         self._iterations.assign_add(self._counted())
 
-    def _counted(self) -> Any:
+    def _counted(self) -> Anything:
         """1 if any of the optimizers may take part, else 0."""
         if not set(self._inner) <= set(self._mask):
             return 1
@@ -234,14 +234,14 @@ class Optimizers(keras.optimizers.Optimizer):
         # Past Keras's tracking of attributes: these are the tensors of one step.
         object.__setattr__(self, "_mask", mask)
 
-    def finalize_variable_values(self, var_list: Any) -> None:
+    def finalize_variable_values(self, var_list: Anything) -> None:
         del var_list  # the same variables, perhaps in another order
         if self.built:
             for name, inner in self._inner.items():
                 inner.finalize_variable_values(self._own(name, self._trainable_variables))
 
     @property
-    def _model_variables_moving_average(self) -> list[Any]:
+    def _model_variables_moving_average(self) -> list[keras.Variable]:
         # Where `SwapEMAWeights` looks for the averages of the variables, in the order of these.
         averaged = {name for name, inner in self._inner.items() if inner.use_ema}
         if not averaged:
@@ -268,11 +268,11 @@ class Optimizers(keras.optimizers.Optimizer):
     # ------------------------------------------------------------------ settings of all
 
     @property
-    def learning_rate(self) -> Any:
+    def learning_rate(self) -> Anything:
         return next(iter(self._inner.values())).learning_rate
 
     @learning_rate.setter
-    def learning_rate(self, rate: Any) -> None:
+    def learning_rate(self, rate: Anything) -> None:
         first = next(iter(self._inner))
         if callable(rate):
             raise TypeError(
@@ -289,15 +289,17 @@ class Optimizers(keras.optimizers.Optimizer):
         for name, inner in self._inner.items():
             inner.learning_rate = kept[name] * float(ops.convert_to_numpy(rate))
 
-    def exclude_from_weight_decay(self, var_list: Any = None, var_names: Any = None) -> None:
+    def exclude_from_weight_decay(
+        self, var_list: Anything = None, var_names: Anything = None
+    ) -> None:
         for inner in self._inner.values():
             inner.exclude_from_weight_decay(var_list, var_names)
 
-    def set_weights(self, weights: Sequence[Any]) -> None:
+    def set_weights(self, weights: Sequence[Anything]) -> None:
         for variable, weight in zip(self.variables, weights, strict=True):
             variable.assign(weight)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         serialize = keras.saving.serialize_keras_object
         return {
             "name": self.name,

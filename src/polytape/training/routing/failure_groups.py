@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from polytape.contract.types import Flags
+
 
 class FailureGroup(NamedTuple):
     """Objectives that one backward pass does not tell apart, and the variables they may train."""
@@ -18,7 +20,7 @@ def one_group(objectives: int, variables: int) -> tuple[FailureGroup, ...]:
     return (FailureGroup(tuple(range(objectives)), tuple(range(variables))),)
 
 
-def failure_groups(allowed: np.ndarray, owners: Sequence[str]) -> tuple[FailureGroup, ...]:
+def failure_groups(allowed: Flags, owners: Sequence[str]) -> tuple[FailureGroup, ...]:
     """Objectives that share a variable, or an optimizer, directly or by way of others.
 
     allowed  (T, V) bool: which objective may train which variable

@@ -1,0 +1,21 @@
+"""The gradients themselves, coordinate by coordinate."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from polytape.contract import Method
+from polytape.evidence.base import Kind
+
+
+class Rows(Kind):
+    """The rows that `Method.combine` gets: for methods that need "rows"."""
+
+    name: ClassVar[str] = "rows"
+    cost: ClassVar[str] = "F + T B, rows"
+    title: ClassVar[str] = "From the gradients themselves"
+    wants: ClassVar[str] = "the gradients by the parameters, coordinate by coordinate"
+    of_parameters: ClassVar[bool] = True
+
+    @classmethod
+    def of(cls, methods: Sequence[Method]) -> "Rows | None":
+        return cls() if methods[0].needs == "rows" else None

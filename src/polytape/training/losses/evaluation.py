@@ -1,0 +1,155 @@
+"""What losses come to in one evaluation, handed to the step that asked for it."""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, TypeVar
+
+import keras
+from keras import ops
+
+from polytape.contract import Tensor
+from polytape.contract.types import Nest
+from polytape.evidence import Kind
+from polytape.training.losses.missing_labels import Labelled, Labels, of_labelled, unreduced
+
+Parts = Mapping[str, Sequence[Tensor]]  # {kind of evidence: what it had recorded of one objective}
+T = TypeVar("T")
+
+
+class Batch(NamedTuple):
+    """What `fit` hands to a step, any nests of tensors; None where there is none."""
+
+    inputs: Nest
+    targets: Nest
+    sample_weight: Nest
+
+
+@dataclass(frozen=True)
+class LossValue:
+    """One loss on one batch.
+
+    value  () of the whole batch;  parts  what kinds of evidence want recorded beside it
+    labels  those that it found; None if it is no loss with labels
+    """
+
+    value: Tensor
+    parts: Parts
+    labels: Labels | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A loss between a target and an output on a batch: a `ComparedLoss` of evidence."""
+
+    loss: Labelled
+    targets: Nest
+    outputs: Nest
+    sample_weight: Nest
+    value: Tensor
+
+    @property
+    def name(self) -> str:
+        return self.loss.name
+
+    def weighted(self, sample_weight: Tensor) -> Tensor:
+        return self.loss(self.targets, self.outputs, sample_weight)
+
+    def by_sample(self) -> Tensor:
+        return unreduced(self.loss, self.targets, self.outputs, self.sample_weight)
+
+
+def compare(
+    loss: keras.losses.Loss,
+    y_true: Nest,
+    y_pred: Nest,
+    sample_weight: Nest,
+    kinds: Sequence[Kind],
+    whole: bool = False,
+) -> LossValue:
+    """A loss on a batch, and what kinds of evidence want recorded of it.
+
+    whole  whether it is known that no target is NaN
+    """
+    value, labels = of_labelled(loss, y_true, y_pred, sample_weight, whole)
+    compared = Comparison(Labelled(loss, whole), y_true, y_pred, sample_weight, value)
+    return LossValue(value, {kind.name: kind.record(compared) for kind in kinds}, labels)
+
+
+class Call(NamedTuple):
+    """A loss that was evaluated: of which objective, by place, and what it came to, unweighted."""
+
+    objective: int
+    value: Tensor
+    parts: Parts
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The losses of T objectives, evaluated once.
+
+    values   () each: what a method gets, and what is differentiated
+    shares   () each: what is in the total loss
+    parts    {kind of evidence: what it had recorded}, for each objective
+    calls    the losses in the order in which they were evaluated
+    present  (T,) bool: which objectives are active; None: all of them
+    """
+
+    values: Sequence[Tensor]
+    shares: Sequence[Tensor]
+    parts: Sequence[Parts]
+    calls: Sequence[Call]
+    present: Tensor | None
+
+
+class Listener(Generic[T]):
+    """Hands what it is told to the innermost who listens.
+
+    asked  the names that this one listens for
+    """
+
+    def __init__(self) -> None:
+        self._listening: list[tuple[tuple[str, ...], list[T]]] = []
+
+    @contextlib.contextmanager
+    def listening(self, names: Sequence[str] = ()) -> Iterator[list[T]]:
+        """A list that fills with what is told meanwhile."""
+        heard: list[T] = []
+        self._listening.append((tuple(names), heard))
+        try:
+            yield heard
+        finally:
+            self._listening.pop()
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The names that are listened for; none if nobody listens."""
+        return self._listening[-1][0] if self._listening else ()
+
+    @property
+    def heard(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self._listening)
+
+    @property
+    def last(self) -> T:
+        """What was told last."""
+        return self._listening[-1][1][-1]
+
+    def tell(self, item: T) -> None:
+        if self._listening:
+            self._listening[-1][1].append(item)
+
+
+def cast(loss: LossValue) -> LossValue:
+    """In Keras's float type."""
+    kind = keras.config.floatx()
+    parts = {name: [ops.cast(part, kind) for part in found] for name, found in loss.parts.items()}
+    return LossValue(ops.cast(loss.value, kind), parts, loss.labels)
+
+
+def all_present(flags: Sequence[Tensor | None]) -> Tensor | None:
+    """(T,) bool of T times () bool, None being true; None if all are."""
+    if all(flag is None for flag in flags):
+        return None
+    return ops.stack([ops.ones((), "bool") if flag is None else flag for flag in flags])
