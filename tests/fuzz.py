@@ -162,6 +162,7 @@ def question(
         blocks=blocks,
         readings={
             "cross": Products(ops.convert_to_tensor(gramian)),
+            "previous": PerObjective(ops.convert_to_tensor(losses)),
             "traces": PerObjective(ops.convert_to_tensor(np.abs(losses)), unsigned=True),
             "last": Fixed(LossesBeforeAfter(*map(ops.convert_to_tensor, last))),
         },

@@ -37,7 +37,8 @@ def kernels(model: pt.Model) -> dict[str, Array]:
 
 
 def held(model: pt.Model) -> Array:
-    return np.array(ops.convert_to_numpy(model.plan.aggregator.state.read()["scalarization"]))
+    state = model.plan.aggregator.state.read()["scalarization"]
+    return np.array(ops.convert_to_numpy(state["traces"]))
 
 
 def by_loop(model: pt.Model, count: int, sample_weights: dict[str, Array] | None = None) -> Array:

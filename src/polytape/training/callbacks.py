@@ -76,8 +76,9 @@ class EpochReport(keras.callbacks.Callback):
         total = dropped.total()
         if total and self._culprits is None:  # looks through the data: once is enough
             self._culprits = bad_data(compilation)
-        told = total, dropped.describe(), dropped.idle_steps()
-        return Count(*told, described, self._culprits or "")
+        return Count(
+            total, dropped.describe(), dropped.idle_steps(), described, self._culprits or ""
+        )
 
 
 class RaiseOnNonfinite(keras.callbacks.Callback):

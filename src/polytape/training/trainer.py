@@ -268,8 +268,10 @@ class Trainer:
                 "objectives=[...] and call the model once, or give its networks an Input."
             )
         norms = None if x is None else gradient_norms(compilation, Batch(x, y, sample_weight))
-        known = compilation.settings, compilation.plan, self.optimizer  # type: ignore[attr-defined]
-        return routing_table(*known, compilation.reaches, norms)
+        optimizer = self.optimizer  # type: ignore[attr-defined]
+        return routing_table(
+            compilation.settings, compilation.plan, optimizer, compilation.reaches, norms
+        )
 
     def __setattr__(self, name: str, value: Anything) -> None:
         # Where Keras's loop on JAX leaves the arrays of every step. An attribute like any other is
