@@ -61,6 +61,7 @@ from polytape.methods.soft_adapt import SoftAdapt as SoftAdapt
 from polytape.methods.stch import STCH as STCH
 from polytape.methods.sum import Sum as Sum
 from polytape.methods.tchebycheff import Tchebycheff as Tchebycheff
+from polytape.methods.tscl import TSCL as TSCL
 from polytape.methods.upgrad import UPGrad as UPGrad
 from polytape.methods.uw import UW as UW
 from polytape.stages.chain import Chain as Chain
@@ -100,6 +101,7 @@ __all__ = [
     "PBI",
     "PCD",
     "STCH",
+    "TSCL",
     "UW",
     "AlignedMTL",
     "CAGrad",

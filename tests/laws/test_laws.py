@@ -7,12 +7,12 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from keras import ops
-from polytape.catalogue.listing import entry
 
 from compiled import COMPILES, compiled
 from polytape.catalogue import all_methods, catalogue
 from polytape.catalogue.ticks import TICKS
 from polytape.contract import Evidence, Method, Need, State, Tensor
+from polytape.reports.listing import entry
 from polytape.reports.methods import page
 from polytape.testing import GUARANTEES, LAWS, Trial, certify, check, laws_of, matrices
 from polytape.testing.ticks import ticks_of, tried

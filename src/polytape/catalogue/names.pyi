@@ -61,6 +61,7 @@ MethodName = Literal[
     "sum",
     "tchebycheff",
     "trimmedmean",
+    "tscl",
     "upgrad",
     "uw",
 ]

@@ -57,6 +57,7 @@ TICKS: dict[str, tuple[str, ...]] = {
     "Sum": ("permutation", "scale-free"),
     "Tchebycheff": ("permutation", "scale-free"),
     "TrimmedMean": ("permutation", "scale-free"),
+    "TSCL": ("permutation", "scale-free"),
     "UPGrad": ("non-conflicting", "stationary", "permutation", "scale-free"),
     "UW": ("permutation",),
 }

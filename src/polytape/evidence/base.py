@@ -89,6 +89,7 @@ class Kind:
     name   what methods call it;  key  of its value in `Evidence`, and as a keyword of `pt.weigh`
     cost   of a step: F forward, B backward passes, T objectives; "" if it is that of the method
     title  of the methods that read it, in the catalogue; "" if it makes no section of its own
+    passes what their step takes, in words
     wants  what it is, in errors: "the gradients of two half batches"
     """
 
@@ -96,6 +97,7 @@ class Kind:
     key: ClassVar[str] = ""
     cost: ClassVar[str] = ""
     title: ClassVar[str] = ""
+    passes: ClassVar[str] = ""
     wants: ClassVar[str] = ""
     of_parameters: ClassVar[bool] = False  # whether it cannot be measured at marked tensors
     makes_rows: ClassVar[bool] = False  # whether the losses' gradients come from what it recorded

@@ -13,6 +13,7 @@ class Gramian(Kind):
     name: ClassVar[str] = "gramian"
     cost: ClassVar[str] = "F + T B"
     title: ClassVar[str] = "From the gradients' inner products"
+    passes: ClassVar[str] = "T backward passes"
     wants: ClassVar[str] = "gradients"
 
     @classmethod

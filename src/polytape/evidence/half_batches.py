@@ -22,6 +22,7 @@ class HalfBatches(Kind):
     key: ClassVar[str] = "cross"
     cost: ClassVar[str] = "F + 2 T B, two half batches"
     title: ClassVar[str] = "From two half batches"
+    passes: ClassVar[str] = "2 T backward passes"
     wants: ClassVar[str] = "the gradients of two half batches"
     of_parameters: ClassVar[bool] = True
     makes_rows: ClassVar[bool] = True

@@ -13,6 +13,7 @@ class Losses(Kind):
     name: ClassVar[str] = "losses"
     cost: ClassVar[str] = "F + B"
     title: ClassVar[str] = "From the losses alone"
+    passes: ClassVar[str] = "one backward pass in all"
 
     @classmethod
     def of(cls, methods: Sequence[Method]) -> "Losses | None":

@@ -13,6 +13,7 @@ class Rows(Kind):
     name: ClassVar[str] = "rows"
     cost: ClassVar[str] = "F + T B, rows"
     title: ClassVar[str] = "From the gradients themselves"
+    passes: ClassVar[str] = "T backward passes, then each variable's rows"
     wants: ClassVar[str] = "the gradients by the parameters, coordinate by coordinate"
     of_parameters: ClassVar[bool] = True
 

@@ -29,6 +29,7 @@ class SampleTraces(Kind):
     key: ClassVar[str] = "traces"
     cost: ClassVar[str] = "F + B, samples now and then"
     title: ClassVar[str] = "From single samples"
+    passes: ClassVar[str] = "one backward pass, and those of samples now and then"
     wants: ClassVar[str] = "the gradients of single samples"
 
     @classmethod

@@ -23,6 +23,7 @@ class Entry:
 
     needs          the kind of evidence that says what it costs: "losses", "gramian", "rows",
                    "half_batches", "sample_traces"; or "inner" for a wrapper
+    title, passes  of the methods that read it, in words; "" for a wrapper
     cost           of a step: F forward, B backward passes, T objectives
     state          numbers kept from step to step, for T objectives and a network of N numbers: "–",
                    "T", "T² + 1", "2 T N"
@@ -37,6 +38,8 @@ class Entry:
     stage: bool
     summary: str
     needs: str
+    title: str
+    passes: str
     cost: str
     state: str
     native_scale: str
@@ -58,6 +61,7 @@ def entry(cls: type[Method], stage: bool = False, passed: tuple[str, ...] | None
     passed  the laws that it passed; None: those of the record
     """
     needs, cost, state = _measured(cls)
+    kind = None if stage else all_kinds().get(needs)
     specification = inspect.getdoc(cls) or ""
     return Entry(
         name=cls.__name__,
@@ -65,6 +69,8 @@ def entry(cls: type[Method], stage: bool = False, passed: tuple[str, ...] | None
         stage=stage,
         summary=specification.partition("\n\n")[0].replace("\n", " ").rstrip("."),
         needs=needs,
+        title=kind.title if kind else "",
+        passes=kind.passes if kind else "",
         cost=cost,
         state=state,
         native_scale=cls.native_scale or "–",

@@ -18,17 +18,8 @@ TICKS = {  # and the letter of each
     "permutation": "p",
     "scale-free": "f",
 }
-SECTIONS = {
-    "losses": ("From the losses alone", "one backward pass in all"),
-    "gramian": ("From the gradients' inner products", "T backward passes"),
-    "sample_traces": (
-        "From single samples",
-        "one backward pass, and those of samples now and then",
-    ),
-    "half_batches": ("From two half batches", "2 T backward passes"),
-    "rows": ("From the gradients themselves", "T backward passes, then each variable's rows"),
-    "stage": ("Stages and wrappers", "links of a pt.Chain, and methods around others"),
-}
+FIRST = ("losses", "gramian")  # of the sections
+STAGES = ("Stages and wrappers", "links of a pt.Chain, and methods around others")
 LEGEND = (
     ("cost", "of a step in passes through the network: F forward, B backward, T objectives"),
     ("state", "numbers kept from step to step and saved with the model, whose variables have N"),
@@ -42,11 +33,18 @@ LEGEND = (
 
 
 def sections(entries: Sequence["Entry"]) -> Iterator[tuple[str, str, list["Entry"]]]:
-    """(title, what it costs, entries) of each section that has any."""
-    for key, (title, cost) in SECTIONS.items():
-        found = [e for e in entries if key == ("stage" if e.stage else e.needs)]
+    """(title, what it costs, entries) of each section that has any.
+
+    Methods are under the dearest kind of evidence that they read.
+    """
+    methods = [entry for entry in entries if not entry.stage]
+    kinds = dict.fromkeys((*FIRST, *sorted({entry.needs for entry in methods})))
+    for kind in kinds:
+        found = [entry for entry in methods if entry.needs == kind]
         if found:
-            yield title, cost, found
+            yield found[0].title, found[0].passes, found
+    if stages := [entry for entry in entries if entry.stage]:
+        yield *STAGES, stages
 
 
 def _ticks(entry: "Entry") -> str:
