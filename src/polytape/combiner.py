@@ -36,12 +36,6 @@ from polytape.evidence import kinds_of
 class Combiner(keras.layers.Layer):
     """A method with its state, for loops of one's own: gradients in, one update out.
 
-    method   a method or its name
-    private  what variables reached by one objective take: "own" (its gradient, times the weights
-             that a loss-weighting stage gives the objective), "weighted" (times the combined
-             weight) or "joint" (they take part in the Gramian as if shared)
-    seed     for methods that draw random numbers
-
     `combiner(grads)` returns a list of update directions, one per variable in the order given to
     `pt.gradients`, None where no objective reaches it. Its state and step count are non-trainable
     variables of this layer: they are saved with a model that holds it, and inside `jax.jit` they go
@@ -51,13 +45,22 @@ class Combiner(keras.layers.Layer):
     enters the state; if none is left, the update is zero. Under the `scale` of `pt.gradients` an
     overflow makes the update NaN instead, for the optimizer or scaler to see.
 
-    >>> import keras, polytape as pt
-    >>> w = keras.Variable([1.0, 2.0])
-    >>> combiner = pt.Combiner(pt.UPGrad())
-    >>> grads = pt.gradients(lambda: {"a": w[0] ** 2, "b": -w[0] * w[1]}, [w])
-    >>> update = combiner(grads)
-    >>> len(update)
-    1
+    Args:
+        method: a method or its name
+        private: what variables reached by one objective take: "own" (its gradient, times the
+            weights that a loss-weighting stage gives the objective), "weighted" (times the combined
+            weight) or "joint" (they take part in the Gramian as if shared)
+        seed: for methods that draw random numbers
+        **kwargs: of `keras.layers.Layer`: `name`, `dtype`
+
+    Example:
+        >>> import keras, polytape as pt
+        >>> w = keras.Variable([1.0, 2.0])
+        >>> combiner = pt.Combiner(pt.UPGrad())
+        >>> grads = pt.gradients(lambda: {"a": w[0] ** 2, "b": -w[0] * w[1]}, [w])
+        >>> update = combiner(grads)
+        >>> len(update)
+        1
     """
 
     def __init__(
@@ -76,7 +79,12 @@ class Combiner(keras.layers.Layer):
     def prepare(self, objectives: Sequence[str], variables: Any) -> None:
         """Create the state now instead of at the first call.
 
-        variables  as of `pt.gradients`
+        Args:
+            objectives: their names
+            variables: as of `pt.gradients`
+
+        Raises:
+            ValueError: Without objectives, or for variables that no gradient can be taken by.
         """
         names = check_objective_names(objectives)
         if not names:
@@ -85,7 +93,18 @@ class Combiner(keras.layers.Layer):
         self.aggregator_for(names, known)
 
     def aggregator_for(self, names: Sequence[str], known: Variables) -> Aggregator:
-        """The method at work on these objectives and variables, with its state."""
+        """The method at work on these objectives and variables, with its state.
+
+        Args:
+            names: of the objectives
+            known: the variables, with their paths
+
+        Returns:
+            The aggregator, the same one at every call.
+
+        Raises:
+            ValueError: If the Combiner holds the state of others.
+        """
         sizes = [math.prod(variable.shape) for variable in known.variables]
         return self._prepared([*names], [*known.paths], sizes)
 
@@ -105,7 +124,10 @@ class Combiner(keras.layers.Layer):
     def build(self, objectives: Any, paths: Any, sizes: Any) -> None:
         """Create the state: `prepare` calls it, and Keras when it loads a prepared Combiner.
 
-        objectives  their names;  paths, sizes  of the variables
+        Args:
+            objectives: their names
+            paths: of the variables
+            sizes: of the variables, numbers of entries
         """
         owner = Owner(tuple(objectives), self.method, self.private)
         pending, self._pending = self._pending, None
@@ -139,7 +161,11 @@ class Combiner(keras.layers.Layer):
             self._pending.save(store)
 
     def load_own_variables(self, store: Any) -> None:
-        """A state that comes before the first call is kept for it."""
+        """A state that comes before the first call is kept for it.
+
+        Args:
+            store: of Keras, {name: array}
+        """
         saved = Saved.read(store)
         if saved is not None and self._held is not None:
             self._held.load(saved)
@@ -149,9 +175,20 @@ class Combiner(keras.layers.Layer):
     def __call__(self, gradients: Jacobian, traces: Any = None, **more: Any) -> list[Tensor | None]:
         """Update directions, one per variable; the state moves on.
 
-        traces  (T,) mean squared norms of the gradients of single samples' residuals, zeros in
+        Args:
+            gradients: what `pt.gradients` returned
+            traces: (T,) mean squared norms of the gradients of single samples' residuals, zeros in
                 steps where they are not measured: for methods that read "sample_traces" (NTK)
-        more    further evidence that gradients do not hold, by its key
+            **more: further evidence that gradients do not hold, by its key
+
+        Returns:
+            One update direction for each variable, in its shape and type; None where no objective
+            reaches it.
+
+        Raises:
+            TypeError: For anything but gradients.
+            ValueError: For gradients of other objectives or variables, and without `traces` that
+                the method needs.
         """
         given = more if traces is None else {"traces": traces, **more}
         if not isinstance(gradients, Jacobian):
@@ -186,7 +223,12 @@ class Combiner(keras.layers.Layer):
     def look_again(self, losses: Mapping[str, Any]) -> None:
         """Tell what the last update did, for methods that take a second look (FAMO).
 
-        losses  {objective name: scalar loss} of the same batch, after the optimizer's step
+        Args:
+            losses: {objective name: scalar loss} of the same batch, after the optimizer's step
+
+        Raises:
+            RuntimeError: Before the first update.
+            ValueError: For losses of other objectives.
         """
         aggregator = self._aggregator
         if aggregator is None or self._before is None:
@@ -203,7 +245,12 @@ class Combiner(keras.layers.Layer):
     def on_epoch_metrics(self, logs: Mapping[str, float]) -> None:
         """Hand the metrics of an epoch to methods that read some (DTP).
 
-        ValueError if a metric that a method names is not among them.
+        Args:
+            logs: {name of a metric: number}
+
+        Raises:
+            RuntimeError: Before there is a state.
+            ValueError: If a metric that a method names is not among them.
         """
         if self._aggregator is None:
             raise RuntimeError(

@@ -26,13 +26,6 @@ from polytape.engines import Measure, Recording, Scalars, check_replicas, engine
 class Gradients(Jacobian):
     """One gradient per objective, of one forward pass, and what can be read off them.
 
-    losses        {name: () float32}
-    outputs       what the objective function returned beside the losses, without gradients
-    norms         (T,) gradient norms over the shared variables, loss / parameter
-    cosines       (T, T) cosine similarities over the shared variables; 0 beside a zero row
-    gramian       (T, T) float32 inner products over the shared variables, loss^2 / parameter^2
-    connectivity  which objective reaches which variable
-
     Shared are the variables that two or more objectives reach. `grads["name"]` is the gradient of
     one objective, a list over the variables; under `scale` it is that much too large, while what is
     listed above is not.
@@ -40,13 +33,23 @@ class Gradients(Jacobian):
     Printed they are a table of losses, norms and cosines; inside a compiled function, where there
     are no values yet, of names and shapes.
 
-    >>> import keras, polytape as pt
-    >>> w = keras.Variable([1.0, 2.0])
-    >>> pt.gradients(lambda: {"a": w[0] ** 2, "b": -w[0] * w[1]}, [w])
-    Gradients of 2 objectives by 1 variable, 1 shared
-       loss   norm   cos a   cos b
-    a     1      2   1.000  -0.894
-    b    -2  2.236  -0.894   1.000
+    Attributes:
+        losses: {name: () float32}
+        variables: what the gradients are by, in their order
+        outputs: what the objective function returned beside the losses, without gradients
+        norms: (T,) gradient norms over the shared variables, loss / parameter
+        cosines: (T, T) cosine similarities over the shared variables; 0 beside a zero row
+        gramian: (T, T) float32 inner products over the shared variables, loss^2 / parameter^2
+        connectivity: which objective reaches which variable
+
+    Example:
+        >>> import keras, polytape as pt
+        >>> w = keras.Variable([1.0, 2.0])
+        >>> pt.gradients(lambda: {"a": w[0] ** 2, "b": -w[0] * w[1]}, [w])
+        Gradients of 2 objectives by 1 variable, 1 shared
+           loss   norm   cos a   cos b
+        a     1      2   1.000  -0.894
+        b    -2  2.236  -0.894   1.000
     """
 
     variables: list[Any] = []
@@ -64,33 +67,40 @@ class Gradients(Jacobian):
     ) -> list[Tensor | None]:
         """Update directions, one per variable; None where no objective reaches it.
 
-        method     a method or its name, if it needs nothing but these gradients; a `pt.Combiner`,
-                   made once before the loop, for one that keeps a state, draws random numbers or
-                   counts steps
-        private    as of `pt.Combiner`, which brings its own; "own" if left out
-        losses     names of the objectives that count, as if there were no others; None: all that
-                   reach a variable
-        variables  those that are trained, in any form that `pt.gradients` takes, and that it was
-                   given; the update is in their order. None: all
-
         Without `losses` and `variables` every objective trains what it reaches: a variable that one
         reaches takes that one's gradient, one that several reach the combined one. So a critic's
         loss trains the generator, too, if it reaches it; `losses` and `variables` say who trains
         what. Several calls on the same gradients are as good as several tapes; each `pt.Combiner`
         serves one of them.
 
-        Raises `ValueError` if the method keeps a state from step to step, draws random numbers or
-        counts steps; for a loss or variable that these gradients are not of; and if one of the
-        losses reaches none of the variables.
+        Args:
+            method: a method or its name, if it needs nothing but these gradients; a `pt.Combiner`,
+                made once before the loop, for one that keeps a state, draws random numbers or
+                counts steps
+            private: as of `pt.Combiner`, which brings its own; "own" if left out
+            losses: names of the objectives that count, as if there were no others; None: all that
+                reach a variable
+            variables: those that are trained, in any form that `pt.gradients` takes, and that it
+                was given; the update is in their order. None: all
 
-        >>> import keras, polytape as pt
-        >>> a, b = keras.Variable([1.0], name="a"), keras.Variable([2.0], name="b")
-        >>> losses = lambda: {"both": (a[0] * b[0]) ** 2, "size": 3.0 * b[0]}
-        >>> grads = pt.gradients(losses, [a, b])
-        >>> for_a = grads.combine("sum", losses="both", variables=[a])
-        >>> for_b = grads.combine("upgrad", variables=[b])
-        >>> len(for_a), len(for_b)
-        (1, 1)
+        Returns:
+            Update directions, each in the shape and type of its variable; None where no objective
+            reaches it.
+
+        Raises:
+            ValueError: If the method keeps a state from step to step, draws random numbers or
+                counts steps; for a loss or variable that these gradients are not of; and if one of
+                the losses reaches none of the variables.
+
+        Example:
+            >>> import keras, polytape as pt
+            >>> a, b = keras.Variable([1.0], name="a"), keras.Variable([2.0], name="b")
+            >>> losses = lambda: {"both": (a[0] * b[0]) ** 2, "size": 3.0 * b[0]}
+            >>> grads = pt.gradients(losses, [a, b])
+            >>> for_a = grads.combine("sum", losses="both", variables=[a])
+            >>> for_b = grads.combine("upgrad", variables=[b])
+            >>> len(for_a), len(for_b)
+            (1, 1)
         """
         chosen = self._chosen(losses, variables)
         if isinstance(method, Combiner):
@@ -157,25 +167,6 @@ def gradients(
 ) -> Gradients:
     """The gradient of every objective after one forward pass, on any backend.
 
-    objective_fn  called once, without arguments; returns {objective name: scalar loss}, or a list
-                  of losses, named "0", "1", ...; or a tuple of that and anything else, which is
-                  then `grads.outputs`. Everything that is to be differentiated must happen inside
-                  it. For methods that read "half_batches" every loss is a pair: that of one half of
-                  the batch, that of the other
-    variables     what to differentiate by: `model.trainable_variables`, a model or layer, a PyTorch
-                  module; a list of them; a dict {name: one of them}, or pairs of name and variable
-                  (`module.named_parameters()`). Names make the paths, whose first part is the
-                  network of `pt.PerNetwork`. A module's frozen parameters get None
-    measure       where conflict is measured: at the "parameters", or at the "features", tensors
-                  that passed a `pt.Features()` layer: then `gramian`, `norms` and `cosines` are
-                  over those, and a `Combiner` needs but one backward pass through the network. On
-                  JAX "features" runs the function a second time, abstractly, to find their shapes
-    scale         under loss scaling, what scales a loss: `optimizer.scale_loss` of Keras,
-                  `scaler.scale` of PyTorch; or the number itself. The update comes out scaled, as
-                  `optimizer.apply` or `scaler.step` expects it, and is NaN where a gradient
-                  overflowed, so that they skip the step and lower the scale. The losses themselves
-                  stay unscaled inside `objective_fn`
-
     There is one backward pass per objective in every step, whatever the method: `pt.Every` and
     methods of losses save none of them here. `pt.compiled_step` and `pt.Model` know before they
     differentiate.
@@ -183,15 +174,42 @@ def gradients(
     Works eagerly, inside `tf.function`, and inside `jax.jit` under a `keras.StatelessScope`.
     Updates of other variables made by `objective_fn` (BatchNorm, seeds) happen once.
 
-    Raises `ValueError` if there are no variables, one does not train, a loss is not a scalar, or an
-    objective reaches no variable; `TypeError` if `objective_fn` does not return losses, or for what
-    is no variable. Warns under the policy "mixed_float16" if no scale is given.
+    Warns under the policy "mixed_float16" if no scale is given.
 
-    >>> import keras, polytape as pt
-    >>> w = keras.Variable([1.0, 2.0])
-    >>> grads = pt.gradients(lambda: {"a": w[0] ** 2, "b": -w[0] * w[1]}, [w])
-    >>> tuple(grads.gramian.shape)
-    (2, 2)
+    Args:
+        objective_fn: called once, without arguments; returns {objective name: scalar loss}, or a
+            list of losses, named "0", "1", ...; or a tuple of that and anything else, which is then
+            `grads.outputs`. Everything that is to be differentiated must happen inside it. For
+            methods that read "half_batches" every loss is a pair: that of one half of the batch,
+            that of the other
+        variables: what to differentiate by: `model.trainable_variables`, a model or layer, a
+            PyTorch module; a list of them; a dict {name: one of them}, or pairs of name and
+            variable (`module.named_parameters()`). Names make the paths, whose first part is the
+            network of `pt.PerNetwork`. A module's frozen parameters get None
+        measure: where conflict is measured: at the "parameters", or at the "features", tensors that
+            passed a `pt.Features()` layer: then `gramian`, `norms` and `cosines` are over those,
+            and a `Combiner` needs but one backward pass through the network. On JAX "features" runs
+            the function a second time, abstractly, to find their shapes
+        scale: under loss scaling, what scales a loss: `optimizer.scale_loss` of Keras,
+            `scaler.scale` of PyTorch; or the number itself. The update comes out scaled, as
+            `optimizer.apply` or `scaler.step` expects it, and is NaN where a gradient overflowed,
+            so that they skip the step and lower the scale. The losses themselves stay unscaled
+            inside `objective_fn`
+
+    Returns:
+        `Gradients`: one gradient per objective, and what can be read off them.
+
+    Raises:
+        ValueError: If there are no variables, one does not train, a loss is not a scalar, or an
+            objective reaches no variable.
+        TypeError: If `objective_fn` does not return losses, or for what is no variable.
+
+    Example:
+        >>> import keras, polytape as pt
+        >>> w = keras.Variable([1.0, 2.0])
+        >>> grads = pt.gradients(lambda: {"a": w[0] ** 2, "b": -w[0] * w[1]}, [w])
+        >>> tuple(grads.gramian.shape)
+        (2, 2)
     """
     if not callable(objective_fn):
         raise TypeError(

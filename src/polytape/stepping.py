@@ -202,20 +202,6 @@ def compiled_step(
 ) -> CompiledStep:
     """A training step for a loop of one's own, compiled, the same on every backend.
 
-    losses       a function of the batch: `losses(x, y)` makes the forward pass, with
-                 `training=True`, and returns {objective name: scalar loss}, a list of losses, or
-                 (losses, outputs). Written for a compiler: no NumPy, `keras.ops.cond` for `if`
-    optimizer    a Keras optimizer or its name, with or without a `LossScaleOptimizer`; or
-                 {network: optimizer}, "*" for all others
-    combiner     a `pt.Combiner`, a method or its name
-    networks     what is trained, in any form that `pt.gradients` takes: a model, a list of models,
-                 a dict {name: model}, or variables
-    measure      as of `pt.gradients`; also "parameters" or "features"
-    run_eagerly  whether not to compile, for debugging
-    returns      step(*batch) -> what `losses` returns: {name: () tensor}, with outputs
-                 ({name: () tensor}, outputs). A batch is arrays, numbers or nests of them, float64
-                 as `keras.config.floatx()`
-
     TensorFlow runs it in a `tf.function`, JAX in a `jax.jit` that takes over all state, donated, as
     it does in `fit`; PyTorch runs it as it is. It is traced once for each shape of the batch.
     Whatever variables the losses read or change (BatchNorm, seeds, metrics) are found by running
@@ -227,17 +213,36 @@ def compiled_step(
 
     Terms that layers add (`add_loss`, regularisers) count only if `losses` returns them.
 
-    Raises `TypeError` or `ValueError` for whatever does not fit, before anything is updated.
+    Args:
+        losses: a function of the batch: `losses(x, y)` makes the forward pass, with
+            `training=True`, and returns {objective name: scalar loss}, a list of losses, or
+            (losses, outputs). Written for a compiler: no NumPy, `keras.ops.cond` for `if`
+        optimizer: a Keras optimizer or its name, with or without a `LossScaleOptimizer`; or
+            {network: optimizer}, "*" for all others
+        combiner: a `pt.Combiner`, a method or its name
+        networks: what is trained, in any form that `pt.gradients` takes: a model, a list of models,
+            a dict {name: model}, or variables
+        measure: as of `pt.gradients`; also "parameters" or "features"
+        run_eagerly: whether not to compile, for debugging
 
-    >>> import keras, numpy as np, polytape as pt
-    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-    >>> def losses(x, y):
-    ...     error = (model(x, training=True) - y) ** 2
-    ...     return {"left": keras.ops.mean(error[:, 0]), "right": keras.ops.mean(error[:, 1])}
-    >>> step = pt.compiled_step(losses, "sgd", "upgrad", model)
-    >>> logs = step(np.ones((4, 3)), np.zeros((4, 2)))
-    >>> sorted(logs)
-    ['left', 'right']
+    Returns:
+        Step(*batch) -> what `losses` returns: {name: () tensor}, with outputs ({name: () tensor},
+        outputs). A batch is arrays, numbers or nests of them, float64 as `keras.config.floatx()`.
+
+    Raises:
+        TypeError: For arguments of a kind that does not fit, before anything is updated.
+        ValueError: For values that do not fit, before anything is updated.
+
+    Example:
+        >>> import keras, numpy as np, polytape as pt
+        >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        >>> def losses(x, y):
+        ...     error = (model(x, training=True) - y) ** 2
+        ...     return {"left": keras.ops.mean(error[:, 0]), "right": keras.ops.mean(error[:, 1])}
+        >>> step = pt.compiled_step(losses, "sgd", "upgrad", model)
+        >>> logs = step(np.ones((4, 3)), np.zeros((4, 2)))
+        >>> sorted(logs)
+        ['left', 'right']
     """
     return CompiledStep(losses, optimizer, combiner, networks, measure, run_eagerly)
 

@@ -27,15 +27,20 @@ class GradientTape:
 
     A loop that is to run on JAX and PyTorch, too, uses `pt.gradients`.
 
-    Raises `RuntimeError` if Keras runs on another framework.
+    Args:
+        **options: of `tf.GradientTape`
 
-    >>> import keras, polytape as pt
-    >>> w = keras.Variable([1.0, 2.0])
-    >>> optimizer = keras.optimizers.SGD(0.1)
-    >>> with pt.GradientTape() as tape:
-    ...     losses = {"a": w[0] ** 2, "b": -w[0] * w[1]}
-    >>> grads = tape.gradients(losses, [w])
-    >>> _ = optimizer.apply_gradients(zip(grads.combine(pt.UPGrad()), [w]))
+    Raises:
+        RuntimeError: If Keras runs on another framework.
+
+    Example:
+        >>> import keras, polytape as pt
+        >>> w = keras.Variable([1.0, 2.0])
+        >>> optimizer = keras.optimizers.SGD(0.1)
+        >>> with pt.GradientTape() as tape:
+        ...     losses = {"a": w[0] ** 2, "b": -w[0] * w[1]}
+        >>> grads = tape.gradients(losses, [w])
+        >>> _ = optimizer.apply_gradients(zip(grads.combine(pt.UPGrad()), [w]))
     """
 
     def __init__(self, **options: Any) -> None:
@@ -63,7 +68,13 @@ class GradientTape:
         """Follow a floating-point tensor from here on, so that `gradients` may take it.
 
         Variables are followed by themselves; this is for tensors that are not computed from any.
-        Raises `RuntimeError` outside the `with` block, `TypeError` if it is no such tensor.
+
+        Args:
+            tensor: a floating-point tensor of TensorFlow
+
+        Raises:
+            RuntimeError: Outside the `with` block.
+            TypeError: If it is no such tensor.
         """
         if not self._open:
             raise RuntimeError(
@@ -87,16 +98,21 @@ class GradientTape:
     ) -> Gradients:
         """The gradient of every loss by every source; to be called once.
 
-        losses   {objective name: scalar loss}, or a list of losses, named "0", "1", ...
-        sources  variables of Keras or TensorFlow, or watched tensors, each once; or any other form
-                 of `pt.gradients`
-        scale    under loss scaling `optimizer.scale_loss`, as of `pt.gradients`
-        returns  gradients with `losses`, `norms`, `cosines`, `gramian`, `grads["name"]` (a list
-                 over sources, None where no path exists) and `combine`
+        Args:
+            losses: {objective name: scalar loss}, or a list of losses, named "0", "1", ...
+            sources: variables of Keras or TensorFlow, or watched tensors, each once; or any other
+                form of `pt.gradients`
+            scale: under loss scaling `optimizer.scale_loss`, as of `pt.gradients`
 
-        Raises `RuntimeError` if the tape is used up or was never used; `TypeError` if the losses
-        are no dict or list of tensors; `ValueError` if one is not a scalar or reaches no source,
-        if there are no sources, or if one is given twice.
+        Returns:
+            Gradients with `losses`, `norms`, `cosines`, `gramian`, `grads["name"]` (a list over
+            sources, None where no path exists) and `combine`.
+
+        Raises:
+            RuntimeError: If the tape is used up or was never used.
+            TypeError: If the losses are no dict or list of tensors.
+            ValueError: If one is not a scalar or reaches no source, if there are no sources, or if
+                one is given twice.
         """
         tape = self._recorder()
         if not self._entered:

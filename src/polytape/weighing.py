@@ -46,32 +46,39 @@ def weigh(
 ) -> tuple[Tensor, State]:
     """Weights of a method for a given Gramian: the maths, without a network.
 
-    method   a method or its name
-    gramian  (..., T, T) inner products of the gradients, symmetric and positive semi-definite;
-             may be left out for methods that need losses only
-    losses   (..., T); ones if left out
-    state    what the previous call returned; None starts afresh
-    names    T objective names; "0", "1", ... if left out
-    active   (..., T) bool; False leaves an objective out. All are active if left out
-    step     optimizer steps taken so far;  seed  for methods that draw random numbers
-    cross    (..., T, T) inner products of the gradients on one half of the batch with those on the
-             other, for methods that read "half_batches"
-    last     `(before, after, active)`, (..., T) each: losses of the last step's batch before and
-             after its update, and who took part, for methods that read "losses_before_after"
-    traces   (..., T) mean squared norms of the gradients of single samples' residuals, zero where
-             they are not measured in this step, for methods that read "sample_traces"
-    more     further evidence that a method reads, by its key: `previous`, (..., T), the losses of
-             the step before
-    returns  weights (..., T) float32, and the next state
-
-    Raises `ValueError` if the Gramian is not square, not symmetric, has an entry that is not
-    finite or a clearly negative eigenvalue, or if its size does not fit the losses or the state.
     Arrays that are traced (inside jit or tf.function) are checked for shape only.
 
-    >>> import polytape as pt
-    >>> weights, state = pt.weigh(pt.Mean(), [[1.0, 0.0], [0.0, 4.0]])
-    >>> [float(w) for w in weights]
-    [0.5, 0.5]
+    Args:
+        method: a method or its name
+        gramian: (..., T, T) inner products of the gradients, symmetric and positive semi-definite;
+            may be left out for methods that need losses only
+        losses: (..., T); ones if left out
+        state: what the previous call returned; None starts afresh
+        names: T objective names; "0", "1", ... if left out
+        active: (..., T) bool; False leaves an objective out. All are active if left out
+        step: optimizer steps taken so far
+        seed: for methods that draw random numbers
+        cross: (..., T, T) inner products of the gradients on one half of the batch with those on
+            the other, for methods that read "half_batches"
+        last: `(before, after, active)`, (..., T) each: losses of the last step's batch before and
+            after its update, and who took part, for methods that read "losses_before_after"
+        traces: (..., T) mean squared norms of the gradients of single samples' residuals, zero
+            where they are not measured in this step, for methods that read "sample_traces"
+        **more: further evidence that a method reads, by its key: `previous`, (..., T), the losses
+            of the step before
+
+    Returns:
+        Weights (..., T) float32, and the next state.
+
+    Raises:
+        ValueError: If the Gramian is not square, not symmetric, has an entry that is not finite or
+            a clearly negative eigenvalue, or if its size does not fit the losses or the state.
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, state = pt.weigh(pt.Mean(), [[1.0, 0.0], [0.0, 4.0]])
+        >>> [float(w) for w in weights]
+        [0.5, 0.5]
     """
     method = resolve(method)
     kinds = kinds_of(method)

@@ -15,21 +15,22 @@ from polytape.contract.readings import Reading, Tensor
 class Evidence:
     """What one training step knows about its T objectives.
 
-    losses   (..., T)     float32, weighted values; zero where inactive
-    gramian  (..., T, T)  inner products of the gradients over shared variables, units
-                          loss^2 / parameter^2, zero rows and columns where inactive; None for
-                          methods that need losses only
-    active   (..., T)     bool; an inactive objective has no row this step (no label, or not
-                          finite): the others are combined as if it did not exist
-    names    T strings
-    step     ()           int32, optimizer steps taken so far
-    seed                  a `Seed` to hand to `keras.random` functions; fresh each step
-    reach    (B, T)       bool NumPy array if the Gramian is a stack of B blocks that no scope has
-                          claimed yet (then `losses` and `active` are (T,)); None otherwise
-    blocks   names of the B blocks of a stack, in order; empty without a scope
-    readings              {key: `Reading`} what the kinds of evidence have measured that the method
-                          asks for in `Method.evidence`; `evidence["traces"]` is the value of one,
-                          and `evidence.get("last")` None where there is none
+    Attributes:
+        losses: (..., T) float32, weighted values; zero where inactive
+        gramian: (..., T, T) inner products of the gradients over shared variables, units loss^2 /
+            parameter^2, zero rows and columns where inactive; None for methods that need losses
+            only
+        active: (..., T) bool; an inactive objective has no row this step (no label, or not finite):
+            the others are combined as if it did not exist
+        names: T strings
+        step: () int32, optimizer steps taken so far
+        seed: a `Seed` to hand to `keras.random` functions; fresh each step
+        reach: (B, T) bool NumPy array if the Gramian is a stack of B blocks that no scope has
+            claimed yet (then `losses` and `active` are (T,)); None otherwise
+        blocks: names of the B blocks of a stack, in order; empty without a scope
+        readings: {key: `Reading`} what the kinds of evidence have measured that the method asks for
+            in `Method.evidence`; `evidence["traces"]` is the value of one, and
+            `evidence.get("last")` None where there is none
     """
 
     losses: Tensor
@@ -51,7 +52,14 @@ class Evidence:
         return self.readings[key].value
 
     def get(self, key: str) -> Any:
-        """The value of a reading; None if there is none."""
+        """The value of a reading; None if there is none.
+
+        Args:
+            key: of the reading, such as "traces"
+
+        Returns:
+            The value, or None.
+        """
         return self.readings[key].value if key in self.readings else None
 
     @property
@@ -73,6 +81,12 @@ class Evidence:
         """The evidence of the objectives multiplied by `weights`, (..., T).
 
         One whose weight, weighted loss or squared norm is not finite is inactive from here on.
+
+        Args:
+            weights: (..., T)
+
+        Returns:
+            Evidence of the same shapes.
         """
         gramian, losses = self.gramian, self.losses
         sizes = [weights]
@@ -104,7 +118,11 @@ class Evidence:
         )
 
     def total(self) -> "Evidence":
-        """One Gramian for the whole model instead of a stack of blocks."""
+        """One Gramian for the whole model instead of a stack of blocks.
+
+        Returns:
+            Evidence with a Gramian (T, T), the sum of the blocks.
+        """
         if self.reach is None or self.gramian is None:
             return dataclasses.replace(self, reach=None)
         found = {key: reading.total() for key, reading in self.readings.items()}
@@ -113,7 +131,11 @@ class Evidence:
         return dataclasses.replace(self, gramian=gramian, reach=None, readings=readings)
 
     def per_block(self) -> "Evidence":
-        """Every block as a problem of its own: all arrays get the leading block axis."""
+        """Every block as a problem of its own: all arrays get the leading block axis.
+
+        Returns:
+            Evidence with arrays (B, T), and a Gramian (B, T, T).
+        """
         if self.reach is None:
             return self
         active = ops.logical_and(self.active[None], ops.convert_to_tensor(self.reach, "bool"))
@@ -121,7 +143,14 @@ class Evidence:
         return dataclasses.replace(self, losses=losses, active=active, reach=None)
 
     def reseeded(self, salt: int) -> "Evidence":
-        """The same evidence with other random numbers, for the `salt`-th user of the seed."""
+        """The same evidence with other random numbers, for the `salt`-th user of the seed.
+
+        Args:
+            salt: which user of the seed it is for
+
+        Returns:
+            Evidence that differs in its seed.
+        """
         return dataclasses.replace(self, seed=self.seed.shifted(salt)) if salt else self
 
 

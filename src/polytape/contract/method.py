@@ -42,23 +42,25 @@ class Method(abc.ABC):
     To add a method, write a frozen dataclass with `weigh` in a file of its own; see
     CONTRIBUTING.md. What a subclass declares:
 
-    needs       what its weights come from: "losses" (one backward pass in all; they multiply the
-                loss itself), "gramian" (T passes) or "rows" (T passes and the rows themselves)
-    evidence    names of further kinds of evidence that it reads, each a file in `evidence/` that
-                says what it is, what it costs and which key it has: "half_batches",
-                "sample_traces", "losses_before_after", "previous_losses", "compressed_gradients",
-                "epoch_metrics", "round_robin"
-    constant    whether its weights depend on nothing but its state and the step, so that they are
-                known before the losses are
-    memory      None, or the names of float32 arrays that it keeps beside the rows, zero at first
-                and as large as they are: T times the trainable variables each, saved with the
-                model. Such a method needs "rows", and `observe` sees them before `weigh`; () for
-                one that only wants to see them
-    native_scale what the published weights of equal gradients add up to: "sum" (each weight one)
-                or "mean" (together one). `evaluate` converts to the method's `scale` field. None if
-                the method has no such scale, as those of a degree other than 1 in the loss scale
-    guarantees  laws it promises beyond the common ones; certified by `polytape.testing`
-    exempt      {law: reason} for common laws that it breaks by nature
+    Attributes:
+        needs: what its weights come from: "losses" (one backward pass in all; they multiply the
+            loss itself), "gramian" (T passes) or "rows" (T passes and the rows themselves)
+        evidence: names of further kinds of evidence that it reads, each a file in `evidence/` that
+            says what it is, what it costs and which key it has: "half_batches", "sample_traces",
+            "losses_before_after", "previous_losses", "compressed_gradients", "epoch_metrics",
+            "round_robin"
+        constant: whether its weights depend on nothing but its state and the step, so that they are
+            known before the losses are
+        memory: None, or the names of float32 arrays that it keeps beside the rows, zero at first
+            and as large as they are: T times the trainable variables each, saved with the model.
+            Such a method needs "rows", and `observe` sees them before `weigh`; () for one that only
+            wants to see them
+        native_scale: what the published weights of equal gradients add up to: "sum" (each weight
+            one) or "mean" (together one). `evaluate` converts to the method's `scale` field. None
+            if the method has no such scale, as those of a degree other than 1 in the loss scale
+        reference: authors and place of the publication, as `polytape methods` prints it
+        guarantees: laws it promises beyond the common ones; certified by `polytape.testing`
+        exempt: {law: reason} for common laws that it breaks by nature
     """
 
     needs: ClassVar[Need] = "gramian"
@@ -108,8 +110,13 @@ class Method(abc.ABC):
     def init(self, names: tuple[str, ...], blocks: tuple[int, ...] = ()) -> State:
         """Initial state: a pytree of NumPy arrays, `()` if the method has none.
 
-        names   the T objectives
-        blocks  leading axes of the weights: () for one Gramian, (B,) inside a scope
+        Args:
+            names: the T objectives
+            blocks: leading axes of the weights: () for one Gramian, (B,) inside a scope
+
+        Returns:
+            A pytree of NumPy arrays: dicts and named tuples, whose keys name the variables that
+            hold them.
         """
         del names, blocks
         return ()
@@ -119,6 +126,9 @@ class Method(abc.ABC):
 
         Variables of the state are named by it. Wrappers with an entry named as the field that
         holds the method need not say so.
+
+        Returns:
+            A dict of the methods inside this one.
         """
         fields = dataclasses.fields(self)
         held = {field.name: getattr(self, field.name) for field in fields}
@@ -126,7 +136,15 @@ class Method(abc.ABC):
 
     @abc.abstractmethod
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
-        """Weights (..., T) at the method's native scale, and the next state. Call by `evaluate`."""
+        """Weights (..., T) at the method's native scale, and the next state. Call by `evaluate`.
+
+        Args:
+            evidence: what the step knows of its T objectives
+            state: what `init` or the last step returned
+
+        Returns:
+            Weights (..., T) float32, and the next state, of the same structure, shapes and dtypes.
+        """
 
     def observe(
         self, rows: Tensor, memory: dict[str, Tensor], evidence: Evidence, state: State
@@ -137,6 +155,15 @@ class Method(abc.ABC):
         that `weigh` is about to get. Inactive rows are zero; whatever is returned for them is
         discarded: their memory stays. Rows are zero, too, where an objective does not reach the
         variable.
+
+        Args:
+            rows: (..., T, n) float32
+            memory: {name: (..., T, n) float32} of the last step, zero at first
+            evidence: as of `weigh`, without a Gramian
+            state: as of `weigh`
+
+        Returns:
+            An `Observed`: rows, memory, and what else it has to say.
         """
         del evidence, state
         return Observed(rows, memory)
@@ -145,6 +172,13 @@ class Method(abc.ABC):
         """Direction (n,) of one variable from its rows (T, n), already multiplied by the weights.
 
         Only methods that need "rows" change this; inactive rows are zero.
+
+        Args:
+            rows: (T, n) float32
+            seed: for random numbers, another one for each variable
+
+        Returns:
+            (n,) float32.
         """
         del seed
         return ops.sum(rows, axis=0)
@@ -155,6 +189,17 @@ class Method(abc.ABC):
         """The leaf "kpi" of the state after an epoch with these logs.
 
         Only for methods whose `evidence` has "epoch_metrics": their field `metrics` says which.
+
+        Args:
+            kpi: (T,) the leaf
+            names: the T objectives
+            logs: of the epoch, {name: number}
+
+        Returns:
+            (T,) the next value of the leaf.
+
+        Raises:
+            NotImplementedError: If the method reads no metrics.
         """
         raise NotImplementedError(f"{type(self).__name__} reads no metrics.")
 

@@ -27,38 +27,48 @@ def zip_objectives(
     weights, if any source has some; those of the others are then 1. The second dict lacks sources
     without targets.
 
-    sources     by name, each one of
-                * a tuple (x, y), (x, y, sample_weight) or (x,) of arrays of n samples, dicts or
-                  tuples of such, or lists of n arrays of different lengths, which are padded
-                * a `keras.utils.PyDataset`, `tf.data.Dataset`, PyTorch `DataLoader`, or anything
-                  that gives its batches every time it is iterated over, such as a list of batches;
-                  they are read when they are needed, and never held
-                * a function without arguments that returns an iterator of batches
-    batch_size  samples in a batch of arrays: one number, or one for each name
-    shuffle     arrays come in a new order in every round; other sources decide themselves
-    seed        of that order; None draws one from NumPy, as `keras.utils.set_random_seed` set it
-    stop        where an epoch ends: with the "longest" source, while the others start again; with
-                the "shortest", while the others go on in the next epoch; or after so many steps,
-                which is needed where `len` of a source is not known
-    padding     what sequences x are padded with, behind. Targets are padded with NaN, which is no
-                label, and are floats then; sample weights are padded with 0
-    multiple    of which padded lengths are a multiple: fewer shapes to compile for
-
     Batches come in this order whatever `shuffle` says in `fit`.
 
-    >>> import numpy as np
-    >>> a = np.ones((6, 2)), np.ones((6, 1))
-    >>> b = [np.ones(3), np.ones(1)], np.ones((2, 1))
-    >>> batches = zip_objectives({"a": a, "b": b}, batch_size={"a": 4, "b": 2}, seed=0)
-    >>> len(batches)
-    2
-    >>> x, y = next(iter(batches))
-    >>> x["a"].shape, x["b"].shape, y["b"].shape
-    ((4, 2), (2, 3), (2, 1))
+    A source is one of
 
-    Errors: TypeError for a source of another kind; ValueError for arrays that differ in their
-    number of samples, a source without batches, an iterator, which is used up after one round, and
-    an unknown name or no name in `batch_size`.
+    * a tuple (x, y), (x, y, sample_weight) or (x,) of arrays of n samples, dicts or tuples of such,
+      or lists of n arrays of different lengths, which are padded
+    * a `keras.utils.PyDataset`, `tf.data.Dataset`, PyTorch `DataLoader`, or anything that gives its
+      batches every time it is iterated over, such as a list of batches; they are read when they are
+      needed, and never held
+    * a function without arguments that returns an iterator of batches
+
+    Args:
+        sources: {name: source}, each of one of the kinds above
+        batch_size: samples in a batch of arrays: one number, or one for each name
+        shuffle: arrays come in a new order in every round; other sources decide themselves
+        seed: of that order; None draws one from NumPy, as `keras.utils.set_random_seed` set it
+        stop: where an epoch ends: with the "longest" source, while the others start again; with the
+            "shortest", while the others go on in the next epoch; or after so many steps, which is
+            needed where `len` of a source is not known
+        padding: what sequences x are padded with, behind. Targets are padded with NaN, which is no
+            label, and are floats then; sample weights are padded with 0
+        multiple: of which padded lengths are a multiple: fewer shapes to compile for
+
+    Returns:
+        A `keras.utils.PyDataset`, for `fit` and loops of one's own.
+
+    Raises:
+        TypeError: For a source of another kind.
+        ValueError: For arrays that differ in their number of samples, a source without batches, an
+            iterator, which is used up after one round, and an unknown name or no name in
+            `batch_size`.
+
+    Example:
+        >>> import numpy as np
+        >>> a = np.ones((6, 2)), np.ones((6, 1))
+        >>> b = [np.ones(3), np.ones(1)], np.ones((2, 1))
+        >>> batches = zip_objectives({"a": a, "b": b}, batch_size={"a": 4, "b": 2}, seed=0)
+        >>> len(batches)
+        2
+        >>> x, y = next(iter(batches))
+        >>> x["a"].shape, x["b"].shape, y["b"].shape
+        ((4, 2), (2, 3), (2, 1))
     """
     if not isinstance(sources, dict) or not sources:
         raise TypeError(

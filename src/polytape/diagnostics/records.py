@@ -15,18 +15,19 @@ FORMAT = 1  # raised when a reader of the old format could no longer read the fi
 class Run:
     """One training of the problem's model: one method, one seed.
 
-    method         class name, such as "UPGrad"
-    seed           sets the initial weights and the order of the data
-    status         "finished"; "diverged" if a headline number or loss ended up not finite;
-                   "failed" if training raised an error
-    reason         the error or the cause of the divergence, "" otherwise
-    history        Keras history, {key: one number an epoch}, validation included
-    cosines        one (T, T) matrix an epoch: cosines between the objectives' gradients over the
-                   shared variables, on the fixed probe batch, at the end of the epoch
-    norms          one (T,) list an epoch: norms of the same gradients
-    step_seconds   mean wall-clock seconds of a training step, one number an epoch; the first
-                   epoch contains compilation
-    seconds        wall-clock seconds of the whole run
+    Args:
+        method: class name, such as "UPGrad"
+        seed: sets the initial weights and the order of the data
+        status: "finished"; "diverged" if a headline number or loss ended up not finite; "failed" if
+            training raised an error
+        reason: the error or the cause of the divergence, "" otherwise
+        history: Keras history, {key: one number an epoch}, validation included
+        cosines: one (T, T) matrix an epoch: cosines between the objectives' gradients over the
+            shared variables, on the fixed probe batch, at the end of the epoch
+        norms: one (T,) list an epoch: norms of the same gradients
+        step_seconds: mean wall-clock seconds of a training step, one number an epoch; the first
+            epoch contains compilation
+        seconds: wall-clock seconds of the whole run
     """
 
     method: str
@@ -44,11 +45,20 @@ class Run:
 class Comparison:
     """Everything that `polytape compare` found out, in the order in which it was planned.
 
-    headline     {objective: (metric, "max" or "min")}
-    methods      names in the order of the command line; with `seeds` this is the plan, and `runs`
-                 is what came of it
-    interrupted  whether someone stopped it
-    environment  {"polytape": version, "keras": version, "backend": name, ...}
+    Args:
+        problem: its name
+        description: of the problem, in a sentence
+        objectives: their names
+        headline: {objective: (metric, "max" or "min")}
+        methods: names in the order of the command line; with `seeds` this is the plan, and `runs`
+            is what came of it
+        seeds: that each method is run with
+        epochs: of each run
+        batch_size: samples in a batch
+        learning_rate: of the optimizer
+        environment: {"polytape": version, "keras": version, "backend": name, ...}
+        runs: made so far
+        interrupted: whether someone stopped it
     """
 
     problem: str
@@ -72,14 +82,25 @@ class Comparison:
         return [pair for pair in planned if pair not in made]
 
     def of(self, method: str) -> list[Run]:
-        """The runs of one method, by seed."""
+        """The runs of one method, by seed.
+
+        Args:
+            method: its name
+
+        Returns:
+            The runs, in the order of the seeds.
+        """
         return sorted((run for run in self.runs if run.method == method), key=lambda run: run.seed)
 
     def headline_key(self, objective: str) -> str:
         return f"val_{objective}_{self.headline[objective][0]}"
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write strict JSON (numbers that are not finite become null), never half a file."""
+        """Write strict JSON (numbers that are not finite become null), never half a file.
+
+        Args:
+            path: of the file
+        """
         path = Path(path)
         text = json.dumps(_plain({"format": FORMAT, **dataclasses.asdict(self)}), allow_nan=False)
         unfinished = path.with_name(path.name + ".tmp")
@@ -90,7 +111,14 @@ class Comparison:
     def load(cls, path: str | os.PathLike[str]) -> "Comparison":
         """Read what `save` wrote; null becomes NaN again.
 
-        Errors: ValueError if the file is not a record of a comparison, or of a newer format.
+        Args:
+            path: of the file
+
+        Returns:
+            The record.
+
+        Raises:
+            ValueError: If the file is not a record of a comparison, or of a newer format.
         """
         try:
             found = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -116,13 +144,28 @@ class Watch:
     """Is told what happens while a comparison is made; this one does not care."""
 
     def started(self, method: str, seed: int, total: int) -> None:
-        """A run begins; `total` runs are planned."""
+        """A run begins; `total` runs are planned.
+
+        Args:
+            method: its name
+            seed: of the run
+            total: of runs that are planned
+        """
 
     def epoch(self, number: int, logs: dict[str, float]) -> None:
-        """An epoch (from 1) has ended."""
+        """An epoch (from 1) has ended.
+
+        Args:
+            number: from 1
+            logs: of the epoch
+        """
 
     def ended(self, run: Run) -> None:
-        """A run has ended, well or badly."""
+        """A run has ended, well or badly.
+
+        Args:
+            run: what came of it
+        """
 
 
 def _plain(value: Any) -> Any:

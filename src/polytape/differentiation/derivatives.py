@@ -13,11 +13,6 @@ from polytape.engines import engine
 def derivative(function: Callable[[Any], Tensor], x: Any) -> Any:
     """The derivative of the sum of `function(x)` by `x`, itself differentiable, on any backend.
 
-    function  called once, with `x`; returns one floating-point tensor of any shape. Everything
-              that is to be differentiated must happen inside it
-    x         a floating-point tensor of any shape, or a dict, list or tuple of such tensors
-    returns   a tensor in the shape and type of `x`, or a dict, list or tuple of them
-
     The sum makes it the derivative of every sample at once: where entry i of the result depends on
     row i of `x` only, row i of the derivative belongs to entry i alone. BatchNormalization in
     training mode mixes the samples of a batch, so its derivatives are of the sum in earnest.
@@ -28,14 +23,25 @@ def derivative(function: Callable[[Any], Tensor], x: Any) -> Any:
     `function` updates its statistics and seeds once, as in any call; whether terms that it adds
     with `add_loss` count there depends on the backend.
 
-    Raises `TypeError` if `x` is symbolic or has no floating-point type, or if `function` does not
-    return one floating-point tensor; `ValueError` if that does not depend on `x`.
+    Args:
+        function: called once, with `x`; returns one floating-point tensor of any shape. Everything
+            that is to be differentiated must happen inside it
+        x: a floating-point tensor of any shape, or a dict, list or tuple of such tensors
 
-    >>> import keras, polytape as pt
-    >>> x = keras.ops.convert_to_tensor([1.0, 2.0, 3.0])
-    >>> slope = pt.derivative(lambda x: x**3, x)
-    >>> [float(value) for value in slope]
-    [3.0, 12.0, 27.0]
+    Returns:
+        A tensor in the shape and type of `x`, or a dict, list or tuple of them.
+
+    Raises:
+        TypeError: If `x` is symbolic or has no floating-point type, or if `function` does not
+            return one floating-point tensor.
+        ValueError: If that does not depend on `x`.
+
+    Example:
+        >>> import keras, polytape as pt
+        >>> x = keras.ops.convert_to_tensor([1.0, 2.0, 3.0])
+        >>> slope = pt.derivative(lambda x: x**3, x)
+        >>> [float(value) for value in slope]
+        [3.0, 12.0, 27.0]
     """
     if not callable(function):
         raise TypeError(

@@ -22,16 +22,27 @@ class Features(keras.layers.Identity):
     around the marks is refused. Private variables have no row here: `private="joint"` gives them
     the combined weight, as "weighted" does.
 
-    >>> import keras, polytape as pt
-    >>> inputs = keras.Input((3,))
-    >>> shared = pt.Features()(keras.layers.Dense(4)(inputs))
-    >>> heads = {name: keras.layers.Dense(1, name=name)(shared) for name in ("a", "b")}
-    >>> model = pt.Model(inputs, heads)
-    >>> model.compile("sgd", {"a": "mse", "b": "mae"}, combine="mgda", measure="features")
+    Args:
+        **kwargs: of `keras.layers.Layer`: `name`, `dtype`
+
+    Example:
+        >>> import keras, polytape as pt
+        >>> inputs = keras.Input((3,))
+        >>> shared = pt.Features()(keras.layers.Dense(4)(inputs))
+        >>> heads = {name: keras.layers.Dense(1, name=name)(shared) for name in ("a", "b")}
+        >>> model = pt.Model(inputs, heads)
+        >>> model.compile("sgd", {"a": "mse", "b": "mae"}, combine="mgda", measure="features")
     """
 
     def call(self, inputs: Any) -> Any:
-        """The inputs, any nest of tensors, marked while a step that measures them is recorded."""
+        """The inputs, any nest of tensors, marked while a step that measures them is recorded.
+
+        Args:
+            inputs: any nest of tensors
+
+        Returns:
+            The same tensors.
+        """
         return keras.tree.map_structure(lambda tensor: mark(tensor, "features"), inputs)
 
 

@@ -20,13 +20,14 @@ Table = Sequence[Sequence[Tensor | None]]  # gradients [t][v]
 class Jacobian:
     """One gradient per objective, of one forward pass: the rows, and what is made of them.
 
-    losses        {name: () float32}
-    norms         (T,) gradient norms over the shared variables, loss / parameter
-    cosines       (T, T) cosine similarities over the shared variables; 0 beside a zero row
-    gramian       (T, T) float32 inner products over the shared variables, loss^2 / parameter^2
-    connectivity  which objective reaches which variable
-
     Shared are the variables that two or more objectives reach.
+
+    Attributes:
+        losses: {name: () float32}
+        norms: (T,) gradient norms over the shared variables, loss / parameter
+        cosines: (T, T) cosine similarities over the shared variables; 0 beside a zero row
+        gramian: (T, T) float32 inner products over the shared variables, loss^2 / parameter^2
+        connectivity: which objective reaches which variable
     """
 
     def __init__(
@@ -40,8 +41,9 @@ class Jacobian:
     ) -> None:
         """rows[t][v], None where `connectivity` has no path; every row `scale` times too large.
 
-        extra  the gradient, by variable, of a term that is added to the combination as it is
-        parts  {kind of evidence: what the rows were made of}, such as the rows of half batches
+        Args:
+            extra: the gradient, by variable, of a term that is added to the combination as it is
+            parts: {kind of evidence: what the rows were made of}, such as the rows of half batches
         """
         self.parts: Mapping[str, Sequence[Table]] = parts or {}
         self.losses = dict(losses)
@@ -61,7 +63,11 @@ class Jacobian:
         return list(self._rows[self.connectivity.names.index(name)])
 
     def joint(self) -> "Jacobian":
-        """The same gradients with private variables counted as shared."""
+        """The same gradients with private variables counted as shared.
+
+        Returns:
+            Gradients of the same rows.
+        """
         connectivity = dataclasses.replace(self.connectivity, joint=True)
         return Jacobian(self.losses, self._rows, connectivity, self._scale, self._extra, self.parts)
 
@@ -88,11 +94,26 @@ class Jacobian:
         return not isinstance(self._scale, float)
 
     def replaced(self, rows: Sequence[Sequence[Tensor | None]]) -> "Jacobian":
-        """The same with other rows, as many times too large."""
+        """The same with other rows, as many times too large.
+
+        Args:
+            rows: [t][v], None where no path exists
+
+        Returns:
+            Gradients of the same objectives and variables.
+        """
         return Jacobian(self.losses, rows, self.connectivity, self._scale, self._extra)
 
     def within(self, objectives: Sequence[int], variables: Sequence[int]) -> "Jacobian":
-        """Some of the objectives on some of the variables, by index, as if there were no others."""
+        """Some of the objectives on some of the variables, by index, as if there were no others.
+
+        Args:
+            objectives: their indices
+            variables: their indices
+
+        Returns:
+            Gradients of these, in this order.
+        """
 
         def cut(table: Table) -> Table:
             return [[table[t][v] for v in variables] for t in objectives]
@@ -119,7 +140,14 @@ class Jacobian:
         return self.gramian * inverse[:, None] * inverse[None, :]
 
     def gramians(self, blocks: Blocks) -> Tensor:
-        """(T, T), or (B, T, T) if the blocks are those of a scope."""
+        """(T, T), or (B, T, T) if the blocks are those of a scope.
+
+        Args:
+            blocks: of a scope, or of all variables as one
+
+        Returns:
+            (T, T) float32, or (B, T, T) if the blocks are those of a scope.
+        """
 
         def product(variable: int) -> Tensor:
             among = len(self.connectivity.objectives(variable))
@@ -130,9 +158,13 @@ class Jacobian:
     def mixed_gramians(self, blocks: Blocks, mixed: Tensor, active: Tensor) -> Tensor:
         """Inner products of combinations of gradients, each formed before it is multiplied.
 
-        mixed    (T, T), or (B, T, T) for the blocks of a scope: combinations in rows
-        active   (T,) bool: gradients that are read at all
-        returns  of the shape of `mixed`
+        Args:
+            blocks: of a scope, or of all variables as one
+            mixed: (T, T), or (B, T, T) for the blocks of a scope: combinations in rows
+            active: (T,) bool: gradients that are read at all
+
+        Returns:
+            Of the shape of `mixed`.
         """
         stack: list[Any] = [0.0] * (blocks.shape[0] if blocks.shape else 1)
         for variable in self.connectivity.shared:
@@ -160,6 +192,14 @@ class Jacobian:
         """Inner products of the rows of one table with those of another, over shared variables.
 
         (T, T), or (B, T, T) if the blocks are those of a scope; those of the first in the rows.
+
+        Args:
+            first: [t][v], None where no path exists
+            second: [t][v], likewise
+            blocks: of a scope, or of all variables as one
+
+        Returns:
+            (T, T) float32, or (B, T, T).
         """
 
         def product(variable: int) -> Tensor:
@@ -189,7 +229,11 @@ class Jacobian:
 
         Not finite where the loss, the gradient or the square of its norm is not.
 
-        gramian  (T, T) or (B, T, T): tells it for shared variables; None looks at every row
+        Args:
+            gramian: (T, T) or (B, T, T): tells it for shared variables; None looks at every row
+
+        Returns:
+            (T,) float32.
         """
         known = set(self.connectivity.shared) if gramian is not None else set()
         squares = []
@@ -224,6 +268,17 @@ class Jacobian:
         shared (T,) or (B, T) and private (T,) weights, None being ones; active (T,). Rows of
         inactive objectives are never read, whatever they hold. None for variables that nothing
         reaches.
+
+        Args:
+            shared: (T,) or (B, T) weights
+            private: (T,) weights; None: ones
+            active: (T,) bool
+            blocks: of a scope, or of all variables as one
+            method: combines the rows if it needs "rows"
+            seed: for random numbers of the method
+
+        Returns:
+            One direction for each variable, None where nothing reaches it.
         """
 
         plain = private is None and self._extra is None

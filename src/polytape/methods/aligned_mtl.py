@@ -33,12 +33,6 @@ class AlignedMTL(Method):
     G = V L V^T, the rows of B J, where B = sqrt(l) V L^(-1/2) V^T, are orthogonal and of the same
     length sqrt(l): condition number one. The update is their sum, w = B p. T backward passes.
 
-    target      which eigenvalue l is: "min", the smallest that is not zero (the paper's, default),
-                "median" or "mean"
-    preference  p, one positive number per objective, rescaled to add up to the number of active
-                ones; None: one each, as in the paper
-    scale       "sum" is the paper's: equal gradients give weights of one
-
     Eigenvalues of at most T * eps times the largest (eps of float32) count as zero, as in
     published codes: with "min" the update then jumps when a direction drops out, and a gradient
     less than about 1/1500 of the longest (T = 4) is not seen. That is so for a Gramian alone
@@ -50,10 +44,18 @@ class AlignedMTL(Method):
     Opposed gradients of equal length: zero. A zero row is left out and weighs zero, though it
     counts in the rescaling of p. T = 1: one. rank < T: the system is orthogonal in the span.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.AlignedMTL(), [[1.0, 0.0], [0.0, 4.0]])
-    >>> [f"{float(w):.4f}" for w in weights]
-    ['1.0000', '0.5000']
+    Args:
+        target: which eigenvalue l is: "min", the smallest that is not zero (the paper's, default),
+            "median" or "mean"
+        preference: p, one positive number per objective, rescaled to add up to the number of active
+            ones; None: one each, as in the paper
+        scale: "sum" is the paper's: equal gradients give weights of one
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.AlignedMTL(), [[1.0, 0.0], [0.0, 4.0]])
+        >>> [f"{float(w):.4f}" for w in weights]
+        ['1.0000', '0.5000']
     """
 
     target: Annotated[str, OneOf(("min", "median", "mean"))] = "min"

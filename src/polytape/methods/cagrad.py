@@ -17,17 +17,6 @@ class CAGrad(Method):
     min_t <g_t, d>. It is g_0 + c |g_0| g_w / |g_w|, where g_w = J^T w and w minimises
     <g_w, g_0> + c |g_0| |g_w| over w >= 0, sum(w) = 1. T backward passes.
 
-    c           radius of the ball. 0 is the mean; with c < 1 the mean loss still converges; the
-                larger, the nearer to the direction of MGDA. The paper's experiments use 0.4 and
-                more; 0.5, our default, is LibMTL's
-    rescale     what the update is divided by: 0 nothing, as in the paper; 1 the 1 + c^2 of
-                published code; 2 (default) 1 + c, after which equal gradients give their mean,
-                so that a learning rate keeps its meaning
-    preference  p, one positive number per objective: g_0 is the mean with these weights; None:
-                equal, as in the paper
-    scale       the paper's g_0 is the mean ("mean"); by default ("sum") weights are multiplied by
-                the number of active objectives, as in the code of the paper
-
     The problem is solved to float32 precision as a chain of non-negative quadratic programmes,
     where published codes take SciPy's general minimiser on the host, or some steps of gradient
     descent on w; nothing is added to |g_w|, and no gradient is too short to count.
@@ -39,10 +28,23 @@ class CAGrad(Method):
     the formula of the paper is 0 / 0: the mean is then corrected just as far as it helps. rank < T:
     the update is unique, weights are about the smallest.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.CAGrad(), [[1.0, 0.0], [0.0, 4.0]])
-    >>> [f"{float(w):.4f}" for w in weights]
-    ['1.4120', '0.6667']
+    Args:
+        c: radius of the ball. 0 is the mean; with c < 1 the mean loss still converges; the larger,
+            the nearer to the direction of MGDA. The paper's experiments use 0.4 and more; 0.5, our
+            default, is LibMTL's
+        rescale: what the update is divided by: 0 nothing, as in the paper; 1 the 1 + c^2 of
+            published code; 2 (default) 1 + c, after which equal gradients give their mean, so that
+            a learning rate keeps its meaning
+        preference: p, one positive number per objective: g_0 is the mean with these weights; None:
+            equal, as in the paper
+        scale: the paper's g_0 is the mean ("mean"); by default ("sum") weights are multiplied by
+            the number of active objectives, as in the code of the paper
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.CAGrad(), [[1.0, 0.0], [0.0, 4.0]])
+        >>> [f"{float(w):.4f}" for w in weights]
+        ['1.4120', '0.6667']
     """
 
     c: Annotated[float, Range(0.0, open="high")] = 0.5

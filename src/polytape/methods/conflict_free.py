@@ -19,10 +19,6 @@ class ConFIG(Method):
     the projections of all gradients on it: J^T w = (sum_t <g_t, x>) x / |x|^2. From the Gramian:
     C the cosines, d the norms, y = C^+ p, x = U^T y. T backward passes.
 
-    preference  p, one positive number per objective: cosines are in these proportions; None: all
-                equal, as in the paper
-    scale       "sum" is the paper's: equal gradients give their sum
-
     The same formula serves two objectives, for which the paper has a special one that divides by
     zero for parallel gradients. C^+ is the pseudo-inverse with a relative cut-off.
 
@@ -35,10 +31,16 @@ class ConFIG(Method):
     which is no more than rounding below. A zero row is left out and weighs zero. T = 1: one.
     rank < T: cosines as near to equal as can be, in the sense of least squares, which may conflict.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.ConFIG(), [[1.0, 0.0], [0.0, 4.0]])
-    >>> [f"{float(w):.4f}" for w in weights]
-    ['1.5000', '0.7500']
+    Args:
+        preference: p, one positive number per objective: cosines are in these proportions; None:
+            all equal, as in the paper
+        scale: "sum" is the paper's: equal gradients give their sum
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.ConFIG(), [[1.0, 0.0], [0.0, 4.0]])
+        >>> [f"{float(w):.4f}" for w in weights]
+        ['1.5000', '0.7500']
     """
 
     preference: Annotated[tuple[float, ...] | None, Preference()] = None

@@ -29,13 +29,6 @@ class ConicGrad(Method):
     and u the unit vector at right angles to g_0 that is best for the worst: CAGrad's problem on the
     parts of the gradients at right angles to g_0.
 
-    c           cosine of the half angle, 0 < c < 1: towards 1 the mean gradient, towards 0 MGDA.
-                0.5 is ours: the paper tunes it
-    preference  p, one positive number per objective: g_0 is the mean with these weights; None:
-                equal, as in the paper
-    scale       the paper's g_0 is the mean ("mean"); by default ("sum") weights are multiplied by
-                the number of active objectives
-
     The paper gets at d by the Lagrangian of the squared constraint, hence by the inverse of
     c^2 |g_0|^2 I - g_0 g_0^T, which is indefinite for c < 1; that is not followed, the problem is.
 
@@ -45,10 +38,19 @@ class ConicGrad(Method):
     everybody (a combination of the gradients is zero) d is the c g_0 + s |g_0| u, |u| <= 1, that is
     best for the worst, made as long as g_0. No g_0: no update.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.ConicGrad(c=0.9), [[1.0, 0.0], [0.0, 9.0]])
-    >>> [f"{float(w):.4f}" for w in weights]
-    ['2.2077', '0.7547']
+    Args:
+        c: cosine of the half angle, 0 < c < 1: towards 1 the mean gradient, towards 0 MGDA. 0.5 is
+            ours: the paper tunes it
+        preference: p, one positive number per objective: g_0 is the mean with these weights; None:
+            equal, as in the paper
+        scale: the paper's g_0 is the mean ("mean"); by default ("sum") weights are multiplied by
+            the number of active objectives
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.ConicGrad(c=0.9), [[1.0, 0.0], [0.0, 9.0]])
+        >>> [f"{float(w):.4f}" for w in weights]
+        ['2.2077', '0.7547']
     """
 
     c: Annotated[float, Range(0.0, 1.0, open="low high")] = 0.5

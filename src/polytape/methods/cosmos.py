@@ -18,13 +18,6 @@ class COSMOS(Method):
     2021. With u and v the unit vectors of r and L, the gradient of the function is w = r - (penalty
     / |L|) (u - cos(r, L) v). One backward pass in all.
 
-    penalty     of the angle between the vector of losses and the preference, in units of a loss;
-                the paper tunes it between 0.01 and 8 and has no default, 1 is ours
-    preference  r, one positive number per objective, rescaled to add up to one over the active
-                objectives; None: equal
-    scale       the paper's r adds up to one ("mean"); by default ("sum") the weights are multiplied
-                by the number of active objectives
-
     Departs from the paper in the preference, which is constant. There it is drawn from a Dirichlet
     distribution in every step and is also an input of the network, which so learns a whole front.
 
@@ -34,10 +27,19 @@ class COSMOS(Method):
     length: the one with the larger weight wins. T = 1: one. A zero row takes part with its loss.
     Losses may be negative; if all are zero there is no angle, and w = r.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.COSMOS(scale="mean"), losses=[3.0, 4.0])
-    >>> [f"{float(w):.4f}" for w in weights]
-    ['0.4774', '0.5170']
+    Args:
+        penalty: of the angle between the vector of losses and the preference, in units of a loss;
+            the paper tunes it between 0.01 and 8 and has no default, 1 is ours
+        preference: r, one positive number per objective, rescaled to add up to one over the active
+            objectives; None: equal
+        scale: the paper's r adds up to one ("mean"); by default ("sum") the weights are multiplied
+            by the number of active objectives
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.COSMOS(scale="mean"), losses=[3.0, 4.0])
+        >>> [f"{float(w):.4f}" for w in weights]
+        ['0.4774', '0.5170']
     """
 
     penalty: Annotated[float, Range(0.0, open="high")] = 1.0

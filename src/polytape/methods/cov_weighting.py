@@ -30,11 +30,6 @@ class CoVWeighting(Method):
 
         w = c / sum(c),    c = std(l) / mean(l).
 
-    decay  None (the paper's default): statistics over all of training. A number gives the newest
-           value the share 1 - decay instead
-    scale  the paper's weights add up to one ("mean"); by default ("sum") they are multiplied by
-           the number of active objectives, so that their mean is one
-
     As in the authors' code, 1e-8 is added to the variance of the ratios, which have no unit: losses
     that stand still have a weight, too, and equal weights if all do. There a decay acts on the
     means only; here on the variance as well.
@@ -45,12 +40,19 @@ class CoVWeighting(Method):
     a ratio: it counts as one where the loss is negative or the mean so far zero or negative. An
     inactive objective keeps its statistics; seen less than twice, it takes an equal share.
 
-    >>> import polytape as pt
-    >>> method, state = pt.CoVWeighting(scale="paper"), None
-    >>> for losses in ([1.0, 1.0], [2.0, 1.5], [1.0, 1.0]):
-    ...     weights, state = pt.weigh(method, losses=losses, state=state)
-    >>> [f"{float(w):.4f}" for w in weights]
-    ['0.6250', '0.3750']
+    Args:
+        decay: None (the paper's default): statistics over all of training. A number gives the
+            newest value the share 1 - decay instead
+        scale: the paper's weights add up to one ("mean"); by default ("sum") they are multiplied by
+            the number of active objectives, so that their mean is one
+
+    Example:
+        >>> import polytape as pt
+        >>> method, state = pt.CoVWeighting(scale="paper"), None
+        >>> for losses in ([1.0, 1.0], [2.0, 1.5], [1.0, 1.0]):
+        ...     weights, state = pt.weigh(method, losses=losses, state=state)
+        >>> [f"{float(w):.4f}" for w in weights]
+        ['0.6250', '0.3750']
     """
 
     decay: Annotated[float | None, Range(0.0, 1.0, open="low high", optional=True)] = None

@@ -22,12 +22,6 @@ class DTP(Method):
 
         w_i = -(1 - k_i)^gamma log(k_i).
 
-    metrics  {objective: name of a log}, e.g. {"left": "val_left_accuracy"}. The metric is read at
-             the end of each epoch. An objective without one weighs one
-    gamma    focus on difficult objectives, the higher the more; default 1, ours
-    decay    share of the past in the moving average, one minus the paper's discount factor;
-             default 0.5, ours
-
     Between epochs the weights are constant. `fit` reads the metrics by itself; in a loop of your
     own call `combiner.on_epoch_metrics({"val_a_accuracy": 0.9})`.
 
@@ -37,14 +31,22 @@ class DTP(Method):
     rows or T = 1 in particular. A metric that is missing from the logs or not finite changes
     nothing; one above 1 (a percentage, an error) raises a `ValueError`.
 
-    >>> import keras, polytape as pt
-    >>> method = pt.DTP({"a": "val_a_accuracy"})
-    >>> _, state = pt.weigh(method, losses=[1.0, 1.0], names=("a", "b"))
-    >>> kpi = keras.ops.convert_to_numpy(state["kpi"])
-    >>> state = {"kpi": method.on_epoch_metrics(kpi, ("a", "b"), {"val_a_accuracy": 0.5})}
-    >>> weights, _ = pt.weigh(method, losses=[1.0, 1.0], state=state, names=("a", "b"))
-    >>> [f"{float(w):.4f}" for w in weights]
-    ['0.3466', '1.0000']
+    Args:
+        metrics: {objective: name of a log}, e.g. {"left": "val_left_accuracy"}. The metric is read
+            at the end of each epoch. An objective without one weighs one
+        gamma: focus on difficult objectives, the higher the more; default 1, ours
+        decay: share of the past in the moving average, one minus the paper's discount factor;
+            default 0.5, ours
+
+    Example:
+        >>> import keras, polytape as pt
+        >>> method = pt.DTP({"a": "val_a_accuracy"})
+        >>> _, state = pt.weigh(method, losses=[1.0, 1.0], names=("a", "b"))
+        >>> kpi = keras.ops.convert_to_numpy(state["kpi"])
+        >>> state = {"kpi": method.on_epoch_metrics(kpi, ("a", "b"), {"val_a_accuracy": 0.5})}
+        >>> weights, _ = pt.weigh(method, losses=[1.0, 1.0], state=state, names=("a", "b"))
+        >>> [f"{float(w):.4f}" for w in weights]
+        ['0.3466', '1.0000']
     """
 
     metrics: Mapping[str, str] = field(default_factory=dict)
@@ -74,7 +76,16 @@ class DTP(Method):
     def on_epoch_metrics(
         self, kpi: np.ndarray, names: tuple[str, ...], logs: Mapping[str, float]
     ) -> np.ndarray:
-        """The moving averages (..., T) after an epoch that logged these metrics."""
+        """The moving averages (..., T) after an epoch that logged these metrics.
+
+        Args:
+            kpi: (T,) float32, the leaf of the state
+            names: the T objectives
+            logs: of the epoch, {name: number}
+
+        Returns:
+            (T,) float32, the next value of the leaf.
+        """
         kpi = np.array(kpi, "float32")
         for index, name in enumerate(names):
             metric = logs.get(self.metrics.get(name, ""), np.nan)

@@ -19,13 +19,6 @@ class DualProj(Method):
     Optimization", arXiv:2406.16232, 2024. w = argmin v^T G v over v >= p: J^T w is the projection
     of J^T p onto {x : J x >= 0}. T backward passes.
 
-    preference  p, one positive number per objective, rescaled to add up to one over the active
-                objectives; None: equal, as in both papers
-    regularization  a share of the trace of G that is added to its diagonal in the programme; 0
-                (default): the exact projection. As in `UPGrad`
-    scale       the paper's weights of equal gradients add up to one ("mean"); by default ("sum")
-                they are multiplied by the number of active objectives
-
     `UPGrad` projects each gradient by itself and then adds; here the sum comes first, so that long
     gradients decide. Departs from published code, whose regularization is 1e-4, as `UPGrad` does;
     what it buys and costs is said there.
@@ -36,10 +29,19 @@ class DualProj(Method):
     has weight p_i and no effect. T = 1: one. Weights that are not unique (rank < T): about the
     smallest.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.DualProj(), [[1.0, -2.0], [-2.0, 9.0]])
-    >>> [f"{float(w):.3f}" for w in weights]
-    ['2.000', '1.000']
+    Args:
+        preference: p, one positive number per objective, rescaled to add up to one over the active
+            objectives; None: equal, as in both papers
+        regularization: a share of the trace of G that is added to its diagonal in the programme; 0
+            (default): the exact projection. As in `UPGrad`
+        scale: the paper's weights of equal gradients add up to one ("mean"); by default ("sum")
+            they are multiplied by the number of active objectives
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.DualProj(), [[1.0, -2.0], [-2.0, 9.0]])
+        >>> [f"{float(w):.3f}" for w in weights]
+        ['2.000', '1.000']
     """
 
     preference: Annotated[tuple[float, ...] | None, Preference()] = None

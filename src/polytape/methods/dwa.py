@@ -30,11 +30,6 @@ class DWA(Method):
 
         w = T * softmax(r / temperature).
 
-    steps        length of a window in optimizer steps. The paper's window is one epoch: give the
-                 number of steps per epoch for that. Default 100, ours
-    temperature  the paper's 2; the higher, the closer to equal weights
-    scale        "sum" is the paper's: weights add up to the number of active objectives
-
     Weights: positive; one each in the first two windows, and one each while all ratios agree. They
     do not change when all losses are multiplied by a number: degree 1. Equal gradients: their sum.
     Opposed gradients: the one of the slower loss wins. A zero row keeps its weight.
@@ -42,10 +37,17 @@ class DWA(Method):
     ratio counts as one. An objective that is inactive in some steps has its mean over the others;
     if in a whole window, it keeps its last means.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.DWA(), [[1.0, 0.0], [0.0, 4.0]], losses=[1.0, 2.0])
-    >>> [float(w) for w in weights]
-    [1.0, 1.0]
+    Args:
+        steps: length of a window in optimizer steps. The paper's window is one epoch: give the
+            number of steps per epoch for that. Default 100, ours
+        temperature: the paper's 2; the higher, the closer to equal weights
+        scale: "sum" is the paper's: weights add up to the number of active objectives
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.DWA(), [[1.0, 0.0], [0.0, 4.0]], losses=[1.0, 2.0])
+        >>> [float(w) for w in weights]
+        [1.0, 1.0]
     """
 
     steps: Annotated[int, Integer(1)] = 100

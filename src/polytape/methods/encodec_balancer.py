@@ -24,20 +24,22 @@ class EncodecBalancer(Method):
     one backward pass through the network. By itself the method reads the diagonal of whatever
     Gramian is measured, that of the shared variables by default, with T backward passes.
 
-    preference  p, one positive number per objective; None: equal
-    norm        R, about the norm of the combined gradient if all agree; the paper's 1
-    decay       of the moving average; the paper's 0.999
-
     Weights: never negative. Degree 0 in the loss scale, as long as the scale does not change; the
     same holds for each single loss. Equal gradients g: norm * g / ||g||. Opposed gradients: zero.
     A gradient longer than its average counts for more, 1 / (1 - decay) times at most. A zero row
     enters its average; until a gradient that is not zero was seen, it weighs zero. An inactive
     objective keeps its average. T = 1: norm / n. rank < T: no exception.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.EncodecBalancer((3.0, 1.0)), [[4.0, 0.0], [0.0, 0.25]])
-    >>> [float(w) for w in weights]
-    [0.375, 0.5]
+    Args:
+        preference: p, one positive number per objective; None: equal
+        norm: R, about the norm of the combined gradient if all agree; the paper's 1
+        decay: of the moving average; the paper's 0.999
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.EncodecBalancer((3.0, 1.0)), [[4.0, 0.0], [0.0, 0.25]])
+        >>> [float(w) for w in weights]
+        [0.375, 0.5]
     """
 
     preference: Annotated[tuple[float, ...] | None, Preference()] = None

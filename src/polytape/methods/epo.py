@@ -34,12 +34,6 @@ class EPO(Method):
 
         max <J^T w, J^T 1>    such that    G w >= 0,  <J^T w, J^T a> >= min(0, max_j (G a)_j).
 
-    preference  r, one positive number per objective: the larger, the lower that loss ends. Rescaled
-                to a mean of one over the active objectives; None: one each
-    tolerance   mu below which the shares count as equal; 1e-4 as in published code
-    scale       the paper's weights add up to one; published code multiplies them by T, as the
-                default "sum" does
-
     T backward passes and at most two programmes, solved on the device to 1e-5 of their terms and
     better, 4e-8 as a rule; with the cosines of the gradients as float32 has them. Where the last
     bound contradicts G w >= 0 it is lowered to what can be had; published code falls back on w = r
@@ -53,10 +47,18 @@ class EPO(Method):
     zero, though its loss counts. T = 1: one. Losses are meant to be positive: shares are at least
     1e-7, equal if none is positive.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.EPO(), [[1.0, 0.0], [0.0, 1.0]], losses=[3.0, 1.0])
-    >>> [f"{float(w):.3f}" for w in weights]
-    ['2.000', '0.000']
+    Args:
+        preference: r, one positive number per objective: the larger, the lower that loss ends.
+            Rescaled to a mean of one over the active objectives; None: one each
+        tolerance: mu below which the shares count as equal; 1e-4 as in published code
+        scale: the paper's weights add up to one; published code multiplies them by T, as the
+            default "sum" does
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.EPO(), [[1.0, 0.0], [0.0, 1.0]], losses=[3.0, 1.0])
+        >>> [f"{float(w):.3f}" for w in weights]
+        ['2.000', '0.000']
     """
 
     preference: Annotated[tuple[float, ...] | None, Preference()] = None

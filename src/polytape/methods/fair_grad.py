@@ -15,13 +15,6 @@ class FairGrad(Method):
     Ban & Ji, "Fair Resource Allocation in Multi-Task Learning", ICML 2024, eq. 7. The weights solve
     G w = w^(-1/alpha), w > 0: the objective that gains least weighs most. T backward passes.
 
-    alpha       which fairness: 1 is proportional fairness, the weights of `NashMTL(max_norm=None)`;
-                2 (default, ours; the paper chooses it per data set) minimum potential delay;
-                towards 0 gains count in sum only, towards infinity only the least one counts
-    preference  p, one positive number per objective, rescaled to add up to the number of active
-                ones: G w = (p / w)^(1/alpha), the utilities counted p times; None: one each, as
-                in the paper
-
     Degree (1 - alpha) / (1 + alpha) in the loss scale, as in the paper: losses twice as large give
     for alpha = 2 an update shorter by 2^(1/3). So the learning rate has to be chosen for this
     method, and there is no `scale`. Published codes multiply the update by T and clip its length
@@ -39,10 +32,19 @@ class FairGrad(Method):
     Weights may differ by more than float32 spans, where norms are far apart or alpha is 4 and more:
     |g_t| w_t below 1e-8 of the largest are not resolved. All others are, for every alpha.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.FairGrad(), [[4.0, 0.0], [0.0, 1.0]])
-    >>> [f"{float(w):.3f}" for w in weights]
-    ['0.397', '1.000']
+    Args:
+        alpha: which fairness: 1 is proportional fairness, the weights of `NashMTL(max_norm=None)`;
+            2 (default, ours; the paper chooses it per data set) minimum potential delay; towards 0
+            gains count in sum only, towards infinity only the least one counts
+        preference: p, one positive number per objective, rescaled to add up to the number of active
+            ones: G w = (p / w)^(1/alpha), the utilities counted p times; None: one each, as in the
+            paper
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.FairGrad(), [[4.0, 0.0], [0.0, 1.0]])
+        >>> [f"{float(w):.3f}" for w in weights]
+        ['0.397', '1.000']
     """
 
     alpha: Annotated[float, Range(0.01, open="high")] = 2.0

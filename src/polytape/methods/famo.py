@@ -22,14 +22,6 @@ class FAMO(Method):
     takes a step of Adam down the gradient z * (delta - z^T delta) + decay * s, so that what fell
     less weighs more. One backward pass, and a second forward pass.
 
-    rate   of that Adam; the paper's 0.025. s starts at zero
-    decay  of s towards equal z; 1e-3 as in the paper's Algorithm, published scripts set 1e-5 to
-           1e-2
-    ideal  b, one number per objective in units of its (weighted) loss: a lower bound of it; None
-           (default): zero
-    scale  the paper's weights add up to one ("mean"); by default ("sum") they are multiplied by the
-           number of active objectives
-
     Departs from published code in its epsilon of 1e-8 on D, which would set a scale and is left
     out, and in its clipping of the update to a norm of one, which belongs to the optimizer.
 
@@ -41,10 +33,20 @@ class FAMO(Method):
     update goes on. An objective that is inactive, or whose D_t is not
     positive before and after, keeps its s.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.FAMO(scale="mean"), losses=[1.0, 4.0])
-    >>> [f"{float(w):.4f}" for w in weights]
-    ['0.8000', '0.2000']
+    Args:
+        rate: of that Adam; the paper's 0.025. s starts at zero
+        decay: of s towards equal z; 1e-3 as in the paper's Algorithm, published scripts set 1e-5 to
+            1e-2
+        ideal: b, one number per objective in units of its (weighted) loss: a lower bound of it;
+            None (default): zero
+        scale: the paper's weights add up to one ("mean"); by default ("sum") they are multiplied by
+            the number of active objectives
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.FAMO(scale="mean"), losses=[1.0, 4.0])
+        >>> [f"{float(w):.4f}" for w in weights]
+        ['0.8000', '0.2000']
     """
 
     rate: Annotated[float, Range(0.0, 1e6)] = 0.025
@@ -77,7 +79,17 @@ class FAMO(Method):
         return part / ops.where(total > 0, total, 1.0), state
 
     def review(self, before: Tensor, after: Tensor, active: Tensor, state: Trained) -> Trained:
-        """The state after looking again at the batch of the last step; all (..., T)."""
+        """The state after looking again at the batch of the last step; all (..., T).
+
+        Args:
+            before: (..., T) losses before that step
+            after: (..., T) losses after it
+            active: (..., T) bool: who took part
+            state: as of `weigh`
+
+        Returns:
+            The next state.
+        """
         bound = ops.convert_to_tensor(self.ideal or 0.0, dtype="float32")
         before, after = ops.maximum(before - bound, 0.0), ops.maximum(after - bound, 0.0)
         both = ops.logical_and(reciprocal(before) > 0, reciprocal(after) > 0)

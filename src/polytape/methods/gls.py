@@ -18,9 +18,6 @@ class GLS(Method):
     weights w_t = (L_1 ... L_T)^(1/T) / (T L_t). One backward pass in all. The product is taken as a
     sum of logarithms, so that it does not leave the range of numbers.
 
-    scale  the paper's weights of equal losses add up to one ("mean"); by default ("sum") they are
-           multiplied by the number of active objectives
-
     Weights: never negative. Degree 1 in the loss scale; multiplying a single loss changes the
     length of the update only. Equal gradients of equal losses: their sum. Opposed gradients of
     equal length: the one of the smaller loss wins. T = 1: one. A zero row takes part with its loss.
@@ -28,10 +25,15 @@ class GLS(Method):
     negative one counts by its size, and goes on falling; one of exactly zero weighs zero and is
     left out of the mean of the others, which would otherwise all stop.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.GLS(), losses=[1.0, 4.0])
-    >>> [f"{float(w):.4f}" for w in weights]
-    ['2.0000', '0.5000']
+    Args:
+        scale: the paper's weights of equal losses add up to one ("mean"); by default ("sum") they
+            are multiplied by the number of active objectives
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.GLS(), losses=[1.0, 4.0])
+        >>> [f"{float(w):.4f}" for w in weights]
+        ['2.0000', '0.5000']
     """
 
     scale: Scale = "sum"

@@ -24,11 +24,6 @@ class GO4Align(Method):
     with p equal at first; the u_i are put into groups by k-means, and the weight of an objective is
     the mean of its group.
 
-    groups  number of groups; default 2, ours (the paper chooses it per data set). One: all weights
-            are equal. T or more: no grouping
-    rate    step size of p, 1e-4 as in the authors' code
-    scale   "sum": weights of equal losses are one each, as in the authors' code
-
     Departs from that code in the k-means, there from random starts: the groups here are the best
     ones, and the same for the same losses.
 
@@ -38,10 +33,17 @@ class GO4Align(Method):
     have an inverse: an objective whose loss is zero or negative joins no group in that step and
     weighs one. An inactive objective keeps its p as it is, in proportion.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.GO4Align(rate=0.0), losses=[1.0, 2.0, 8.0, 9.0])
-    >>> [f"{float(w):.2f}" for w in weights]
-    ['5.00', '1.23', '1.23', '1.23']
+    Args:
+        groups: number of groups; default 2, ours (the paper chooses it per data set). One: all
+            weights are equal. T or more: no grouping
+        rate: step size of p, 1e-4 as in the authors' code
+        scale: "sum": weights of equal losses are one each, as in the authors' code
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.GO4Align(rate=0.0), losses=[1.0, 2.0, 8.0, 9.0])
+        >>> [f"{float(w):.2f}" for w in weights]
+        ['5.00', '1.23', '1.23', '1.23']
     """
 
     groups: Annotated[int, Integer(1)] = 2

@@ -17,11 +17,6 @@ class GradNorm(Method):
     sum_t |G_t - G r_t^alpha|, the second term held fixed, and add up to the number of active
     objectives after each step. T backward passes.
 
-    alpha  how strongly an objective that falls slowly is favoured; 0 makes all norms equal. The
-           paper tunes it between 0.12 and 1.5; 1.5, as in published code, is our default
-    rate   of the Adam that trains the weights, one step in each step of training; the paper's 0.025
-    scale  "sum" is the paper's
-
     Gradients are those over the shared variables, or over those of each scope (`PerVariable`,
     `PerNetwork`); the paper takes the last shared layer. L(0) is the loss when an objective is
     first active. In the paper w also weighs private variables: `private="weighted"`.
@@ -37,13 +32,21 @@ class GradNorm(Method):
     An objective whose first loss was not positive counts as unchanged. An inactive objective keeps
     its place among the weights.
 
-    >>> import polytape as pt
-    >>> method = pt.GradNorm(rate=0.5)
-    >>> gramian = [[1.0, 0.0], [0.0, 4.0]]
-    >>> _, state = pt.weigh(method, gramian)
-    >>> weights, _ = pt.weigh(method, gramian, state=state)
-    >>> [f"{float(w):.3f}" for w in weights]
-    ['1.462', '0.538']
+    Args:
+        alpha: how strongly an objective that falls slowly is favoured; 0 makes all norms equal. The
+            paper tunes it between 0.12 and 1.5; 1.5, as in published code, is our default
+        rate: of the Adam that trains the weights, one step in each step of training; the paper's
+            0.025
+        scale: "sum" is the paper's
+
+    Example:
+        >>> import polytape as pt
+        >>> method = pt.GradNorm(rate=0.5)
+        >>> gramian = [[1.0, 0.0], [0.0, 4.0]]
+        >>> _, state = pt.weigh(method, gramian)
+        >>> weights, _ = pt.weigh(method, gramian, state=state)
+        >>> [f"{float(w):.3f}" for w in weights]
+        ['1.462', '0.538']
     """
 
     alpha: Annotated[float, Range(0.0, open="high")] = 1.5

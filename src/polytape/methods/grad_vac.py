@@ -70,10 +70,6 @@ class GradVac(Method):
     after which the cosine is a_ij; then a_ij <- (1 - beta) a_ij + beta f. The update is the sum of
     what becomes of all rows. T backward passes.
 
-    beta   how fast targets follow; 0.01 as in the paper (0.5 in LibMTL and TorchJD). 0 keeps them
-           at zero: `PCGrad`
-    scale  "sum" is the paper's
-
     The f that enters the target is the one before the addition, of the row as it is by then: so
     says the algorithm of the paper, and so do LibMTL and TorchJD. One target per pair and scope:
     wrap in `PerVariable` or `PerNetwork` for one in each, as in the paper's experiments.
@@ -87,10 +83,16 @@ class GradVac(Method):
     zero row, and an inactive objective, changes nothing and keeps its targets. rank < T: no
     exception.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.GradVac(), [[1.0, -1.0], [-1.0, 4.0]])
-    >>> [f"{float(w):.4f}" for w in weights]
-    ['2.0000', '1.2500']
+    Args:
+        beta: how fast targets follow; 0.01 as in the paper (0.5 in LibMTL and TorchJD). 0 keeps
+            them at zero: `PCGrad`
+        scale: "sum" is the paper's
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.GradVac(), [[1.0, -1.0], [-1.0, 4.0]])
+        >>> [f"{float(w):.4f}" for w in weights]
+        ['2.0000', '1.2500']
     """
 
     beta: Annotated[float, Range(0.0, 1.0)] = 0.01

@@ -17,9 +17,6 @@ class IMTLG(Method):
     asks for weights that add up to one and for <u_t, J^T w> equal for all t. From the Gramian: C
     the cosines, d the norms, y = C^+ 1, v = y / d, w = v / sum(v). T backward passes.
 
-    scale  the paper's weights add up to one ("mean"); by default ("sum") they are multiplied by
-           the number of active objectives
-
     The paper's IMTL, which also learns how to scale the losses for the variables of their own, is
     Chain(IMTLL(), IMTLG()).
 
@@ -39,10 +36,15 @@ class IMTLG(Method):
     the scale of the sum. T = 1: one. rank < T: projections as nearly equal as can be, in the sense
     of least squares.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.IMTLG(), [[1.0, 0.0], [0.0, 4.0]])
-    >>> [f"{float(w):.4f}" for w in weights]
-    ['1.3333', '0.6667']
+    Args:
+        scale: the paper's weights add up to one ("mean"); by default ("sum") they are multiplied by
+            the number of active objectives
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.IMTLG(), [[1.0, 0.0], [0.0, 4.0]])
+        >>> [f"{float(w):.4f}" for w in weights]
+        ['1.3333', '0.6667']
     """
 
     scale: Scale = "sum"

@@ -20,9 +20,6 @@ class IMTLL(Method):
     losses w_t L_t tends to one. One backward pass in all. The paper puts it before IMTL-G:
     `Chain(IMTLL(), IMTLG())` is its IMTL.
 
-    rate  of the Adam that trains s, one step in each step of training; s starts at zero. The paper
-          hands s to the optimizer of the network: take its rate. Default 1e-3, that of Keras's Adam
-
     Departs from the paper in that optimizer: s has an Adam of its own in the state of the method,
     so that no other optimizer and no weight decay act on it.
 
@@ -33,12 +30,18 @@ class IMTLL(Method):
     zero or below has no best weight: it grows by a factor of at most about exp(rate) in each step,
     up to exp(40).
 
-    >>> import polytape as pt
-    >>> method = pt.IMTLL(rate=0.5)
-    >>> _, state = pt.weigh(method, losses=[0.1, 10.0])
-    >>> weights, _ = pt.weigh(method, losses=[0.1, 10.0], state=state)
-    >>> [f"{float(w):.3f}" for w in weights]
-    ['1.649', '0.607']
+    Args:
+        rate: of the Adam that trains s, one step in each step of training; s starts at zero. The
+            paper hands s to the optimizer of the network: take its rate. Default 1e-3, that of
+            Keras's Adam
+
+    Example:
+        >>> import polytape as pt
+        >>> method = pt.IMTLL(rate=0.5)
+        >>> _, state = pt.weigh(method, losses=[0.1, 10.0])
+        >>> weights, _ = pt.weigh(method, losses=[0.1, 10.0], state=state)
+        >>> [f"{float(w):.3f}" for w in weights]
+        ['1.649', '0.607']
     """
 
     rate: Annotated[float, Range(0.0, 1e6)] = 1e-3

@@ -29,11 +29,12 @@ class InverseLoss(Method):
     negative loss counts by its size; one of exactly zero is not remembered, so the last that was
     not zero counts (none: the weight is zero). An objective that is inactive keeps its last loss.
 
-    >>> import polytape as pt
-    >>> _, state = pt.weigh(pt.InverseLoss(), losses=[0.5, 4.0])
-    >>> weights, _ = pt.weigh(pt.InverseLoss(), losses=[0.1, 8.0], state=state)
-    >>> [float(w) for w in weights]
-    [2.0, 0.25]
+    Example:
+        >>> import polytape as pt
+        >>> _, state = pt.weigh(pt.InverseLoss(), losses=[0.5, 4.0])
+        >>> weights, _ = pt.weigh(pt.InverseLoss(), losses=[0.1, 8.0], state=state)
+        >>> [float(w) for w in weights]
+        [2.0, 0.25]
     """
 
     needs: ClassVar[Need] = "losses"

@@ -20,13 +20,6 @@ class Krum(Method):
     gradients of least score. From the Gramian: |g_i - g_j|^2 = G_ii + G_jj - 2 G_ij. T backward
     passes. Meant for several estimates of the same gradient, some of them wrong.
 
-    faulty    f, how many gradients may be arbitrarily wrong. The paper's guarantee needs
-              T >= 2 f + 3, and fewer objectives are refused unless f = 0. Default 0, ours
-    selected  how many gradients are averaged: 1 (default) is Krum, more is Multi-Krum. At least
-              one neighbour is always counted, and at most all active gradients are selected
-    scale     the paper's weights add up to one ("mean"); by default ("sum") they are multiplied
-              by the number of active objectives
-
     Scores are sums of squared distances, as in the paper; TorchJD adds the distances themselves.
     Gradients whose scores agree to 1e-5 share what is left for them, where the paper takes the one
     of smallest index: two gradients, or any that are symmetric to each other, weigh the same.
@@ -35,11 +28,20 @@ class Krum(Method):
     T = 1: one. T = 2: the plain sum, so opposed gradients cancel as in the sum. A zero row is a
     gradient like any other, and may well be the one that is selected. rank < T: no exception.
 
-    >>> import polytape as pt
-    >>> gramian = [[1.0, 0.9, 0.0], [0.9, 1.0, 0.0], [0.0, 0.0, 9.0]]
-    >>> weights, _ = pt.weigh(pt.Krum(scale="paper"), gramian)
-    >>> [float(w) for w in weights]
-    [0.5, 0.5, 0.0]
+    Args:
+        faulty: f, how many gradients may be arbitrarily wrong. The paper's guarantee needs T >= 2 f
+            + 3, and fewer objectives are refused unless f = 0. Default 0, ours
+        selected: how many gradients are averaged: 1 (default) is Krum, more is Multi-Krum. At least
+            one neighbour is always counted, and at most all active gradients are selected
+        scale: the paper's weights add up to one ("mean"); by default ("sum") they are multiplied by
+            the number of active objectives
+
+    Example:
+        >>> import polytape as pt
+        >>> gramian = [[1.0, 0.9, 0.0], [0.9, 1.0, 0.0], [0.0, 0.0, 9.0]]
+        >>> weights, _ = pt.weigh(pt.Krum(scale="paper"), gramian)
+        >>> [float(w) for w in weights]
+        [0.5, 0.5, 0.0]
     """
 
     faulty: Annotated[int, Integer(0)] = 0

@@ -27,23 +27,25 @@ class LBTW(Method):
 
         w = T * r^alpha / sum(r^alpha).
 
-    alpha  0 is the plain sum; the higher, the more the objectives left behind dominate. The paper
-           chooses it per data set; default 0.5, ours
-    steps  length of a period in optimizer steps. The authors' code begins one with each epoch:
-           give the number of steps per epoch for that. Default 100, ours
-    scale  "sum": as in the authors' code, weights add up to the number of active objectives
-
     Weights: never negative; one each in the first step of a period. They do not change when all
     losses are multiplied by a number: degree 1. Equal gradients: their sum. Opposed gradients: the
     one of the loss left behind wins. A zero row keeps its weight. T = 1: one. A period begins, for
     an objective, with its first positive loss; until then, and where the loss is negative, its
     ratio counts as one. A loss of zero weighs zero, or one if all are zero.
 
-    >>> import polytape as pt
-    >>> _, state = pt.weigh(pt.LBTW(), losses=[4.0, 1.0])
-    >>> weights, state = pt.weigh(pt.LBTW(), losses=[1.0, 1.0], state=state)
-    >>> [f"{float(w):.4f}" for w in weights]
-    ['0.6667', '1.3333']
+    Args:
+        alpha: 0 is the plain sum; the higher, the more the objectives left behind dominate. The
+            paper chooses it per data set; default 0.5, ours
+        steps: length of a period in optimizer steps. The authors' code begins one with each epoch:
+            give the number of steps per epoch for that. Default 100, ours
+        scale: "sum": as in the authors' code, weights add up to the number of active objectives
+
+    Example:
+        >>> import polytape as pt
+        >>> _, state = pt.weigh(pt.LBTW(), losses=[4.0, 1.0])
+        >>> weights, state = pt.weigh(pt.LBTW(), losses=[1.0, 1.0], state=state)
+        >>> [f"{float(w):.4f}" for w in weights]
+        ['0.6667', '1.3333']
     """
 
     alpha: Annotated[float, Range(0.0, open="high")] = 0.5

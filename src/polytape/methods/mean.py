@@ -19,10 +19,11 @@ class Mean(Method):
     their mean, whence no `scale` field (the mean on the scale of the sum is `Sum`). Opposed
     gradients cancel. A zero row counts as an objective. T = 1: the gradient itself.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.Mean(), [[1.0, -1.0], [-1.0, 4.0]])
-    >>> [float(w) for w in weights]
-    [0.5, 0.5]
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.Mean(), [[1.0, -1.0], [-1.0, 4.0]])
+        >>> [float(w) for w in weights]
+        [0.5, 0.5]
     """
 
     needs: ClassVar[Need] = "losses"

@@ -21,16 +21,6 @@ class MetaBalance(Method):
 
     T backward passes; the norms are read off the diagonals of the Gramians.
 
-    main      name of the main objective; None: the first
-    strategy  "both" (the paper's strategy C, default): auxiliary gradients are shortened and
-              lengthened; "reduce" (A): only shortened; "enlarge" (B): only lengthened
-    relax     r, from 0 (the plain sum) to 1 (equal norms); the paper tunes it; default 0.7, as
-              in the authors' code
-    decay     beta of the moving averages; the paper's 0.9
-    per       "variable", as in the paper, "network", or None for the norms over all shared
-              variables at once
-    scale     "sum" is the paper's
-
     The averages here start without bias. It makes no difference while all objectives take part, as
     the bias cancels.
 
@@ -40,10 +30,22 @@ class MetaBalance(Method):
     An inactive objective keeps its averages; if it is the main one, the others are still brought to
     them. T = 1: one. rank < T: no exception.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.MetaBalance(relax=1.0), [[1.0, 0.0], [0.0, 4.0]])
-    >>> [float(w) for w in weights]
-    [1.0, 0.5]
+    Args:
+        main: name of the main objective; None: the first
+        strategy: "both" (the paper's strategy C, default): auxiliary gradients are shortened and
+            lengthened; "reduce" (A): only shortened; "enlarge" (B): only lengthened
+        relax: r, from 0 (the plain sum) to 1 (equal norms); the paper tunes it; default 0.7, as in
+            the authors' code
+        decay: beta of the moving averages; the paper's 0.9
+        per: "variable", as in the paper, "network", or None for the norms over all shared variables
+            at once
+        scale: "sum" is the paper's
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.MetaBalance(relax=1.0), [[1.0, 0.0], [0.0, 4.0]])
+        >>> [float(w) for w in weights]
+        [1.0, 0.5]
     """
 
     main: str | None = None

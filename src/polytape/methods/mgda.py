@@ -24,14 +24,6 @@ class MGDA(Method):
     Pareto-stationary points. T backward passes; MGDA-UB, which measures the gradients by the shared
     representation and needs one through the network, is `compile(..., measure="features")`.
 
-    normalize  what each gradient is divided by while the weights are sought: None (both papers,
-               default), "l2" its norm, "loss" the size of its loss, "loss+" the product of both.
-               As in the code of Sener & Koltun, the weights found are applied to the gradients
-               themselves: the update need then not lower every loss, and the guarantees below are
-               those of None
-    scale      the paper's weights add up to one ("mean"); by default ("sum") they are multiplied by
-               the number of active objectives
-
     The problem is solved to float32 precision, not by a few Frank-Wolfe steps as in published
     codes. Nothing depends on the size of the gradients; a weight may be exactly zero or one.
 
@@ -41,10 +33,19 @@ class MGDA(Method):
     zero with "loss" and "loss+". T = 1: one. Where weights are not unique (rank < T), one solution;
     the update is the same for all of them if `normalize` is None.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.MGDA(scale="mean"), [[1.0, 0.0], [0.0, 4.0]])
-    >>> [f"{float(w):.4f}" for w in weights]
-    ['0.8000', '0.2000']
+    Args:
+        normalize: what each gradient is divided by while the weights are sought: None (both papers,
+            default), "l2" its norm, "loss" the size of its loss, "loss+" the product of both. As in
+            the code of Sener & Koltun, the weights found are applied to the gradients themselves:
+            the update need then not lower every loss, and the laws that it keeps are those of None
+        scale: the paper's weights add up to one ("mean"); by default ("sum") they are multiplied by
+            the number of active objectives
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.MGDA(scale="mean"), [[1.0, 0.0], [0.0, 4.0]])
+        >>> [f"{float(w):.4f}" for w in weights]
+        ['0.8000', '0.2000']
     """
 
     normalize: Unit = None

@@ -19,10 +19,6 @@ class MinMax(Method):
     largest over w. As in the comparison of Liu et al. (ConFIG), ICLR 2025, with one weight per
     loss, w = T softmax(s), and s trained by Adam. One backward pass in all.
 
-    rate   of the Adam that raises s, one step in each step of training; s starts at zero. Default
-           1e-3, that of the comparison
-    scale  "sum" is the published one: weights add up to the number of active objectives
-
     Departs from McClenny & Braga-Neto, whose weights belong to single points of a loss, rise
     without bound and so change the rate of the network.
 
@@ -32,12 +28,18 @@ class MinMax(Method):
     largest it ends with all the weight. An inactive objective keeps s. Losses may be zero or
     negative.
 
-    >>> import polytape as pt
-    >>> method = pt.MinMax(rate=0.5)
-    >>> _, state = pt.weigh(method, losses=[1.0, 10.0])
-    >>> weights, _ = pt.weigh(method, losses=[1.0, 10.0], state=state)
-    >>> [f"{float(w):.3f}" for w in weights]
-    ['0.538', '1.462']
+    Args:
+        rate: of the Adam that raises s, one step in each step of training; s starts at zero.
+            Default 1e-3, that of the comparison
+        scale: "sum" is the published one: weights add up to the number of active objectives
+
+    Example:
+        >>> import polytape as pt
+        >>> method = pt.MinMax(rate=0.5)
+        >>> _, state = pt.weigh(method, losses=[1.0, 10.0])
+        >>> weights, _ = pt.weigh(method, losses=[1.0, 10.0], state=state)
+        >>> [f"{float(w):.3f}" for w in weights]
+        ['0.538', '1.462']
     """
 
     rate: Annotated[float, Range(0.0, 1e6)] = 1e-3

@@ -29,9 +29,6 @@ class MMPareto(Method):
     the plain sum would be, is brought to that length, and all is multiplied by `boost`. An
     encoder is made up of the variables that the same objectives reach. T backward passes.
 
-    boost  the paper's 1.5: larger steps, whose noise is to help generalisation. 1 leaves the size
-           of the plain sum where nothing conflicts
-
     The paper has m = 2; more objectives per encoder are treated alike. Published code divides by
     zero where gradients cancel out: there the update keeps its length, about zero.
 
@@ -39,10 +36,15 @@ class MMPareto(Method):
     no `scale`. Equal gradients: boost times their sum. Opposed gradients: zero. A zero row
     takes no part. T = 1: boost. Asked for a single Gramian, it is that of one variable.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.MMPareto(), [[1.0, -1.0], [-1.0, 4.0]])
-    >>> [f"{float(w):.4f}" for w in weights]
-    ['2.8347', '1.1339']
+    Args:
+        boost: the paper's 1.5: larger steps, whose noise is to help generalisation. 1 leaves the
+            size of the plain sum where nothing conflicts
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.MMPareto(), [[1.0, -1.0], [-1.0, 4.0]])
+        >>> [f"{float(w):.4f}" for w in weights]
+        ['2.8347', '1.1339']
     """
 
     boost: Annotated[float, Range(0.0, open="low high")] = 1.5

@@ -23,11 +23,6 @@ class MoDo(Method):
     expectation is right, as the halves are independent, while that of a Gramian J J^T is not. The
     update is J^T w with the new w and J the gradients of the whole batch, the mean of the halves.
 
-    gamma  step size, 0.1 as in published code, in units of 1 / gradient norm squared
-    rho    pull towards equal weights, 0.1 as in published code
-    scale  the paper's weights add up to one ("mean"); by default ("sum") they are multiplied by
-           the number of active objectives
-
     The first step starts from equal weights. An inactive objective keeps its weight, and the
     others share what they had.
 
@@ -36,9 +31,16 @@ class MoDo(Method):
     gradient to norm one first. Equal gradients: their sum. Opposed gradients: the weights drift to
     where they cancel out. A zero row gathers weight, as it is stationary by itself. T = 1: one.
 
-    >>> import polytape as pt
-    >>> pt.MoDo(gamma=0.5)
-    MoDo(gamma=0.5, rho=0.1, scale='sum')
+    Args:
+        gamma: step size, 0.1 as in published code, in units of 1 / gradient norm squared
+        rho: pull towards equal weights, 0.1 as in published code
+        scale: the paper's weights add up to one ("mean"); by default ("sum") they are multiplied by
+            the number of active objectives
+
+    Example:
+        >>> import polytape as pt
+        >>> pt.MoDo(gamma=0.5)
+        MoDo(gamma=0.5, rho=0.1, scale='sum')
     """
 
     gamma: Annotated[float, Range(0.0, open="low high")] = 0.1

@@ -17,14 +17,6 @@ class NashMTL(Method):
     Navon et al., "Multi-Task Learning as a Bargaining Game", ICML 2022. The weights solve
     G a = 1 / a, a > 0: every objective gets the same gain a_i (G a)_i = 1. T backward passes.
 
-    max_norm    longest update: weights are scaled down until |J^T a| <= max_norm. 1 is the default
-                of published code. As a^T G a is the number m of active objectives, whatever the
-                gradients, |J^T a| is sqrt(m): a bound of 1 makes every update one long, None leaves
-                it sqrt(m) long. Only at (nearly) Pareto-stationary points is it shorter
-    preference  p, one positive number per objective, rescaled to add up to m: bargaining powers,
-                G a = p / a (Kalai 1977), so that gains a_i (G a)_i are p_i; None: one each, as in
-                the paper
-
     Degree 0 in the loss scale, like the paper: multiplying the losses leaves the update as it
     is, so its length says nothing about the distance to a solution, and the learning rate
     has to be chosen for this method and to decay. There is therefore no `scale`.
@@ -42,10 +34,20 @@ class NashMTL(Method):
     Beside such points it shortens the update; it does not turn it, where the gradients themselves
     are at hand.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.NashMTL(max_norm=None), [[4.0, 0.0], [0.0, 1.0]])
-    >>> [f"{float(w):.3f}" for w in weights]
-    ['0.500', '1.000']
+    Args:
+        max_norm: longest update: weights are scaled down until |J^T a| <= max_norm. 1 is the
+            default of published code. As a^T G a is the number m of active objectives, whatever the
+            gradients, |J^T a| is sqrt(m): a bound of 1 makes every update one long, None leaves it
+            sqrt(m) long. Only at (nearly) Pareto-stationary points is it shorter
+        preference: p, one positive number per objective, rescaled to add up to m: bargaining
+            powers, G a = p / a (Kalai 1977), so that gains a_i (G a)_i are p_i; None: one each, as
+            in the paper
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.NashMTL(max_norm=None), [[4.0, 0.0], [0.0, 1.0]])
+        >>> [f"{float(w):.3f}" for w in weights]
+        ['0.500', '1.000']
     """
 
     max_norm: Annotated[float | None, Range(0.0, open="low high", optional=True)] = 1.0

@@ -20,11 +20,6 @@ class NormBalancing(Method):
 
     T backward passes; the norms are read off the Gramian's diagonal.
 
-    target  "mean" of the norms (default; jaxpi, the authors' code) or their "sum" (the paper; T
-            times as long)
-    scale   "sum": with the target "mean", weights of equal gradients are one each; with the target
-            "sum", T each
-
     The paper renews the weights every 1000 steps and averages them over time with decay 0.9:
     `pt.Every(pt.Smoothed(pt.NormBalancing(), decay=0.9), steps=1000)`. It adds a small number to
     d_i; here nothing is added.
@@ -34,10 +29,17 @@ class NormBalancing(Method):
     with "mean", T times that with "sum". Opposed gradients: zero. A zero row is left out of the
     mean and keeps weight one. T = 1: one. rank < T: no exception.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.NormBalancing(), [[1.0, 0.0], [0.0, 9.0]])
-    >>> [f"{float(w):.4f}" for w in weights]
-    ['2.0000', '0.6667']
+    Args:
+        target: "mean" of the norms (default; jaxpi, the authors' code) or their "sum" (the paper; T
+            times as long)
+        scale: "sum": with the target "mean", weights of equal gradients are one each; with the
+            target "sum", T each
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.NormBalancing(), [[1.0, 0.0], [0.0, 9.0]])
+        >>> [f"{float(w):.4f}" for w in weights]
+        ['2.0000', '0.6667']
     """
 
     target: Annotated[str, OneOf(("mean", "sum"))] = "mean"

@@ -21,15 +21,6 @@ class NTK(Method):
 
         w_i = mean_j(c_j) / c_i.
 
-    samples  that are measured, the first ones of the batch; 32, ours. Shuffle the data
-    steps    the traces are measured in one step out of this many; 1000, as in jaxpi and NVIDIA
-             PhysicsNeMo. Such a step costs T backward passes for each sample, the others one in all
-    decay    share of the past in a moving average of the traces; 0, none, as in the paper. jaxpi
-             averages the weights
-    target   "mean" of the traces (default; jaxpi) or their "sum" (the paper; T times as long)
-    scale    "sum": with the target "mean", weights of equal traces are one each; with the target
-             "sum", T each
-
     The weights multiply the losses, so they reach private variables too. r is the paper's residual
     where the loss is its square, one number per sample. Of several outputs, or points, of a sample
     it is the root of their mean square, whose trace counts only what moves that root: less than the
@@ -45,13 +36,24 @@ class NTK(Method):
     inactive, without a label in the samples or not finite, keeps its last one. Traces below the
     normal range of float32 count as none.
 
-    >>> import polytape as pt
-    >>> weights, state = pt.weigh(pt.NTK(), losses=[1.0, 1.0], traces=[1.0, 9.0])
-    >>> [f"{float(w):.4f}" for w in weights]
-    ['5.0000', '0.5556']
-    >>> weights, state = pt.weigh(pt.NTK(), losses=[1.0, 1.0], traces=[0.0, 0.0], state=state)
-    >>> [f"{float(w):.4f}" for w in weights]
-    ['5.0000', '0.5556']
+    Args:
+        samples: that are measured, the first ones of the batch; 32, ours. Shuffle the data
+        steps: the traces are measured in one step out of this many; 1000, as in jaxpi and NVIDIA
+            PhysicsNeMo. Such a step costs T backward passes for each sample, the others one in all
+        decay: share of the past in a moving average of the traces; 0, none, as in the paper. jaxpi
+            averages the weights
+        target: "mean" of the traces (default; jaxpi) or their "sum" (the paper; T times as long)
+        scale: "sum": with the target "mean", weights of equal traces are one each; with the target
+            "sum", T each
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, state = pt.weigh(pt.NTK(), losses=[1.0, 1.0], traces=[1.0, 9.0])
+        >>> [f"{float(w):.4f}" for w in weights]
+        ['5.0000', '0.5556']
+        >>> weights, state = pt.weigh(pt.NTK(), losses=[1.0, 1.0], traces=[0.0, 0.0], state=state)
+        >>> [f"{float(w):.4f}" for w in weights]
+        ['5.0000', '0.5556']
     """
 
     samples: Annotated[int, Integer(1)] = 32  # type: ignore[assignment]

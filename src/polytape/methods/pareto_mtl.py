@@ -27,14 +27,6 @@ class ParetoMTL(Method):
     that |w| adds up to the number of active objectives, as in published code. Until all
     h_j <= 0 for the first time, the violated h_j alone are lowered (section 4). T backward passes.
 
-    vectors  reference vectors, a tuple of K tuples of T numbers >= 0, brought to unit length. They
-             point to losses, not to weights: (1, 0) allows the first loss to be large. None: the T
-             axes and the diagonal, so that the diagonal's part is a cone about equal losses (ours)
-    chosen   index k of the vector whose part is sought; default -1, the last
-    patience steps after which the first phase ends at the latest; default 1000, ours (two epochs in
-             published code)
-    scale    "sum" is that of published code
-
     Published code has two objectives; the formulas here are the paper's for any number. A
     constraint whose gradient is a rounding error of its parts is left out. An inactive objective is
     left out of the vectors, too.
@@ -44,10 +36,21 @@ class ParetoMTL(Method):
     gradients: zero, likewise. A zero row is stationary: no update, likewise. T = 1: one. Losses are
     meant to be non-negative.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.ParetoMTL(), [[1.0, 0.0], [0.0, 1.0]], losses=[1.0, 1.0])
-    >>> [f"{float(w):.4f}" for w in weights]
-    ['1.0000', '1.0000']
+    Args:
+        vectors: reference vectors, a tuple of K tuples of T numbers >= 0, brought to unit length.
+            They point to losses, not to weights: (1, 0) allows the first loss to be large. None:
+            the T axes and the diagonal, so that the diagonal's part is a cone about equal losses
+            (ours)
+        chosen: index k of the vector whose part is sought; default -1, the last
+        patience: steps after which the first phase ends at the latest; default 1000, ours (two
+            epochs in published code)
+        scale: "sum" is that of published code
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.ParetoMTL(), [[1.0, 0.0], [0.0, 1.0]], losses=[1.0, 1.0])
+        >>> [f"{float(w):.4f}" for w in weights]
+        ['1.0000', '1.0000']
     """
 
     vectors: Vectors | None = None
@@ -72,7 +75,15 @@ class ParetoMTL(Method):
             )
 
     def init(self, names: tuple[str, ...], blocks: tuple[int, ...] = ()) -> State:
-        """Steps left of the first phase, zero once the chosen part was reached."""
+        """Steps left of the first phase, zero once the chosen part was reached.
+
+        Args:
+            names: the T objectives
+            blocks: leading axes of the weights
+
+        Returns:
+            A dict with the steps left, (..., 1) int32.
+        """
         del names
         return {"left": np.full((*blocks, 1), self.patience, "int32")}
 

@@ -20,13 +20,6 @@ class PBI(Method):
     ideal point, d1 = (L - z)^T u is the distance travelled along the ray, d2 the distance from it.
     One backward pass in all. w = u + penalty * v, v the unit vector from the ray to L - z.
 
-    penalty     theta; the paper's 5
-    preference  one positive number per objective, only proportions count: losses minus the ideal
-                point are driven to these proportions; None: equal
-    ideal       z, one number per objective in units of its (weighted) loss; None (default): zero
-    scale       "sum": equal gradients of losses on the ray get weights of one, on average. That is
-                sqrt(m) times the paper's weights, m the number of active objectives
-
     Departs from published code on the ray, where d2 has no derivative: v is zero there, up to
     rounding, without an epsilon under the root.
 
@@ -35,10 +28,19 @@ class PBI(Method):
     losses on the ray: their sum. Opposed gradients of equal length: the one with the larger weight
     wins. T = 1: one. A zero row takes part with its loss. Losses may be zero or negative.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.PBI(), losses=[1.0, 2.0])
-    >>> [f"{float(w):.4f}" for w in weights]
-    ['-4.0000', '6.0000']
+    Args:
+        penalty: theta; the paper's 5
+        preference: one positive number per objective, only proportions count: losses minus the
+            ideal point are driven to these proportions; None: equal
+        ideal: z, one number per objective in units of its (weighted) loss; None (default): zero
+        scale: "sum": equal gradients of losses on the ray get weights of one, on average. That is
+            sqrt(m) times the paper's weights, m the number of active objectives
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.PBI(), losses=[1.0, 2.0])
+        >>> [f"{float(w):.4f}" for w in weights]
+        ['-4.0000', '6.0000']
     """
 
     penalty: Annotated[float, Range(0.0, open="high")] = 5.0

@@ -38,12 +38,6 @@ class PCD(Method):
 
     rescaled to the length of g_1. T backward passes and one small quadratic programme.
 
-    tau      progress an objective is sure of, as a share of what its own normalised gradient would
-             bring; the paper's 0.02
-    beta     decay of the running means, the paper's 0.999; an inactive objective keeps its mean
-    primary  name of the primary objective; None: the first one. If it is inactive, the first
-             active one takes its place
-
     No epsilon is added to the running means: a gradient that was never other than zero has no
     constraint. If the constraints contradict each other, as those of two opposed gradients do, the
     direction is g_1, as in the paper. They are taken to if they are missed by more than half;
@@ -55,10 +49,18 @@ class PCD(Method):
     turns the update around, however small tau: its part comes first. Primary gradient zero: no
     update. Another zero row weighs zero. T = 1: one.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.PCD(tau=0.5), [[1.0, 0.0], [0.0, 4.0]])
-    >>> [f"{float(w):.4f}" for w in weights]
-    ['0.8944', '0.2236']
+    Args:
+        tau: progress an objective is sure of, as a share of what its own normalised gradient would
+            bring; the paper's 0.02
+        beta: decay of the running means, the paper's 0.999; an inactive objective keeps its mean
+        primary: name of the primary objective; None: the first one. If it is inactive, the first
+            active one takes its place
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.PCD(tau=0.5), [[1.0, 0.0], [0.0, 4.0]])
+        >>> [f"{float(w):.4f}" for w in weights]
+        ['0.8944', '0.2236']
     """
 
     tau: Annotated[float, Range(0.0, 1.0)] = 0.02

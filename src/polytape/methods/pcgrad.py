@@ -44,8 +44,6 @@ class PCGrad(Method):
     start from g = g_i and visit the other j in random order: wherever <g, g_j> < 0, subtract
     <g, g_j> / |g_j|^2 * g_j. The update is the sum of what is left of all rows. T backward passes.
 
-    scale  "sum" is the paper's
-
     The order is drawn afresh for each i in each step. As in the paper, and unlike several
     published codes, row i itself is never visited (with three objectives a visit can trigger one
     projection more) and the update is the sum, not the mean.
@@ -55,10 +53,14 @@ class PCGrad(Method):
     and w = 1 - min(0, <g_1, g_2>) / (|g_1|^2, |g_2|^2). T = 1: one. For T > 2 the update may still
     conflict with some row. A zero row changes nothing and has weight one. rank < T: no exception.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.PCGrad(), [[1.0, -1.0], [-1.0, 4.0]])
-    >>> [float(w) for w in weights]
-    [2.0, 1.25]
+    Args:
+        scale: "sum" is the paper's
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.PCGrad(), [[1.0, -1.0], [-1.0, 4.0]])
+        >>> [float(w) for w in weights]
+        [2.0, 1.25]
     """
 
     scale: Scale = "sum"

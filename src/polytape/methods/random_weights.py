@@ -17,20 +17,22 @@ class RandomWeights(Method):
     Lin et al., "Reasonable Effectiveness of Random Weighting", TMLR 2022. One backward pass in
     all. A baseline that any informed method should beat.
 
-    distribution  "normal": the softmax of T independent standard normal numbers (the paper's
-                  usual choice and our default); "dirichlet": uniform on the simplex, that is
-                  Dirichlet(1, ..., 1)
-    scale         the paper's weights add up to one ("mean"); by default ("sum") they are
-                  multiplied by the number of active objectives, so that their mean is one
-
     Weights: positive. They depend on the seed of the step only, hence degree 1 in the loss scale.
     Equal gradients: their sum. Opposed gradients: whatever the draw says. A zero row takes its
     share of the weights. An inactive objective draws a number that is then left out. T = 1: one.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.RandomWeights(scale="paper"), [[1.0, -1.0], [-1.0, 4.0]])
-    >>> f"{float(sum(weights)):.4f}"
-    '1.0000'
+    Args:
+        distribution: "normal": the softmax of T independent standard normal numbers (the paper's
+            usual choice and our default); "dirichlet": uniform on the simplex, that is Dirichlet(1,
+            ..., 1)
+        scale: the paper's weights add up to one ("mean"); by default ("sum") they are multiplied by
+            the number of active objectives, so that their mean is one
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.RandomWeights(scale="paper"), [[1.0, -1.0], [-1.0, 4.0]])
+        >>> f"{float(sum(weights)):.4f}"
+        '1.0000'
     """
 
     distribution: Annotated[str, OneOf(("normal", "dirichlet"))] = "normal"

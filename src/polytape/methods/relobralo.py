@@ -31,12 +31,6 @@ class ReLoBRaLo(Method):
 
         w(t) = decay (rho w(t - 1) + (1 - rho) balance(t, 0)) + (1 - decay) balance(t, t - 1).
 
-    decay        alpha, the share of the past; 0.999
-    temperature  of the softmax; the higher, the closer to equal weights; 0.1
-    saudade      the probability of going on from the last weights rather than from a look back to
-                 the first step; 0.999
-    scale        "sum" is the paper's: weights add up to the number of active objectives
-
     The paper tunes all three per problem; the defaults are those of the experiments of ConFIG
     (Liu et al., ICLR 2025).
 
@@ -47,12 +41,20 @@ class ReLoBRaLo(Method):
     where the loss is negative or the loss compared with zero or negative. An inactive objective
     keeps what it has; the last weights of the others are rescaled to add up to their number.
 
-    >>> import polytape as pt
-    >>> method = pt.ReLoBRaLo(decay=0.0, temperature=1.0)
-    >>> _, state = pt.weigh(method, losses=[2.0, 1.0])
-    >>> weights, state = pt.weigh(method, losses=[2.0, 0.5], state=state)
-    >>> [f"{float(w):.4f}" for w in weights]
-    ['1.2449', '0.7551']
+    Args:
+        decay: alpha, the share of the past; 0.999
+        temperature: of the softmax; the higher, the closer to equal weights; 0.1
+        saudade: the probability of going on from the last weights rather than from a look back to
+            the first step; 0.999
+        scale: "sum" is the paper's: weights add up to the number of active objectives
+
+    Example:
+        >>> import polytape as pt
+        >>> method = pt.ReLoBRaLo(decay=0.0, temperature=1.0)
+        >>> _, state = pt.weigh(method, losses=[2.0, 1.0])
+        >>> weights, state = pt.weigh(method, losses=[2.0, 0.5], state=state)
+        >>> [f"{float(w):.4f}" for w in weights]
+        ['1.2449', '0.7551']
     """
 
     decay: Annotated[float, Range(0.0, 1.0)] = 0.999

@@ -18,11 +18,6 @@ class ResNorm(Method):
     sum_t |R_t - R r_t^alpha|, the second term held fixed, and add up to the number of active
     objectives after each step. One backward pass in all.
 
-    alpha  how strongly an objective that falls slowly is favoured; the published 1
-    rate   of the Adam that trains the weights, one step in each step of training. In published code
-           the optimizer of the network trains them; 1e-3, that of Keras's Adam, is our default
-    scale  "sum" is the published one
-
     Departs from published code in the mean R, which is that of unweighted losses there: weights
     that add up to a given number cannot reach that target as a rule, and never come to rest. As in
     `GradNorm`, a step is multiplied onto the weights.
@@ -34,12 +29,20 @@ class ResNorm(Method):
     was not positive at the start counts as unchanged. L(0) is the loss when an objective is first
     active. An inactive objective keeps its place among the weights.
 
-    >>> import polytape as pt
-    >>> method = pt.ResNorm(rate=0.5)
-    >>> _, state = pt.weigh(method, losses=[1.0, 4.0])
-    >>> weights, _ = pt.weigh(method, losses=[1.0, 4.0], state=state)
-    >>> [f"{float(w):.3f}" for w in weights]
-    ['1.462', '0.538']
+    Args:
+        alpha: how strongly an objective that falls slowly is favoured; the published 1
+        rate: of the Adam that trains the weights, one step in each step of training. In published
+            code the optimizer of the network trains them; 1e-3, that of Keras's Adam, is our
+            default
+        scale: "sum" is the published one
+
+    Example:
+        >>> import polytape as pt
+        >>> method = pt.ResNorm(rate=0.5)
+        >>> _, state = pt.weigh(method, losses=[1.0, 4.0])
+        >>> weights, _ = pt.weigh(method, losses=[1.0, 4.0], state=state)
+        >>> [f"{float(w):.3f}" for w in weights]
+        ['1.462', '0.538']
     """
 
     alpha: Annotated[float, Range(0.0, open="high")] = 1.0

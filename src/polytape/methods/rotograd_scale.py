@@ -32,20 +32,22 @@ class RotoGradScale(Method):
     the shared representation; here they are those of whatever Gramian is measured, that of the
     shared variables by default.
 
-    burn_in  d^0 is taken in the first step, and once more after this many; 20 as in the authors'
-             code, 0 for the first step only
-    scale    "sum" is the paper's: weights of equal gradients are one each
-
     Weights: positive. Degree 1 in the loss scale; the direction, the sum of the unit gradients,
     does not change if a single loss is multiplied by a positive number. Equal gradients: their sum.
     Opposed gradients: zero. A zero row is left out, with weight one, and that step does not count
     as seen; an inactive objective likewise. T = 1: one. rank < T: no exception.
 
-    >>> import polytape as pt
-    >>> _, state = pt.weigh(pt.RotoGradScale(), [[1.0, 0.0], [0.0, 1.0]])
-    >>> weights, state = pt.weigh(pt.RotoGradScale(), [[1.0, 0.0], [0.0, 9.0]], state=state)
-    >>> [f"{float(w):.4f}" for w in weights]  # C = 1 * 1/4 + 3 * 3/4
-    ['2.5000', '0.8333']
+    Args:
+        burn_in: d^0 is taken in the first step, and once more after this many; 20 as in the
+            authors' code, 0 for the first step only
+        scale: "sum" is the paper's: weights of equal gradients are one each
+
+    Example:
+        >>> import polytape as pt
+        >>> _, state = pt.weigh(pt.RotoGradScale(), [[1.0, 0.0], [0.0, 1.0]])
+        >>> weights, state = pt.weigh(pt.RotoGradScale(), [[1.0, 0.0], [0.0, 9.0]], state=state)
+        >>> [f"{float(w):.4f}" for w in weights]  # C = 1 * 1/4 + 3 * 3/4
+        ['2.5000', '0.8333']
     """
 
     burn_in: Annotated[int, Integer(0)] = 20

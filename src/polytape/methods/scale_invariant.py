@@ -17,12 +17,6 @@ class ScaleInvariant(Method):
     Folklore; as a baseline in Navon et al., "Multi-Task Learning as a Bargaining Game", ICML 2022.
     The gradient of the logarithm is w_t = a_t / L_t. One backward pass in all.
 
-    preference  a, one positive number per objective, rescaled to add up to the number of active
-                objectives; None: one each, as published
-    offset      of the logarithm, log(offset + L): 0 (default) is invariant; 1 is a published
-                variant that leaves losses far below one to themselves, and then the guarantees do
-                not hold
-
     Weights: never negative. Degree 0 in the loss scale: the length of the update does not change
     either, so there is no `scale`, and a learning rate tuned for the sum has another meaning.
     Multiplying a single loss changes nothing at all. Equal gradients of equal losses: their sum
@@ -31,10 +25,18 @@ class ScaleInvariant(Method):
     a logarithm: a negative one counts by its size, a / (offset + |L|), and goes on falling; with
     offset 0 one of exactly zero weighs zero.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.ScaleInvariant(), losses=[0.5, 4.0])
-    >>> [float(w) for w in weights]
-    [2.0, 0.25]
+    Args:
+        preference: a, one positive number per objective, rescaled to add up to the number of active
+            objectives; None: one each, as published
+        offset: of the logarithm, log(offset + L): 0 (default) is invariant; 1 is a published
+            variant that leaves losses far below one to themselves, and then the guarantees do not
+            hold
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.ScaleInvariant(), losses=[0.5, 4.0])
+        >>> [float(w) for w in weights]
+        [2.0, 0.25]
     """
 
     preference: Annotated[tuple[float, ...] | None, Preference()] = None

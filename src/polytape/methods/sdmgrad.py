@@ -35,15 +35,6 @@ class SDMGrad(Method):
     w = (x + regularization * p) / (1 + regularization). A is divided by the squared mean of the
     roots of its diagonal, as in section 6.1.
 
-    regularization  0.3, as in the paper's experiments (its lambda); 0: MGDA; the larger, the
-                    nearer to the preferred direction
-    preference      p, one positive number per objective, rescaled to add up to one over the active
-                    objectives; None: equal, as in the paper
-    rate            10, momentum 0.5, steps 20: as in published code. So long a rate settles on
-                    vertices of the simplex, or between them, rather than converge
-    scale           the paper's weights add up to one ("mean"); by default ("sum") they are
-                    multiplied by the number of active objectives
-
     The diagonal of A may be negative, where noise outweighs the gradient; such entries count as
     zero in the division, and if all are, the weights stay as they are. J is the gradients of the
     whole batch, the mean of the halves, where the paper draws a third batch. An inactive
@@ -53,9 +44,22 @@ class SDMGrad(Method):
     loss scale. Equal gradients: their sum. Opposed gradients: what is left of the preferred
     direction. A zero row is stationary by itself and gathers weight. T = 1: one.
 
-    >>> import polytape as pt
-    >>> pt.SDMGrad(regularization=0.6).steps
-    20
+    Args:
+        regularization: 0.3, as in the paper's experiments (its lambda); 0: MGDA; the larger, the
+            nearer to the preferred direction
+        preference: p, one positive number per objective, rescaled to add up to one over the active
+            objectives; None: equal, as in the paper
+        rate: of the descent; 10, as in published code. So long a rate settles on vertices of the
+            simplex, or between them, rather than converge
+        momentum: of the descent; 0.5, as in published code
+        steps: of the descent, in each step of training; 20, as in published code
+        scale: the paper's weights add up to one ("mean"); by default ("sum") they are multiplied by
+            the number of active objectives
+
+    Example:
+        >>> import polytape as pt
+        >>> pt.SDMGrad(regularization=0.6).steps
+        20
     """
 
     regularization: Annotated[float, Range(0.0, open="high")] = 0.3

@@ -31,14 +31,6 @@ class SoftAdapt(Method):
         "normalized"     w = softmax(beta s / sum_j |s_j|)
         "loss-weighted"  w_i = f_i exp(beta s_i) / sum_j f_j exp(beta s_j)
 
-    variant  as above; default "original"
-    beta     the paper's 0.1; a negative number favours the losses that fall fastest
-    window   number of losses remembered, the current one included; 5 as in the authors' code
-    order    accuracy of the backward difference, which takes order + 1 losses. One, the difference
-             of the last two, is the paper's; the authors' code takes window - 1
-    scale    the paper's weights add up to one ("mean"); by default ("sum") they are multiplied by
-             the number of active objectives, so that their mean is one
-
     The sum of absolute slopes is the paper's; some of the authors' code divides by the sum of the
     slopes, which may vanish and whose sign, while losses fall, turns the preference round. That
     code takes the slope at the oldest loss of the window, here it is at the newest. For weights
@@ -52,12 +44,22 @@ class SoftAdapt(Method):
     until order + 1 losses were seen. Losses beyond 1e30 count as 1e30. An inactive objective keeps
     its history.
 
-    >>> import polytape as pt
-    >>> method = pt.SoftAdapt(beta=1.0, scale="paper")
-    >>> _, state = pt.weigh(method, losses=[2.0, 1.0])
-    >>> weights, state = pt.weigh(method, losses=[1.0, 1.0], state=state)
-    >>> [f"{float(w):.4f}" for w in weights]
-    ['0.2689', '0.7311']
+    Args:
+        variant: as above; default "original"
+        beta: the paper's 0.1; a negative number favours the losses that fall fastest
+        window: number of losses remembered, the current one included; 5 as in the authors' code
+        order: accuracy of the backward difference, which takes order + 1 losses. One, the
+            difference of the last two, is the paper's; the authors' code takes window - 1
+        scale: the paper's weights add up to one ("mean"); by default ("sum") they are multiplied by
+            the number of active objectives, so that their mean is one
+
+    Example:
+        >>> import polytape as pt
+        >>> method = pt.SoftAdapt(beta=1.0, scale="paper")
+        >>> _, state = pt.weigh(method, losses=[2.0, 1.0])
+        >>> weights, state = pt.weigh(method, losses=[1.0, 1.0], state=state)
+        >>> [f"{float(w):.4f}" for w in weights]
+        ['0.2689', '0.7311']
     """
 
     variant: Annotated[str, OneOf(("original", "normalized", "loss-weighted"))] = "original"

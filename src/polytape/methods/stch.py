@@ -39,23 +39,6 @@ class STCH(Method):
     section 3: the function mu log sum_t exp(a_t (L_t - z_t) / mu), hence w = a * softmax(a (L - z)
     / mu). One backward pass in all.
 
-    temperature  mu; towards zero the worst loss takes all (`Tchebycheff`), towards infinity the
-                 weights become those of the preference. Plain, it has the unit of a loss; the paper
-                 leaves it open, 1 (that of the published code for networks) is our default
-    preference   a, one positive number per objective, rescaled to add up to the number of active
-                 objectives; None: one each. In the paper they add up to one: its mu is ours over T
-    ideal        z, one number per objective in units of its (weighted) loss, at most its least
-                 possible value; None (default): zero
-    warm_up      0 (default): the form above. Otherwise the form of the published code for networks:
-                 in the first `warm_up` steps descent on sum_t a_t log(L_t - z_t); the mean of
-                 L_t - z_t over the last fifth of them is the nadir n_t; then descent on
-                 T mu log sum_t exp(a_t log((L_t - z_t) / n_t) / mu), so w_t has the further factor
-                 T / (L_t - z_t). The code warms up for 4 epochs and measures in the next: five
-                 epochs' worth of steps here
-    scale        plain weights are those of the mean, w adds up to one if a is one; by default
-                 ("sum") they are multiplied by the number of active objectives. With a warm-up,
-                 "sum" is the published form, and "mean" divides it by that number
-
     Weights: positive. Plain: of no degree in the loss scale, for mu has a unit. With a warm-up:
     degree 0, multiplying all losses or one of them leaves the update as it is. Equal gradients of
     equal losses: their sum (over the loss, with a warm-up). Opposed gradients of equal length: the
@@ -64,10 +47,28 @@ class STCH(Method):
     zero weighs zero; an objective never active while the nadir is measured counts as being at its
     nadir.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.STCH(scale="mean"), losses=[1.0, 2.0])
-    >>> [f"{float(w):.4f}" for w in weights]
-    ['0.2689', '0.7311']
+    Args:
+        temperature: mu; towards zero the worst loss takes all (`Tchebycheff`), towards infinity the
+            weights become those of the preference. Plain, it has the unit of a loss; the paper
+            leaves it open, 1 (that of the published code for networks) is our default
+        preference: a, one positive number per objective, rescaled to add up to the number of active
+            objectives; None: one each. In the paper they add up to one: its mu is ours over T
+        ideal: z, one number per objective in units of its (weighted) loss, at most its least
+            possible value; None (default): zero
+        warm_up: 0 (default): the form above. Otherwise the form of the published code for networks:
+            in the first `warm_up` steps descent on sum_t a_t log(L_t - z_t); the mean of L_t - z_t
+            over the last fifth of them is the nadir n_t; then descent on T mu log sum_t exp(a_t
+            log((L_t - z_t) / n_t) / mu), so w_t has the further factor T / (L_t - z_t). The code
+            warms up for 4 epochs and measures in the next: five epochs' worth of steps here
+        scale: plain weights are those of the mean, w adds up to one if a is one; by default ("sum")
+            they are multiplied by the number of active objectives. With a warm-up, "sum" is the
+            published form, and "mean" divides it by that number
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.STCH(scale="mean"), losses=[1.0, 2.0])
+        >>> [f"{float(w):.4f}" for w in weights]
+        ['0.2689', '0.7311']
     """
 
     temperature: Annotated[float, Range(0.0, open="low high")] = 1.0

@@ -17,10 +17,11 @@ class Sum(Method):
     Weights: one, never negative. Degree 1 in the loss scale. Equal gradients: their sum. Opposed
     gradients cancel. T = 1: the gradient itself.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.Sum(), [[1.0, -1.0], [-1.0, 4.0]])
-    >>> [float(w) for w in weights]
-    [1.0, 1.0]
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.Sum(), [[1.0, -1.0], [-1.0, 4.0]])
+        >>> [float(w) for w in weights]
+        [1.0, 1.0]
     """
 
     needs: ClassVar[Need] = "losses"

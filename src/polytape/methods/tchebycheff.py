@@ -27,26 +27,28 @@ class Tchebycheff(Method):
     weighted sum it reaches every point of a Pareto front, convex or not. One backward pass in all.
     w_t = a_t where the maximum is attained, shared equally if several attain it, else zero.
 
-    preference  a, one positive number per objective, rescaled to add up to the number of active
-                objectives; None: one each
-    divide      the modified form, max_t (L_t - z_t) / a_t (Ma et al. 2017): losses at the solution
-                are then in proportion to the preference. Default False. The reciprocals are
-                rescaled in the same way
-    ideal       z, one number per objective in units of its (weighted) loss, at most its least
-                possible value; None (default): zero
-    scale       the weights of equal gradients add up to one as published ("mean"); by default
-                ("sum") they are multiplied by the number of active objectives
-
     Weights: never negative, all but one zero as a rule; `STCH` is the smooth form. Degree 1 in the
     loss scale, if the ideal point goes with it. Equal gradients: their sum, if their losses are
     equal. Opposed gradients of equal length: the one of the larger loss wins. T = 1: one. A zero
     row takes all the weight while its loss is the worst. Losses may be zero or negative: only their
     order counts.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.Tchebycheff(scale="mean"), losses=[1.0, 4.0])
-    >>> [float(w) for w in weights]
-    [0.0, 1.0]
+    Args:
+        preference: a, one positive number per objective, rescaled to add up to the number of active
+            objectives; None: one each
+        divide: the modified form, max_t (L_t - z_t) / a_t (Ma et al. 2017): losses at the solution
+            are then in proportion to the preference. Default False. The reciprocals are rescaled in
+            the same way
+        ideal: z, one number per objective in units of its (weighted) loss, at most its least
+            possible value; None (default): zero
+        scale: the weights of equal gradients add up to one as published ("mean"); by default
+            ("sum") they are multiplied by the number of active objectives
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.Tchebycheff(scale="mean"), losses=[1.0, 4.0])
+        >>> [float(w) for w in weights]
+        [0.0, 1.0]
     """
 
     preference: Annotated[tuple[float, ...] | None, Preference()] = None

@@ -23,6 +23,11 @@ class TSCL(Method):
 
         Q_i <- rate r_i + (1 - rate) Q_i,    w = softmax(|Q| / temperature).
 
+    Weights are never negative, and equal in the first step. Not homogeneous: changes are in units
+    of the loss. Equal gradients: their sum. Opposed gradients: the one of the faster changing loss
+    wins. A zero row keeps its weight. T = 1: one. Losses may have any sign; beyond 1e30 they count
+    as 1e30. An inactive objective keeps its Q, and its next change is since it was last active.
+
     Args:
         rate: alpha, the share of the newest change in the average; the paper's 0.1.
         temperature: Of the softmax, in units of the loss; the higher, the closer to equal weights.
@@ -30,16 +35,12 @@ class TSCL(Method):
         scale: The paper's weights add up to one ("mean"); by default ("sum") they are multiplied by
             the number of active objectives.
 
-    Weights are never negative, and equal in the first step. Not homogeneous: changes are in units
-    of the loss. Equal gradients: their sum. Opposed gradients: the one of the faster changing loss
-    wins. A zero row keeps its weight. T = 1: one. Losses may have any sign; beyond 1e30 they count
-    as 1e30. An inactive objective keeps its Q, and its next change is since it was last active.
-
-    >>> import polytape as pt
-    >>> method = pt.TSCL(rate=0.5, temperature=1.0, scale="paper")
-    >>> weights, _ = pt.weigh(method, losses=[1.0, 1.0], previous=[3.0, 1.0])
-    >>> [f"{float(w):.4f}" for w in weights]
-    ['0.7311', '0.2689']
+    Example:
+        >>> import polytape as pt
+        >>> method = pt.TSCL(rate=0.5, temperature=1.0, scale="paper")
+        >>> weights, _ = pt.weigh(method, losses=[1.0, 1.0], previous=[3.0, 1.0])
+        >>> [f"{float(w):.4f}" for w in weights]
+        ['0.7311', '0.2689']
     """
 
     rate: Annotated[float, Range(0.0, 1.0, open="low")] = 0.1

@@ -19,13 +19,6 @@ class UPGrad(Method):
     J^T v_i with v_i = argmin v^T G v over v >= p_i e_i. Then w = sum_i v_i. T backward passes and
     one batch of T small quadratic programmes, solved on the device.
 
-    preference  p, one positive number per objective, rescaled to add up to one over the active
-                objectives; None: equal, as in the paper
-    regularization  a share of the trace of G that is added to its diagonal in these programmes; 0
-                (default): the exact projections. See below
-    scale       the paper's weights of equal gradients add up to one ("mean"); by default ("sum")
-                they are multiplied by the number of active objectives
-
     Departs from published code in precision: there `regularization` is 1e-4, and nothing at all is
     done for gradients shorter than 0.01. Here each programme is solved in units of its own gradient
     norm, so rows of very different norm, or all tiny, are freed of conflict too; and beside the
@@ -46,10 +39,19 @@ class UPGrad(Method):
     Without conflict: the plain sum (weights of one). A zero row has weight p_i and no effect.
     T = 1: one. Weights that are not unique (rank < T): about the smallest.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.UPGrad(), [[1.0, -1.0], [-1.0, 4.0]])
-    >>> [f"{float(w):.3f}" for w in weights]
-    ['2.000', '1.250']
+    Args:
+        preference: p, one positive number per objective, rescaled to add up to one over the active
+            objectives; None: equal, as in the paper
+        regularization: a share of the trace of G that is added to its diagonal in these programmes;
+            0 (default): the exact projections. See above
+        scale: the paper's weights of equal gradients add up to one ("mean"); by default ("sum")
+            they are multiplied by the number of active objectives
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.UPGrad(), [[1.0, -1.0], [-1.0, 4.0]])
+        >>> [f"{float(w):.3f}" for w in weights]
+        ['2.000', '1.250']
     """
 
     preference: Annotated[tuple[float, ...] | None, Preference()] = None

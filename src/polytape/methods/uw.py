@@ -20,9 +20,6 @@ class UW(Method):
     paper advises: the function sum_t (exp(-s_t) L_t + s_t) / 2 is lowered over the network and over
     s, so w_t = exp(-s_t) / 2. One backward pass in all.
 
-    rate  of the Adam that trains s, one step in each step of training; s starts at zero. The paper
-          hands s to the optimizer of the network: take its rate. Default 1e-3, that of Keras's Adam
-
     Departs from the paper in that optimizer: s has an Adam of its own in the state of the method,
     so that no other optimizer and no weight decay act on it. The factors 1/2 are the paper's for
     every loss; some published codes leave them out of one term or both. Up to the factor 1/2 it is
@@ -35,12 +32,18 @@ class UW(Method):
     inactive objective keeps s. A loss of zero or below has no best variance: its weight grows by a
     factor of at most about exp(rate) in each step, up to exp(40) / 2.
 
-    >>> import polytape as pt
-    >>> method = pt.UW(rate=0.5)
-    >>> _, state = pt.weigh(method, losses=[0.1, 10.0])
-    >>> weights, _ = pt.weigh(method, losses=[0.1, 10.0], state=state)
-    >>> [f"{float(w):.3f}" for w in weights]
-    ['0.824', '0.303']
+    Args:
+        rate: of the Adam that trains s, one step in each step of training; s starts at zero. The
+            paper hands s to the optimizer of the network: take its rate. Default 1e-3, that of
+            Keras's Adam
+
+    Example:
+        >>> import polytape as pt
+        >>> method = pt.UW(rate=0.5)
+        >>> _, state = pt.weigh(method, losses=[0.1, 10.0])
+        >>> weights, _ = pt.weigh(method, losses=[0.1, 10.0], state=state)
+        >>> [f"{float(w):.3f}" for w in weights]
+        ['0.824', '0.303']
     """
 
     rate: Annotated[float, Range(0.0, 1e6)] = 1e-3

@@ -30,11 +30,15 @@ class Chain(Method):
     Leading stages that need losses only weigh the loss itself: they reach private variables too,
     and a chain of nothing else costs one backward pass. A row-wise method must come last.
 
-    >>> import polytape as pt
-    >>> chain = pt.Chain(pt.Normalize(), pt.Mean())
-    >>> weights, _ = pt.weigh(chain, [[4.0, 0.0], [0.0, 0.25]])
-    >>> [float(w) for w in weights]
-    [0.25, 1.0]
+    Args:
+        *stages: methods in their order; chains among them are taken apart
+
+    Example:
+        >>> import polytape as pt
+        >>> chain = pt.Chain(pt.Normalize(), pt.Mean())
+        >>> weights, _ = pt.weigh(chain, [[4.0, 0.0], [0.0, 0.25]])
+        >>> [float(w) for w in weights]
+        [0.25, 1.0]
     """
 
     stages: tuple[Method, ...]

@@ -20,10 +20,14 @@ class Clip(Method):
     loss weights and after removal of any loss scaling; `inf` clips nothing. A zero row keeps weight
     one.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.Clip(1.0), [[4.0, 0.0], [0.0, 0.25]])
-    >>> [float(w) for w in weights]
-    [0.5, 1.0]
+    Args:
+        norm: the length, in units of loss / parameter; `inf` clips nothing
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.Clip(1.0), [[4.0, 0.0], [0.0, 0.25]])
+        >>> [float(w) for w in weights]
+        [0.5, 1.0]
     """
 
     norm: Annotated[float, Range(0, open="low")] = 1.0

@@ -21,12 +21,17 @@ class Every(Method):
     `pt.compiled_step`, which know what is due before they differentiate; `pt.gradients` does not:
     in a loop by hand there are T backward passes in every step, and this saves the solver only.
 
-    >>> import polytape as pt
-    >>> method = pt.Every(pt.Normalize(), steps=2)
-    >>> weights, state = pt.weigh(method, [[4.0]], step=0)
-    >>> weights, state = pt.weigh(method, [[1.0]], state=state, step=1)
-    >>> float(weights[0])
-    0.5
+    Args:
+        inner: the method that is wrapped
+        steps: fresh evidence is asked for in one step out of so many
+
+    Example:
+        >>> import polytape as pt
+        >>> method = pt.Every(pt.Normalize(), steps=2)
+        >>> weights, state = pt.weigh(method, [[4.0]], step=0)
+        >>> weights, state = pt.weigh(method, [[1.0]], state=state, step=1)
+        >>> float(weights[0])
+        0.5
     """
 
     inner: Method

@@ -22,10 +22,15 @@ class GlobalClip(Method):
 
     Not homogeneous: `norm` is in units of loss / parameter; `inf` clips nothing.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.GlobalClip(pt.Sum(), 1.0), [[2.0, 0.0], [0.0, 2.0]])
-    >>> [round(float(w), 4) for w in weights]
-    [0.5, 0.5]
+    Args:
+        inner: the method that is wrapped
+        norm: the length, in units of loss / parameter; `inf` clips nothing
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.GlobalClip(pt.Sum(), 1.0), [[2.0, 0.0], [0.0, 2.0]])
+        >>> [round(float(w), 4) for w in weights]
+        [0.5, 0.5]
     """
 
     inner: Method

@@ -24,9 +24,6 @@ class Log(Method):
     It also takes out any length that the inner method, its `scale` included, gives the update: the
     weights always add up to one.
 
-    scale  weights add up to one ("mean", as published), or by default ("sum") to the number of
-           active objectives
-
     c is replaced by sum(|a_j / L_j|) / 100 where it is smaller: if weights of both signs cancel,
     the update stays finite and keeps its direction. If all a are zero, so is w.
 
@@ -34,11 +31,17 @@ class Log(Method):
     zero has no logarithm: its objective weighs zero in that step, as if inactive. A negative loss
     counts by its size. T = 1: one.
 
-    >>> import polytape as pt
-    >>> method = pt.Log(pt.MGDA(), scale="mean")
-    >>> weights, _ = pt.weigh(method, [[1.0, 0.0], [0.0, 1.0]], losses=[1.0, 2.0])
-    >>> [f"{float(w):.4f}" for w in weights]
-    ['0.3333', '0.6667']
+    Args:
+        inner: the method that is wrapped
+        scale: weights add up to one ("mean", as published), or by default ("sum") to the number of
+            active objectives
+
+    Example:
+        >>> import polytape as pt
+        >>> method = pt.Log(pt.MGDA(), scale="mean")
+        >>> weights, _ = pt.weigh(method, [[1.0, 0.0], [0.0, 1.0]], losses=[1.0, 2.0])
+        >>> [f"{float(w):.4f}" for w in weights]
+        ['0.3333', '0.6667']
     """
 
     inner: Method

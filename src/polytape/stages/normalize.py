@@ -20,10 +20,14 @@ class Normalize(Method):
     Weights: 1 / ||g_t|| or 1 / |L_t|, never negative. Degree 0 in the loss scale. A zero row or a
     loss of zero keeps weight one. T = 1: the unit gradient.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.Normalize(), [[4.0, 0.0], [0.0, 0.25]])
-    >>> [float(w) for w in weights]
-    [0.5, 2.0]
+    Args:
+        by: what a row is divided by: "l2", its norm, or "loss", the size of its loss
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.Normalize(), [[4.0, 0.0], [0.0, 0.25]])
+        >>> [float(w) for w in weights]
+        [0.5, 2.0]
     """
 
     by: Annotated[str, OneOf(("l2", "loss"))] = "l2"

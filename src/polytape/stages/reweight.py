@@ -24,9 +24,6 @@ from polytape.contract import (
 class Reweight(Method):
     """Objectives multiplied by weights of their own; unnamed ones keep weight one.
 
-    weights   {objective: number or `keras.optimizers.schedules.LearningRateSchedule`}; a schedule
-              is evaluated at the optimizer's step count
-
     The numbers are state, not constants: `model.reweight({"a": 0.5})`, from a callback say, takes
     effect at the next step on every backend, and they are saved with the model. Leading stages of
     this kind weigh the loss itself, so private variables are weighted too, and one backward pass
@@ -34,11 +31,16 @@ class Reweight(Method):
 
     Degree 1. Weights may be negative (a negative weight ascends).
 
-    >>> import polytape as pt
-    >>> evidence_names = ("a", "b")
-    >>> weights, _ = pt.weigh(pt.Reweight({"b": 0.1}), losses=[1.0, 1.0], names=evidence_names)
-    >>> [round(float(w), 3) for w in weights]
-    [1.0, 0.1]
+    Args:
+        weights: {objective: number or `keras.optimizers.schedules.LearningRateSchedule`}; a
+            schedule is evaluated at the optimizer's step count
+
+    Example:
+        >>> import polytape as pt
+        >>> evidence_names = ("a", "b")
+        >>> weights, _ = pt.weigh(pt.Reweight({"b": 0.1}), losses=[1.0, 1.0], names=evidence_names)
+        >>> [round(float(w), 3) for w in weights]
+        [1.0, 0.1]
     """
 
     weights: Mapping[str, Any] = field(default_factory=dict)

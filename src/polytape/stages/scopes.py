@@ -17,9 +17,13 @@ class PerVariable(Method):
     Every variable that two or more objectives reach has its own T x T Gramian, in which only the
     objectives that reach it take part; the inner method sees the stack of them as a batch axis.
 
-    >>> import polytape as pt
-    >>> pt.PerVariable(pt.PCGrad()).scope
-    'variable'
+    Args:
+        inner: the method that is wrapped
+
+    Example:
+        >>> import polytape as pt
+        >>> pt.PerVariable(pt.PCGrad()).scope
+        'variable'
     """
 
     inner: Method
@@ -45,17 +49,19 @@ class PerVariable(Method):
 class PerNetwork(Method):
     """A method applied to each network on its own, or a method of its own for each network.
 
-    inner  the method, or {network: method} with "*" for all others
-
     The networks are those of `pt.Model(networks={...})`; of other models the top-level layers and
     sub-models; in a loop of one's own the first part of a variable's path: in
     `encoder/dense/kernel`, `encoder`. In a network only the objectives that reach it take part.
 
-    >>> import polytape as pt
-    >>> pt.PerNetwork(pt.UPGrad()).scope
-    'network'
-    >>> pt.PerNetwork({"encoder": pt.PCGrad(), "*": pt.Sum()}).scope
-    'network'
+    Args:
+        inner: the method, or {network: method} with "*" for all others
+
+    Example:
+        >>> import polytape as pt
+        >>> pt.PerNetwork(pt.UPGrad()).scope
+        'network'
+        >>> pt.PerNetwork({"encoder": pt.PCGrad(), "*": pt.Sum()}).scope
+        'network'
     """
 
     inner: Method | Mapping[str, Method]
@@ -100,7 +106,14 @@ class PerNetwork(Method):
     def owned(self, networks: tuple[str, ...]) -> list[tuple[str, list[bool]]]:
         """The key of each method, and which networks are its own.
 
-        Raises `ValueError` for a method without a network, and for a network without a method.
+        Args:
+            networks: names of the blocks, in order
+
+        Returns:
+            [(key, one bool for each network)].
+
+        Raises:
+            ValueError: For a method without a network, and for a network without a method.
         """
         methods = self._methods
         unknown = [key for key in methods if key not in (*networks, "*")]

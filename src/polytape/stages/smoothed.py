@@ -19,12 +19,17 @@ class Smoothed(Method):
     the first step's weights. `decay` 0.9 is the paper's. An objective that is inactive in a step
     keeps its average.
 
-    >>> import polytape as pt
-    >>> method = pt.Smoothed(pt.Normalize(), decay=0.5)
-    >>> weights, state = pt.weigh(method, [[4.0]])
-    >>> weights, state = pt.weigh(method, [[1.0]], state=state)
-    >>> float(weights[0])
-    0.75
+    Args:
+        inner: the method that is wrapped
+        decay: share of the past in the average; the paper's 0.9
+
+    Example:
+        >>> import polytape as pt
+        >>> method = pt.Smoothed(pt.Normalize(), decay=0.5)
+        >>> weights, state = pt.weigh(method, [[4.0]])
+        >>> weights, state = pt.weigh(method, [[1.0]], state=state)
+        >>> float(weights[0])
+        0.75
     """
 
     inner: Method

@@ -28,12 +28,16 @@ Law = Callable[[Trial], Iterator[str]]  # yields what is wrong, beginning with t
 def certify(method: Method, compile: Compile | None = None) -> None:
     """Try all laws that a method is not exempt from, and all that it guarantees.
 
-    compile  wraps the functions to be run, `jax.jit` for example; None runs them as they are
+    Args:
+        method: to be tried, with its hyper-parameters
+        compile: wraps the functions to be run, `jax.jit` for example; None runs them as they are
 
-    AssertionError names the method, the law and the matrix.
+    Raises:
+        AssertionError: If it breaks a law; names the method, the law and the matrix.
 
-    >>> import polytape as pt
-    >>> certify(pt.Mean())
+    Example:
+        >>> import polytape as pt
+        >>> certify(pt.Mean())
     """
     trial = Trial(method, compile)
     for law in laws_of(method):
@@ -42,13 +46,29 @@ def certify(method: Method, compile: Compile | None = None) -> None:
 
 
 def laws_of(method: Method | type[Method]) -> list[str]:
-    """The common laws, exempt or not, and those of its guarantees that say more."""
+    """The common laws, exempt or not, and those of its guarantees that say more.
+
+    Args:
+        method: or its class
+
+    Returns:
+        Names of laws, in the order in which they are tried.
+    """
     more = sorted(method.guarantees)
     return [*LAWS, *(law for law in more if GUARANTEES.get(law) not in LAWS.values())]
 
 
 def check(trial: Trial, law: str) -> None:
-    """Try one law, exempt or not; AssertionError names the method, the law and the matrix."""
+    """Try one law, exempt or not.
+
+    Args:
+        trial: the method on trial
+        law: its name, such as "permutation"
+
+    Raises:
+        AssertionError: If the method breaks it; names the method, the law and the matrix.
+        ValueError: For a law that does not exist.
+    """
     known = LAWS | GUARANTEES
     if law not in known:
         raise ValueError(f"Unknown law: {law!r}. Expected one of: {', '.join(known)}.")

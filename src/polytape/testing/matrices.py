@@ -11,6 +11,12 @@ class Matrix(NamedTuple):
     """Rows (T, n) float64 with a name, losses (T,), and the share of an update that laws forgive.
 
     The share stands for what float32 loses on these rows, relative to sum_t |w_t| |g_t|.
+
+    Args:
+        name: what errors call it
+        rows: (T, n) float64
+        losses: (T,) float64
+        tolerance: the share of an update that laws forgive
     """
 
     name: str
@@ -20,7 +26,11 @@ class Matrix(NamedTuple):
 
 
 def matrices() -> list[Matrix]:
-    """Row matrices built to be difficult; always the same ones."""
+    """Row matrices built to be difficult; always the same ones.
+
+    Returns:
+        The matrices, each with a name of its own.
+    """
     rng = np.random.default_rng(20260)
     basis = np.linalg.qr(rng.normal(size=(12, 12)))[0]
     mix = [[1, 0, 0, 0], [-0.6, 1, 0, 0], [0.3, -0.5, 1, 0], [-0.4, 0.2, -0.3, 1]]

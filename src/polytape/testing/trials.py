@@ -53,7 +53,12 @@ class Answer(NamedTuple):
 class Trial:
     """A method on trial: asked step by step, as an engine asks it, always with the same seed.
 
-    compile  wraps the functions to be run, `jax.jit` for example; None runs them as they are
+    Args:
+        method: to be tried, with its hyper-parameters
+        compile: wraps the functions to be run, `jax.jit` for example; None runs them as they are
+
+    Raises:
+        TypeError: For a wrapper around a method that must see the rows first.
     """
 
     def __init__(self, method: Method, compile: Compile | None = None) -> None:
@@ -106,7 +111,15 @@ class Trial:
     def start(self, shape: tuple[int, ...], width: int | None = None) -> Any:
         """The initial state for weights of this shape, as tensors.
 
-        width  n of the rows to come, for methods with a memory
+        Args:
+            shape: (..., T)
+            width: n of the rows to come, for methods with a memory
+
+        Returns:
+            A pytree of tensors.
+
+        Raises:
+            TypeError: For a method with a memory, without a `width`.
         """
         state = self.method.init(_names(shape[-1]), shape[:-1])
         if self.method.memory is not None:
@@ -116,12 +129,32 @@ class Trial:
         return keras.tree.map_structure(ops.convert_to_tensor, state)
 
     def step(self, rows: Array, losses: Array, active: Array, state: Any) -> tuple[Array, Any]:
-        """Weights and next state for rows (..., T, n)."""
+        """Weights and next state for rows (..., T, n).
+
+        Args:
+            rows: (..., T, n)
+            losses: (..., T)
+            active: (..., T) bool
+            state: of `start` or of the last step
+
+        Returns:
+            Weights (..., T), and the next state.
+        """
         weights, _, _, state = self.answer(rows, losses, active, state)
         return weights, state
 
     def answer(self, rows: Array, losses: Array, active: Array, state: Any) -> Answer:
-        """Weights for rows (..., T, n), what they weigh, and the next state."""
+        """Weights for rows (..., T, n), what they weigh, and the next state.
+
+        Args:
+            rows: (..., T, n)
+            losses: (..., T)
+            active: (..., T) bool
+            state: of `start` or of the last step
+
+        Returns:
+            An `Answer`: weights, the rows that they weigh, an offset and the next state.
+        """
         given = [ops.convert_to_tensor(np.float32(losses)), ops.convert_to_tensor(active)]
         offset = np.zeros_like(rows[..., 0, :])
         if self.method.memory is None:
@@ -135,7 +168,16 @@ class Trial:
         return Answer(ops.convert_to_numpy(weights), rows, offset, state)
 
     def update(self, rows: Array, losses: Array, active: Array | None = None) -> Update:
-        """The first update for rows (T, n); inactive rows are taken out of rows and losses."""
+        """The first update for rows (T, n); inactive rows are taken out of rows and losses.
+
+        Args:
+            rows: (T, n)
+            losses: (T,)
+            active: (T,) bool; None: all
+
+        Returns:
+            An `Update`: weights, direction and size.
+        """
         active = np.ones(len(rows), bool) if active is None else active
         rows, losses = rows * active[:, None], losses * active
         start = self.start(losses.shape, rows.shape[-1])
@@ -147,6 +189,13 @@ class Trial:
         """The update of the third step, rows and losses being multiplied by (T,) in all of them.
 
         The losses fall, each at its own speed, and so do the rows.
+
+        Args:
+            matrix: rows and losses to begin with
+            factors: (T,) numbers above 0
+
+        Returns:
+            An `Update`: weights, direction and size.
         """
         count, width = matrix.rows.shape
         fall = np.linspace(0.9, 0.6, count)
@@ -159,7 +208,15 @@ class Trial:
         return found._replace(direction=found.direction + offset)
 
     def along(self, rows: Array, weights: Array) -> Update:
-        """The update that weights mean for rows."""
+        """The update that weights mean for rows.
+
+        Args:
+            rows: (T, n)
+            weights: (T,)
+
+        Returns:
+            An `Update`: weights, direction and size.
+        """
         with np.errstate(invalid="ignore"):  # what is not finite is reported as such
             weighted = rows * weights.astype("float64")[:, None]
         direction = weighted.sum(0)
@@ -169,7 +226,17 @@ class Trial:
         return Update(weights, direction, float(np.linalg.norm(weighted, axis=1).sum()))
 
     def on(self, matrix: Matrix) -> Update:
-        """The update for a matrix, worked out once."""
+        """The update for a matrix, worked out once.
+
+        Args:
+            matrix: rows and losses
+
+        Returns:
+            An `Update`: weights, direction and size.
+
+        Raises:
+            RuntimeError: If the method raises on it; names the matrix.
+        """
         if matrix.name not in self._found:
             try:
                 self._found[matrix.name] = self.update(matrix.rows, matrix.losses)

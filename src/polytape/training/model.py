@@ -40,16 +40,17 @@ class Model(Trainer, Made, keras.Model):
     existing model with `pt.Model.wrap(model)`. `compile(..., combine=)` says how the gradients of
     the losses are settled; everything else is Keras.
 
-    >>> import keras, numpy as np, polytape as pt
-    >>> inputs = keras.Input((3,))
-    >>> hidden = keras.layers.Dense(4, activation="tanh")(inputs)
-    >>> heads = {name: keras.layers.Dense(1, name=name)(hidden) for name in ("a", "b")}
-    >>> model = pt.Model(inputs, heads)
-    >>> model.compile("adam", loss={"a": "mse", "b": "mae"}, combine="upgrad")
-    >>> x, y = np.ones((8, 3)), np.ones((8, 1))
-    >>> history = model.fit(x, {"a": y, "b": y}, verbose=0)
-    >>> sorted(history.history)
-    ['a_loss', 'b_loss', 'loss']
+    Example:
+        >>> import keras, numpy as np, polytape as pt
+        >>> inputs = keras.Input((3,))
+        >>> hidden = keras.layers.Dense(4, activation="tanh")(inputs)
+        >>> heads = {name: keras.layers.Dense(1, name=name)(hidden) for name in ("a", "b")}
+        >>> model = pt.Model(inputs, heads)
+        >>> model.compile("adam", loss={"a": "mse", "b": "mae"}, combine="upgrad")
+        >>> x, y = np.ones((8, 3)), np.ones((8, 1))
+        >>> history = model.fit(x, {"a": y, "b": y}, verbose=0)
+        >>> sorted(history.history)
+        ['a_loss', 'b_loss', 'loss']
     """
 
     def __init__(
@@ -67,18 +68,22 @@ class Model(Trainer, Made, keras.Model):
     ) -> None:
         """Of `inputs` and `outputs`, functionally; of `networks`; or, in a subclass, of neither.
 
-        inputs, outputs  any nest of Keras tensors, as of a functional `keras.Model`
-        networks         {name: Keras model or layer}
-        forward          function of `networks` and the inputs, which returns any nest of tensors.
-                         None calls every network: on its own entry of the inputs if these are a
-                         dict with the networks' names, else on all of them
-        name             of the model
-        trainable        False freezes all of it
-        dtype, autocast, activity_regularizer
-                         as of `keras.Model`; a functional model takes none of them
+        Args:
+            inputs: any nest of Keras tensors, as of a functional `keras.Model`
+            outputs: any nest of Keras tensors, as of a functional `keras.Model`
+            networks: {name: Keras model or layer}
+            forward: function of `networks` and the inputs, which returns any nest of tensors. None
+                calls every network: on its own entry of the inputs if these are a dict with the
+                networks' names, else on all of them
+            name: of the model
+            trainable: False freezes all of it
+            dtype: as of `keras.Model`; a functional model takes none of them
+            autocast: as of `keras.Model`; a functional model takes none of them
+            activity_regularizer: as of `keras.Model`; a functional model takes none of them
 
-        Raises `TypeError` for arguments that do not go together, `ValueError` for networks that
-        are no Keras models or layers.
+        Raises:
+            TypeError: For arguments that do not go together.
+            ValueError: For networks that are no Keras models or layers.
         """
         given = {"inputs": inputs, "outputs": outputs, "networks": networks, "forward": forward}
         given = {argument: value for argument, value in given.items() if value is not None}
@@ -113,8 +118,15 @@ class Model(Trainer, Made, keras.Model):
         `compute_loss`, `compute_metrics` or `metrics`, these are asked, and `super()` in them is
         the wrapping model's; what it was compiled with does not count.
 
-        Raises `TypeError` for what is no Keras model, and for one whose class overrides what could
-        not be asked, as `train_step`: derive that class from `polytape.Model` instead.
+        Args:
+            model: any Keras model
+
+        Returns:
+            A model with the same layers and variables.
+
+        Raises:
+            TypeError: For what is no Keras model, and for one whose class overrides what could not
+                be asked, as `train_step`: derive that class from `polytape.Model` instead.
         """
         if not isinstance(model, keras.Model):
             check_replicas("pt.Model.wrap", model)
@@ -146,15 +158,20 @@ class Model(Trainer, Made, keras.Model):
         becomes a functional model of what `forward` does, for inputs of the shapes that it has
         seen. `pt.Features` layers become identities.
 
-        Raises `ValueError` for a subclass with a `call` of its own, for networks that were never
-        called, and for a `forward` that is not made of layers and `keras.ops`.
+        Returns:
+            A `keras.Model`, functional where that can be.
 
-        >>> import keras, polytape as pt
-        >>> inputs = keras.Input((3,))
-        >>> heads = {name: keras.layers.Dense(1, name=name)(inputs) for name in ("a", "b")}
-        >>> plain = pt.Model(inputs, heads).to_keras()
-        >>> isinstance(plain, pt.Model), sorted(plain.output)
-        (False, ['a', 'b'])
+        Raises:
+            ValueError: For a subclass with a `call` of its own, for networks that were never
+                called, and for a `forward` that is not made of layers and `keras.ops`.
+
+        Example:
+            >>> import keras, polytape as pt
+            >>> inputs = keras.Input((3,))
+            >>> heads = {name: keras.layers.Dense(1, name=name)(inputs) for name in ("a", "b")}
+            >>> plain = pt.Model(inputs, heads).to_keras()
+            >>> isinstance(plain, pt.Model), sorted(plain.output)
+            (False, ['a', 'b'])
         """
         raise ValueError(
             f"{type(self).__name__} has a `call` of its own, which no plain model can hold. Derive "

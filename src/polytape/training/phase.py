@@ -12,16 +12,18 @@ from polytape.contract.types import Anything, Config
 class Phase:
     """Objectives that are trained together, with a forward pass and an update of their own.
 
-    objectives  a name or a list of names
-    steps       how often in one training step, on the same batch; every time with a new forward
-                pass, so with fresh noise
-
     Phases follow each other within one compiled training step: the next one sees what the one
     before has updated. Only the variables that its objectives train are updated.
 
-    >>> import polytape as pt
-    >>> [pt.Phase("critic", steps=5), pt.Phase(["generator"])]
-    [Phase('critic', steps=5), Phase('generator', steps=1)]
+    Args:
+        objectives: a name or a list of names
+        steps: how often in one training step, on the same batch; every time with a new forward
+            pass, so with fresh noise
+
+    Example:
+        >>> import polytape as pt
+        >>> [pt.Phase("critic", steps=5), pt.Phase(["generator"])]
+        [Phase('critic', steps=5), Phase('generator', steps=1)]
     """
 
     def __init__(self, objectives: str | Sequence[str], steps: int = 1) -> None:

@@ -69,46 +69,54 @@ class Trainer:
     ) -> None:
         """Keras's `compile`, and how the gradients of the losses are combined.
 
-        optimizer, loss, loss_weights, metrics, weighted_metrics, run_eagerly,
-        steps_per_execution, jit_compile, auto_scale_loss   as in `keras.Model.compile`
-
-        optimizer     also {network, layer or path pattern: optimizer}, "*" for all others: each
-                      variable is updated by one, once in a step: see `pt.Optimizers`
-        objectives    instead of `loss`: a list of `pt.Objective`, the rows of the routing table
-        phases        objectives one after the other in a step, each phase with a forward pass and
-                      an update of its own: names, or `pt.Phase`. None: all at the same point
-        combine       a method or its name: "sum" (plain Keras), "upgrad", pt.PCGrad(), a chain; or
-                      {network: method}. Every loss is an objective, named by its output; its value
-                      is weighted by `loss_weights` before the method sees it
-        private       what variables reached by one objective take: "own" (that objective's
-                      gradient), "weighted" (times its weight) or "joint" (as if shared)
-        measure       where conflict is measured: the gradients of the losses by the shared
-                      "parameters"; by the "features", tensors marked with `pt.Features()`; or by
-                      the "outputs" of the model. Away from the parameters one backward pass per
-                      loss reaches the marked tensors only, and one goes through the network
-        on_nonfinite  a loss, gradient or weight that is not finite never reaches a variable, a slot
-                      or the method's state, and the logged losses are means over what was finite.
-                      "drop": its objective is left out of the step, and counted as `dropped` in the
-                      logs from the first such epoch on (from the start, if a `CSVLogger` is there,
-                      which keeps the columns of the first epoch, or a callback monitors it);
-                      methods of one backward pass ("sum", "dwa"), which cannot tell the gradients
-                      apart, skip the step; where routes and optimizers keep networks apart, those
-                      that it does not concern go on. "isolate": it alone is left out for those
-                      methods, too, which makes their step larger. "skip": the step is skipped as a
-                      whole. "raise": as "drop", and `FloatingPointError` after the batch. What the
-                      optimizer does with a sound gradient is Keras's: a learning rate that is not
-                      finite spoils what it trains; so does, for "sum" on TensorFlow, a gradient
-                      above 1.8e19, whose square is not finite. Metrics are not judged
-        seed          for methods that draw random numbers; None follows
-                      `keras.utils.set_random_seed` without drawing from it
-        verbose       1 prints the routing table where objectives name what they train or networks
-                      have optimizers of their own: as declared, and again if the first step finds
-                      out more. 2 prints it for any objectives, 0 never
-
         `add_loss` terms, weight regularisers and what a `compute_loss` of your class adds to the
         losses are added to the combined gradient as they are; in every phase, if there are several.
 
-        Raises `RuntimeError` where a step would run in several replicas.
+        Args:
+            optimizer: as in `keras.Model.compile`; also {network, layer or path pattern:
+                optimizer}, "*" for all others: each variable is updated by one, once in a step: see
+                `pt.Optimizers`
+            loss: as in `keras.Model.compile`
+            loss_weights: as in `keras.Model.compile`
+            metrics: as in `keras.Model.compile`
+            weighted_metrics: as in `keras.Model.compile`
+            run_eagerly: as in `keras.Model.compile`
+            steps_per_execution: as in `keras.Model.compile`
+            jit_compile: as in `keras.Model.compile`
+            auto_scale_loss: as in `keras.Model.compile`
+            objectives: instead of `loss`: a list of `pt.Objective`, the rows of the routing table
+            combine: a method or its name: "sum" (plain Keras), "upgrad", pt.PCGrad(), a chain; or
+                {network: method}. Every loss is an objective, named by its output; its value is
+                weighted by `loss_weights` before the method sees it
+            phases: objectives one after the other in a step, each phase with a forward pass and an
+                update of its own: names, or `pt.Phase`. None: all at the same point
+            private: what variables reached by one objective take: "own" (that objective's
+                gradient), "weighted" (times its weight) or "joint" (as if shared)
+            measure: where conflict is measured: the gradients of the losses by the shared
+                "parameters"; by the "features", tensors marked with `pt.Features()`; or by the
+                "outputs" of the model. Away from the parameters one backward pass per loss reaches
+                the marked tensors only, and one goes through the network
+            on_nonfinite: a loss, gradient or weight that is not finite never reaches a variable, a
+                slot or the method's state, and the logged losses are means over what was finite.
+                "drop": its objective is left out of the step, and counted as `dropped` in the logs
+                from the first such epoch on (from the start, if a `CSVLogger` is there, which keeps
+                the columns of the first epoch, or a callback monitors it); methods of one backward
+                pass ("sum", "dwa"), which cannot tell the gradients apart, skip the step; where
+                routes and optimizers keep networks apart, those that it does not concern go on.
+                "isolate": it alone is left out for those methods, too, which makes their step
+                larger. "skip": the step is skipped as a whole. "raise": as "drop", and
+                `FloatingPointError` after the batch. What the optimizer does with a sound gradient
+                is Keras's: a learning rate that is not finite spoils what it trains; so does, for
+                "sum" on TensorFlow, a gradient above 1.8e19, whose square is not finite. Metrics
+                are not judged
+            seed: for methods that draw random numbers; None follows `keras.utils.set_random_seed`
+                without drawing from it
+            verbose: 1 prints the routing table where objectives name what they train or networks
+                have optimizers of their own: as declared, and again if the first step finds out
+                more. 2 prints it for any objectives, 0 never
+
+        Raises:
+            RuntimeError: Where a step would run in several replicas.
         """
         check_replicas("compile()", self)
         method = combination(combine)
@@ -162,7 +170,14 @@ class Trainer:
         return self._compiled("compute_loss").total_loss(batch, y_pred, training, of_keras)
 
     def overriding(self, name: str) -> str | None:
-        """Who overrides a method that Keras's training calls; None if nobody does."""
+        """Who overrides a method that Keras's training calls; None if nobody does.
+
+        Args:
+            name: of the method
+
+        Returns:
+            The name of the class, or None.
+        """
         return overriding(self, name)
 
     @property
@@ -254,12 +269,19 @@ class Trainer:
     def routing_table(self, x: Nest = None, y: Nest = None, sample_weight: Nest = None) -> str:
         """Objectives in rows, networks in columns: who trains what, by which optimizer.
 
-        x, y, sample_weight  one batch, as for `fit`: then each cell also has the norm of the loss's
-                             gradient by that network, of those that a route discards, too. Nothing
-                             is updated
+        Before the first step it shows what is declared, then also what is reached.
 
-        Before the first step it shows what is declared, then also what is reached. Raises
-        `ValueError` unless compiled with objectives and built.
+        Args:
+            x: one batch, as for `fit`: then each cell also has the norm of the loss's gradient by
+                that network, of those that a route discards, too. Nothing is updated
+            y: of the same batch
+            sample_weight: of the same batch
+
+        Returns:
+            The table, as text of several lines.
+
+        Raises:
+            ValueError: Unless compiled with objectives and built.
         """
         compilation = self._compiled("routing_table")
         if compilation.settings.objectives is None or not compilation.planned:
@@ -319,16 +341,30 @@ class Trainer:
     def reweight(self, weights: dict[str, float]) -> None:
         """Set weights of objectives, or of the `Reweight` stages of `combine`, from now on.
 
-        weights  {objective: finite number}
-
         Call it between batches or from a callback, as `self.model.reweight({"a": 0.5})`. Raises
         `ValueError` for an objective that does not exist, a weight that follows a schedule or a
         variable, and where no objectives and no `Reweight` stage hold weights.
+
+        Args:
+            weights: {objective: finite number}
+
+        Raises:
+            ValueError: For an objective that does not exist, a weight that follows a schedule or a
+                variable, and where no objectives and no `Reweight` stage hold weights.
         """
         reweight(self._compiled("reweight"), weights)
 
     def save(self, filepath: Anything, *args: object, **kwargs: object) -> None:
-        """As in Keras, as a `.keras` file. ValueError for a legacy `.h5` file."""
+        """As in Keras, as a `.keras` file.
+
+        Args:
+            filepath: ends with .keras
+            *args: as in Keras
+            **kwargs: as in Keras
+
+        Raises:
+            ValueError: For a legacy .h5 file.
+        """
         if str(filepath).endswith((".h5", ".hdf5")):
             raise ValueError(
                 "The legacy .h5 format holds neither `combine` nor `objectives` nor the state of a "
@@ -338,7 +374,13 @@ class Trainer:
         super().save(filepath, *args, **kwargs)  # type: ignore[misc]
 
     def load_weights(self, filepath: Anything, *args: object, **kwargs: object) -> None:
-        """As in Keras, with the state of the method; what fails to load changes nothing."""
+        """As in Keras, with the state of the method; what fails to load changes nothing.
+
+        Args:
+            filepath: of a file that `save` or `save_weights` wrote
+            *args: as in Keras
+            **kwargs: as in Keras
+        """
         with unchanged_on_failure(self):
             super().load_weights(filepath, *args, **kwargs)  # type: ignore[misc]
 

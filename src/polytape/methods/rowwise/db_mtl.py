@@ -24,11 +24,6 @@ class DBMTL(Method):
     T backward passes. One array of T times the trainable variables is kept and saved with the
     model. Sparse gradients of embeddings (TensorFlow) are made dense.
 
-    decay  of the average; 0.9, as in the authors' code; 0 keeps nothing
-    power  how fast the decay vanishes; 0 (not at all), as in the authors' code
-    log    whether to take gradients of logarithms, g_i / L_i, as published; False leaves losses as
-           they are
-
     The averages here start without bias: the published ones, which start at zero, give the same
     update times a factor that tends to one, as long as all objectives take part in every step.
     Private variables take, as everywhere in this library, the gradient of their own loss, where the
@@ -42,11 +37,19 @@ class DBMTL(Method):
     and its gradient enters the average as zero. An inactive objective keeps its average. T = 1: the
     average itself. rank < T: no exception.
 
-    >>> import polytape as pt
-    >>> from polytape.testing import Trial
-    >>> update = Trial(pt.DBMTL()).update(np.array([[1.0, 0.0], [0.0, 8.0]]), np.array([1.0, 2.0]))
-    >>> [float(w) for w in update.weights], [float(x) for x in update.direction]
-    ([4.0, 1.0], [4.0, 4.0])
+    Args:
+        decay: of the average; 0.9, as in the authors' code; 0 keeps nothing
+        power: how fast the decay vanishes; 0 (not at all), as in the authors' code
+        log: whether to take gradients of logarithms, g_i / L_i, as published; False leaves losses
+            as they are
+
+    Example:
+        >>> import polytape as pt
+        >>> from polytape.testing import Trial
+        >>> rows, losses = np.array([[1.0, 0.0], [0.0, 8.0]]), np.array([1.0, 2.0])
+        >>> update = Trial(pt.DBMTL()).update(rows, losses)
+        >>> [float(w) for w in update.weights], [float(x) for x in update.direction]
+        ([4.0, 1.0], [4.0, 4.0])
     """
 
     decay: Annotated[float, Range(0.0, 1.0, open="high")] = 0.9

@@ -27,10 +27,6 @@ class ExcessMTL(Method):
     trainable variables is kept and saved with the model. Sparse gradients of embeddings
     (TensorFlow) are made dense.
 
-    rate   step size of the weights; 0.01, as in the authors' training scripts (their README: 1)
-    scale  "mean": weights add up to one; by default ("sum"), as in the authors' code, to the number
-           of active objectives
-
     The 1e-7 beside S in published code is left out: where S is zero, so is the quotient. Logarithms
     of the weights are kept, so that no weight overflows or vanishes for good.
 
@@ -39,11 +35,17 @@ class ExcessMTL(Method):
     difference of what their weights make of them. A zero row has no excess and loses weight to
     the others. An inactive objective keeps its statistics. T = 1: one. rank < T: no exception.
 
-    >>> import polytape as pt
-    >>> from polytape.testing import Trial
-    >>> update = Trial(pt.ExcessMTL()).update(np.array([[1.0, 0.0], [0.0, 4.0]]), np.ones(2))
-    >>> [float(w) for w in update.weights]
-    [1.0, 1.0]
+    Args:
+        rate: step size of the weights; 0.01, as in the authors' training scripts (their README: 1)
+        scale: "mean": weights add up to one; by default ("sum"), as in the authors' code, to the
+            number of active objectives
+
+    Example:
+        >>> import polytape as pt
+        >>> from polytape.testing import Trial
+        >>> update = Trial(pt.ExcessMTL()).update(np.array([[1.0, 0.0], [0.0, 4.0]]), np.ones(2))
+        >>> [float(w) for w in update.weights]
+        [1.0, 1.0]
     """
 
     rate: Annotated[float, Range(0.0, open="low high")] = 0.01

@@ -18,10 +18,6 @@ class GradDrop(Method):
     negative ones otherwise; the update is the sum of what was kept. T backward passes, and the
     rows themselves, one variable at a time.
 
-    leak   share of the dropped entries that passes nevertheless; the paper's default 0. One turns
-           the method into the sum
-    scale  "sum" is the paper's
-
     Departs from the paper, which masks gradients of activations, multiplied by the sign of the
     activation and added over the batch: here the entries are those of the gradients of shared
     variables, where no such sign exists.
@@ -31,10 +27,16 @@ class GradDrop(Method):
     gradients: in each coordinate one of the two. A coordinate in which all entries are zero stays
     zero. A zero row changes nothing. T = 1: the gradient itself.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.GradDrop(), [[1.0, -1.0], [-1.0, 4.0]])
-    >>> [float(w) for w in weights]
-    [1.0, 1.0]
+    Args:
+        leak: share of the dropped entries that passes nevertheless; the paper's default 0. One
+            turns the method into the sum
+        scale: "sum" is the paper's
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.GradDrop(), [[1.0, -1.0], [-1.0, 4.0]])
+        >>> [float(w) for w in weights]
+        [1.0, 1.0]
     """
 
     leak: Annotated[float, Range(0.0, 1.0)] = 0.0

@@ -24,12 +24,6 @@ class LRAnnealing(Method):
     backward passes; nothing but the weights is kept. Sparse gradients of embeddings (TensorFlow)
     are made dense.
 
-    reference_objective  name of r; None: the first objective
-    statistic            of the reference: "max" (the paper, default) or "mean" (mean|g_r|, a
-                         published variant)
-    decay                of the moving average; 0.9, as in the authors' code. Their text writes the
-                         share of the new value, alpha, and recommends 0.9 for it
-
     Means are taken over the whole model, as the paper's formula says, each tensor in proportion to
     its size; published codes average the means of the tensors. g_i is the gradient of the loss
     without its own w_i.
@@ -40,12 +34,20 @@ class LRAnnealing(Method):
     weight, as does an inactive objective; where the reference is zero or inactive, all keep theirs.
     T = 1: one. rank < T: no exception.
 
-    >>> import polytape as pt
-    >>> from polytape.testing import Trial
-    >>> method = pt.LRAnnealing(decay=0.0)
-    >>> update = Trial(method).update(np.array([[3.0, -5.0], [0.5, -1.5]]), np.ones(2))
-    >>> [float(w) for w in update.weights]
-    [1.0, 5.0]
+    Args:
+        reference_objective: name of r; None: the first objective
+        statistic: of the reference: "max" (the paper, default) or "mean" (mean|g_r|, a published
+            variant)
+        decay: of the moving average; 0.9, as in the authors' code. Their text writes the share of
+            the new value, alpha, and recommends 0.9 for it
+
+    Example:
+        >>> import polytape as pt
+        >>> from polytape.testing import Trial
+        >>> method = pt.LRAnnealing(decay=0.0)
+        >>> update = Trial(method).update(np.array([[3.0, -5.0], [0.5, -1.5]]), np.ones(2))
+        >>> [float(w) for w in update.weights]
+        [1.0, 5.0]
     """
 
     reference_objective: str | None = None

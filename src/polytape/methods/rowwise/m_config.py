@@ -30,9 +30,6 @@ class MConFIG(Method):
     moment is kept where it belongs. With another optimizer u is a gradient like any other, of more
     noise.
 
-    beta        of the moments; 0.9, as in the paper; the same as Adam's
-    preference  as in `pt.ConFIG`
-
     The first step differentiates all objectives; in the published code nothing moves until each has
     had its turn. All variables count as shared, as published, whatever `private` says. In
     `pt.Model` every later step costs one backward pass and two arithmetic passes over one array of
@@ -49,11 +46,16 @@ class MConFIG(Method):
     keeps its moment and is left out. A zero moment is left out. Exactly opposed moments: zero.
     T = 1: the gradient itself. rank < T: as in ConFIG.
 
-    >>> import polytape as pt
-    >>> from polytape.testing import Trial
-    >>> update = Trial(pt.MConFIG()).update(np.array([[1.0, 0.0], [0.0, 2.0]]), np.ones(2))
-    >>> [f"{float(x):.4f}" for x in update.direction]
-    ['1.5000', '1.5000']
+    Args:
+        beta: of the moments; 0.9, as in the paper; the same as Adam's
+        preference: as in `pt.ConFIG`
+
+    Example:
+        >>> import polytape as pt
+        >>> from polytape.testing import Trial
+        >>> update = Trial(pt.MConFIG()).update(np.array([[1.0, 0.0], [0.0, 2.0]]), np.ones(2))
+        >>> [f"{float(x):.4f}" for x in update.direction]
+        ['1.5000', '1.5000']
     """
 
     beta: Annotated[float, Range(0.0, 1.0, open="low high")] = 0.9

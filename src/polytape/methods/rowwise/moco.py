@@ -25,12 +25,6 @@ class MoCo(Method):
     gradients of less noise. T backward passes. One array of T times the trainable variables is kept
     and saved with the model. Sparse gradients of embeddings (TensorFlow) are made dense.
 
-    beta   share of the new gradient in the tracker, 0.5;  gamma  step size of the weights, 0.1, in
-           units of 1 / gradient norm squared;  power  0.5: all as in the authors' code
-    rho    pull towards equal weights; 0, as in the authors' code
-    scale  the paper's weights add up to one ("mean"); by default ("sum") they are multiplied by
-           the number of active objectives
-
     The first y is an input of the published algorithm. Here the average starts without bias: after
     the first step it is the first gradient. The first w is equal weights. An inactive
     objective keeps its tracker and its weight, and the others share what they had.
@@ -40,11 +34,20 @@ class MoCo(Method):
     gradients: their sum. A zero row takes weight from the others. Opposed gradients of equal
     length: zero. T = 1: the tracker itself. rank < T: no exception.
 
-    >>> import polytape as pt
-    >>> from polytape.testing import Trial
-    >>> update = Trial(pt.MoCo(scale="mean")).update(np.array([[1.0, 0], [0, 2.0]]), np.ones(2))
-    >>> [f"{float(w):.3f}" for w in update.weights]
-    ['0.575', '0.425']
+    Args:
+        beta: share of the new gradient in the tracker, 0.5
+        gamma: step size of the weights, 0.1, in units of 1 / gradient norm squared
+        power: of the decay of both; 0.5: all three as in the authors' code
+        rho: pull towards equal weights; 0, as in the authors' code
+        scale: the paper's weights add up to one ("mean"); by default ("sum") they are multiplied by
+            the number of active objectives
+
+    Example:
+        >>> import polytape as pt
+        >>> from polytape.testing import Trial
+        >>> update = Trial(pt.MoCo(scale="mean")).update(np.array([[1.0, 0], [0, 2.0]]), np.ones(2))
+        >>> [f"{float(w):.3f}" for w in update.weights]
+        ['0.575', '0.425']
     """
 
     beta: Annotated[float, Range(0.0, 1.0, open="low")] = 0.5

@@ -22,11 +22,6 @@ class SignAgreement(Method):
     then the sum of its entries; else it is zero. T backward passes, and the rows themselves, one
     variable at a time.
 
-    threshold  agreement asked for: 1, all signs equal (the paper's AND-mask, default); if a share p
-               of the objectives has one sign and the others the opposite one, the agreement is
-               2p - 1. Zero keeps everything: the sum
-    scale      the paper averages the gradients ("mean"); by default ("sum") they are added
-
     Leaves out a rescaling by the share of coordinates kept, which published code adds.
 
     Weights: one each; what is masked differs from coordinate to coordinate. Degree 1 in the loss
@@ -34,10 +29,17 @@ class SignAgreement(Method):
     nobody; but a row that is zero throughout a variable has no say there, like an inactive
     objective. T = 1: the gradient itself.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.SignAgreement(), [[1.0, -1.0], [-1.0, 4.0]])
-    >>> [float(w) for w in weights]
-    [1.0, 1.0]
+    Args:
+        threshold: agreement asked for: 1, all signs equal (the paper's AND-mask, default); if a
+            share p of the objectives has one sign and the others the opposite one, the agreement is
+            2p - 1. Zero keeps everything: the sum
+        scale: the paper averages the gradients ("mean"); by default ("sum") they are added
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.SignAgreement(), [[1.0, -1.0], [-1.0, 4.0]])
+        >>> [float(w) for w in weights]
+        [1.0, 1.0]
     """
 
     threshold: Annotated[float, Range(0.0, 1.0)] = 1.0

@@ -18,20 +18,22 @@ class TrimmedMean(Method):
     `trim` smallest entries are dropped and the others averaged, so no gradient alone can carry a
     coordinate away. T backward passes, and the rows themselves, one variable at a time.
 
-    trim   entries dropped at either end; default 1, ours. Where an objective is missing it is cut
-           down to what leaves one entry, or two, in the middle: at most the median
-    scale  the paper's is "mean"; by default ("sum") the mean is multiplied by the number of active
-           objectives that reach the variable
-
     Weights: one each, before trimming. Degree 1 in the loss scale. Equal gradients: their sum.
     Opposed gradients: they drop out, and zero is left of two. A row that is zero throughout a
     variable has no say there, like an inactive objective: the others are trimmed without it. T = 1:
     the gradient itself.
 
-    >>> import polytape as pt
-    >>> weights, _ = pt.weigh(pt.TrimmedMean(scale="paper"), [[1.0, -1.0], [-1.0, 4.0]])
-    >>> [float(w) for w in weights]
-    [0.5, 0.5]
+    Args:
+        trim: entries dropped at either end; default 1, ours. Where an objective is missing it is
+            cut down to what leaves one entry, or two, in the middle: at most the median
+        scale: the paper's is "mean"; by default ("sum") the mean is multiplied by the number of
+            active objectives that reach the variable
+
+    Example:
+        >>> import polytape as pt
+        >>> weights, _ = pt.weigh(pt.TrimmedMean(scale="paper"), [[1.0, -1.0], [-1.0, 4.0]])
+        >>> [float(w) for w in weights]
+        [0.5, 0.5]
     """
 
     trim: Annotated[int, Integer(0)] = 1

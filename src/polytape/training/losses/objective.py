@@ -19,13 +19,15 @@ Weight = Anything  # a number, a LearningRateSchedule or a keras.Variable
 class Step:
     """What an objective's function may read of the step that is being made.
 
-    inputs, targets   as given to `fit`, any nest of tensors; targets None if there are none
-    outputs           what the forward pass returned
-    networks          {name: network}; of a model without networks its layers by name. Called here,
-                      they run in the mode of the step: training or not
-    sample_weight     as given to `fit`, or None
-    training          whether this is a training step
-    count             () int32, training steps made before this one
+    Attributes:
+        inputs: as given to `fit`, any nest of tensors
+        targets: as given to `fit`, any nest of tensors; None if there are none
+        outputs: what the forward pass returned
+        networks: {name: network}; of a model without networks its layers by name. Called here, they
+            run in the mode of the step: training or not
+        sample_weight: as given to `fit`, or None
+        training: whether this is a training step
+        count: () int32, training steps made before this one
     """
 
     inputs: Nest
@@ -42,17 +44,19 @@ class Step:
 class FromInput:
     """An input as the target of an objective: `fit(x)` of an autoencoder needs no `y`.
 
-    key  of the input, where there are several: its name in a dict, its place in a list, "a/b" or
-         "a/0" within one another. None: the only one there is
-
     The objective compares its output with that input as `fit` got it. NaN in it is no label.
 
-    >>> import keras, numpy as np, polytape as pt
-    >>> x = keras.Input((3,))
-    >>> model = pt.Model(x, {"image": keras.layers.Dense(3)(x)})
-    >>> model.compile("sgd", objectives=[pt.Objective("image", "mse", target=pt.FromInput())])
-    >>> sorted(model.fit(np.ones((4, 3)), verbose=0).history)
-    ['image_loss', 'loss']
+    Args:
+        key: of the input, where there are several: its name in a dict, its place in a list, "a/b"
+            or "a/0" within one another. None: the only one there is
+
+    Example:
+        >>> import keras, numpy as np, polytape as pt
+        >>> x = keras.Input((3,))
+        >>> model = pt.Model(x, {"image": keras.layers.Dense(3)(x)})
+        >>> model.compile("sgd", objectives=[pt.Objective("image", "mse", target=pt.FromInput())])
+        >>> sorted(model.fit(np.ones((4, 3)), verbose=0).history)
+        ['image_loss', 'loss']
     """
 
     key: str | int | None = None
@@ -76,38 +80,42 @@ class FromInput:
 class Objective:
     """A named loss and the networks that it trains: a row of the routing table.
 
-    name    how logs, errors and `reweight` call it
-    loss    a Keras loss (name, object or function of `y_true, y_pred`) between an output and a
-            target, in which NaN means that there is no label; or a function of the step, a
-            `pt.Step`, that returns a scalar: it reads any input, output or target and may call
-            networks
-    trains  networks, layers, patterns of variable paths ("decoder/*/kernel"), layer or variable
-            objects: one or a list. None: every variable that the loss reaches
-    weight  a number, a Keras `LearningRateSchedule` of the step count, or a `keras.Variable` that
-            callbacks change. Multiplies loss and gradient; `model.reweight` changes a number, and
-            a method that learns weights (`combine=pt.UW()`) learns them on top
-    every   active in one training step of so many
-    when    function of the step, () bool: active where it is true
-    output  key of the output that a Keras loss compares; the name by default
-    target  key of its target; that of the output by default. `pt.FromInput()` compares the output
-            with an input: `pt.FromInput("image")` with one of several
-    class_weight  {class number: weight}, at least 0, of a Keras loss: entries whose target is of
-            that class count so often, in the loss and in weighted metrics, in training and in
-            evaluation; classes that are not in it count once. Targets are class numbers, one-hot,
-            or 0 and 1 for an output of one number. It multiplies `sample_weight`; a mean stays one
-            over all labels, as with Keras's `fit(class_weight=...)`
-
     An objective that is not active has no gradient in that step, and the others are combined as if
     it did not exist. One whose target has no label in the batch is not active: labels that are NaN,
     of a class that the loss ignores (`ignore_class`), hidden by Keras's mask or of sample weight
     zero do not count.
 
-    Raises `TypeError` or `ValueError` where an argument cannot be meant.
+    Args:
+        name: how logs, errors and `reweight` call it
+        loss: a Keras loss (name, object or function of `y_true, y_pred`) between an output and a
+            target, in which NaN means that there is no label; or a function of the step, a
+            `pt.Step`, that returns a scalar: it reads any input, output or target and may call
+            networks
+        trains: networks, layers, patterns of variable paths ("decoder/*/kernel"), layer or variable
+            objects: one or a list. None: every variable that the loss reaches
+        weight: a number, a Keras `LearningRateSchedule` of the step count, or a `keras.Variable`
+            that callbacks change. Multiplies loss and gradient; `model.reweight` changes a number,
+            and a method that learns weights (`combine=pt.UW()`) learns them on top
+        every: active in one training step of so many
+        when: function of the step, () bool: active where it is true
+        output: key of the output that a Keras loss compares; the name by default
+        target: key of its target; that of the output by default. `pt.FromInput()` compares the
+            output with an input: `pt.FromInput("image")` with one of several
+        class_weight: {class number: weight}, at least 0, of a Keras loss: entries whose target is
+            of that class count so often, in the loss and in weighted metrics, in training and in
+            evaluation; classes that are not in it count once. Targets are class numbers, one-hot,
+            or 0 and 1 for an output of one number. It multiplies `sample_weight`; a mean stays one
+            over all labels, as with Keras's `fit(class_weight=...)`
 
-    >>> import keras, polytape as pt
-    >>> pt.Objective("sparsity", lambda step: keras.ops.mean(abs(step.outputs["code"])),
-    ...              trains="encoder", weight=0.1)
-    Objective('sparsity', trains=('encoder',))
+    Raises:
+        TypeError: Where an argument is of a kind that cannot be meant.
+        ValueError: Where its value cannot be.
+
+    Example:
+        >>> import keras, polytape as pt
+        >>> pt.Objective("sparsity", lambda step: keras.ops.mean(abs(step.outputs["code"])),
+        ...              trains="encoder", weight=0.1)
+        Objective('sparsity', trains=('encoder',))
     """
 
     def __init__(

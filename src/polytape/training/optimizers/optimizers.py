@@ -22,13 +22,6 @@ OWN = ""  # in a file, the name of what belongs to no part
 class Optimizers(keras.optimizers.Optimizer):
     """Several Keras optimizers in one, each for a part of the variables.
 
-    optimizers         {name: Keras optimizer, its name or its config}; `optimizers["encoder"]` is
-                       the one of that name
-    owners             for each variable, in the order of the model's `trainable_variables`, the
-                       name of the optimizer that updates it. `compile(optimizer={...})` of a
-                       `polytape.Model` works it out; saved with the optimizer
-    loss_scale_factor  as in Keras; it belongs to the losses, so there is one for all
-
     Every optimizer keeps its own step count, schedule, clipping (over its own variables), weight
     decay, average and accumulation. In a step that brings none of its variables a gradient it does
     nothing. `iterations` counts the steps in which any of them takes part.
@@ -42,16 +35,28 @@ class Optimizers(keras.optimizers.Optimizer):
     Under the policy "mixed_float16" Keras puts a `LossScaleOptimizer` around the whole:
     `model.optimizer.inner_optimizer["encoder"]`. A gradient that overflows skips the step of all.
 
-    Raises `ValueError` for optimizers that cannot be parts of one: loss scaling of their own, the
-    same object twice.
+    Args:
+        optimizers: {name: Keras optimizer, its name or its config}; `optimizers["encoder"]` is the
+            one of that name
+        owners: for each variable, in the order of the model's `trainable_variables`, the name of
+            the optimizer that updates it. `compile(optimizer={...})` of a `polytape.Model` works it
+            out; saved with the optimizer
+        loss_scale_factor: as in Keras; it belongs to the losses, so there is one for all
+        name: of the optimizer
 
-    >>> import keras, numpy as np
-    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4), keras.layers.Dense(1)])
-    >>> parts = {"body": keras.optimizers.Adam(1e-2), "head": "sgd"}
-    >>> model.compile(Optimizers(parts, owners=["body", "body", "head", "head"]), loss="mse")
-    >>> history = model.fit(np.ones((8, 3)), np.ones((8, 1)), batch_size=4, verbose=0)
-    >>> int(model.optimizer["head"].iterations)
-    2
+    Raises:
+        ValueError: For optimizers that cannot be parts of one: loss scaling of their own, the same
+            object twice.
+
+    Example:
+        >>> import keras, numpy as np
+        >>> layers = [keras.layers.Dense(4), keras.layers.Dense(1)]
+        >>> model = keras.Sequential([keras.Input((3,)), *layers])
+        >>> parts = {"body": keras.optimizers.Adam(1e-2), "head": "sgd"}
+        >>> model.compile(Optimizers(parts, owners=["body", "body", "head", "head"]), loss="mse")
+        >>> history = model.fit(np.ones((8, 3)), np.ones((8, 1)), batch_size=4, verbose=0)
+        >>> int(model.optimizer["head"].iterations)
+        2
     """
 
     def __init__(
@@ -82,7 +87,11 @@ class Optimizers(keras.optimizers.Optimizer):
         return iter(self._inner)
 
     def keys(self) -> KeysView[str]:
-        """The names of the optimizers."""
+        """The names of the optimizers.
+
+        Returns:
+            The names, in order.
+        """
         return self._inner.keys()
 
     @property
@@ -93,7 +102,11 @@ class Optimizers(keras.optimizers.Optimizer):
     def divide(self, owners: Sequence[str]) -> None:
         """Say whose each variable is, before `build`: a name for each of the variables, in order.
 
-        Raises `ValueError` for a name without an optimizer, and if built for another division.
+        Args:
+            owners: the name of an optimizer for each variable
+
+        Raises:
+            ValueError: For a name without an optimizer, and if built for another division.
         """
         for owner in owners:
             if owner not in self._inner:
@@ -115,7 +128,11 @@ class Optimizers(keras.optimizers.Optimizer):
         ]
 
     def build(self, variables: Sequence[keras.Variable]) -> None:
-        """Make all slots of all optimizers. `divide` comes before."""
+        """Make all slots of all optimizers. `divide` comes before.
+
+        Args:
+            variables: that are trained, in the order of the model
+        """
         if self.built:
             return
         if self._owners is None:
@@ -157,7 +174,11 @@ class Optimizers(keras.optimizers.Optimizer):
             store[str(index)] = variable
 
     def load_own_variables(self, store: Store) -> None:
-        """Load by the names of the parts. As in Keras, slots of other variables are left aside."""
+        """Load by the names of the parts. As in Keras, slots of other variables are left aside.
+
+        Args:
+            store: of Keras, {name: array}
+        """
         found = {key: np.asarray(store[key]) for key in store.keys()}  # noqa: SIM118
         here = self._layout()
         saved = Layout.read(found)
@@ -187,7 +208,12 @@ class Optimizers(keras.optimizers.Optimizer):
     # ------------------------------------------------------------------ a step
 
     def apply(self, grads: Anything, trainable_variables: Anything = None) -> None:
-        """One step of every optimizer that has a gradient."""
+        """One step of every optimizer that has a gradient.
+
+        Args:
+            grads: one for each variable, or None
+            trainable_variables: as of `build`, if it was not called
+        """
         if not self.built:
             self.build(list(trainable_variables or ()))
         known = self._trainable_variables
@@ -218,7 +244,11 @@ class Optimizers(keras.optimizers.Optimizer):
     def taking_part(self, mask: Mapping[str, Tensor]) -> Iterator[None]:
         """Within it `apply` changes nothing of an optimizer whose mask is false.
 
-        mask  {name: () bool}; those not named take part. Within another one, both count
+        Args:
+            mask: {name: () bool}; those not named take part. Within another one, both count
+
+        Returns:
+            A context manager.
         """
         for name in mask:
             self[name]
