@@ -16,7 +16,7 @@ class FailureGroup(NamedTuple):
 
 
 def one_group(objectives: int, variables: int) -> tuple[FailureGroup, ...]:
-    """One bond for all."""
+    """One group of all."""
     return (FailureGroup(tuple(range(objectives)), tuple(range(variables))),)
 
 
