@@ -87,7 +87,8 @@ def test_arguments_are_what_they_are_in_keras() -> None:
         assert isinstance(made, pt.Model)
 
 
-OWN = f"import sys; sys.path += [{str(ROOT / 'tests')!r}, {str(ROOT / 'tests/users')!r}]\n"
+HOMES = [str(ROOT / "tests" / name) for name in ("", "helpers", "users")]
+OWN = f"import sys; sys.path += {HOMES!r}\n"
 WRITE = "import test_model_signature as own; own.Kept(*own.tensors(), name='kept').save({path!r})"
 READ = """
 import json, keras, test_model_signature as own
