@@ -1,13 +1,13 @@
 """Every law on every method: a method is tested by existing."""
 
 from dataclasses import dataclass
-from functools import cache
 from typing import ClassVar
 
 import numpy as np
 import pytest
 from keras import ops
 
+from answers import trial
 from compiled import COMPILES, compiled
 from polytape.catalogue import all_methods, catalogue
 from polytape.catalogue.ticks import TICKS
@@ -23,11 +23,6 @@ CASES = [
     for name, cls in all_methods().items()
     for law in laws_of(cls)
 ]
-
-
-@cache
-def trial(name: str) -> Trial:
-    return Trial(all_methods()[name](), compiled)
 
 
 @pytest.mark.parametrize(("name", "law"), CASES)
