@@ -1,17 +1,21 @@
-"""The whole check: linters, types, layers, and the suite on every backend.
+"""The whole check: linters, types, layers, and the suite, each backend with its share of it.
 
-python tests/everywhere.py [BACKEND ...]      all of tensorflow, jax and torch if none is named
-XLA_FLAGS= python tests/everywhere.py         all of it with XLA's own settings, slower
+python tests/everywhere.py [BACKEND ...]      all of BACKENDS if none is named
+python tests/everywhere.py --full             all that can run on a backend, not its share only
+XLA_FLAGS= python tests/everywhere.py         with XLA's own settings, slower
+
+`tests/helpers/shares.py` says what runs where.
 """
 
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BACKENDS = ("tensorflow", "jax", "torch")
+BACKENDS = ("numpy", "torch", "tensorflow", "jax")
 STATIC = (
     ("ruff", "check", "."),
     ("ruff", "format", "--check", "."),
@@ -37,11 +41,11 @@ STARTS = {
 }
 
 
-def quick(backend: str) -> str:
+def quick(backend: str, python: str = sys.executable) -> str:
     """XLA flags for tests that compile quickly; none if this version does not take them."""
     settings = {**os.environ, "XLA_FLAGS": QUICK}
     started = subprocess.run(
-        (sys.executable, "-c", STARTS[backend]), env=settings, capture_output=True, check=False
+        (python, "-c", STARTS[backend]), env=settings, capture_output=True, check=False
     )
     if started.returncode:
         print(f"XLA does not start with {QUICK}: {backend} is tested with XLA's own settings.")
@@ -63,27 +67,30 @@ def run(title: str, command: tuple[str, ...], **environment: str) -> bool:
     return code == 0
 
 
-def main(backends: list[str]) -> int:
+def parts(backend: str) -> Iterator[tuple[str, tuple[str, ...], dict[str, str]]]:
+    """Title, arguments of pytest and environment of each process that tests a backend."""
+    if backend in ("numpy", "torch"):
+        yield f"suite on {backend}", (), {"OMP_NUM_THREADS": "1"}
+        return
+    # What XLA has compiled is kept until its process ends: the laws get processes of their own.
+    fast = {"XLA_FLAGS": quick(backend)}
+    yield f"laws on {backend}", ("tests/laws",), fast
+    yield f"all but the laws on {backend}", ("--ignore=tests/laws", "-m", "not bits"), fast
+    yield f"bits on {backend}", ("-m", "bits"), {"XLA_FLAGS": ""}
+
+
+def main(arguments: list[str]) -> int:
+    share = ("--share",) if "--full" not in arguments else ()
+    backends = [name for name in arguments if name != "--full"]
     unknown = set(backends) - set(BACKENDS)
     if unknown:
         print(f"Unknown backend: {', '.join(sorted(unknown))}. Expected some of {BACKENDS}.")
         return 2
     results = {" ".join(command): run("static", command) for command in STATIC}
     for backend in backends or BACKENDS:
-        command = (sys.executable, "-m", "pytest", "--durations=8", *SPREAD)
-        here = {"KERAS_BACKEND": backend}
-        if backend == "torch":
-            results[backend] = run("suite on torch", command, **here, OMP_NUM_THREADS="1")
-            continue
-        # What XLA has compiled is kept until its process ends: the laws get processes of their own.
-        fast = quick(backend)
-        for part, chosen, flags in (
-            ("laws", ("tests/laws",), fast),
-            ("all but the laws", ("--ignore=tests/laws", "-m", "not bits"), fast),
-            ("bits", ("-m", "bits"), ""),
-        ):
-            title = f"{part} on {backend}"
-            results[title] = run(title, (*command, *chosen), **here, XLA_FLAGS=flags)
+        for title, chosen, settings in parts(backend):
+            command = (sys.executable, "-m", "pytest", "--durations=8", *SPREAD, *share, *chosen)
+            results[title] = run(title, command, KERAS_BACKEND=backend, **settings)
     lines = [f"{'ok    ' if ok else 'FAILED'}  {name}" for name, ok in results.items()]
     print("\n" + "\n".join(lines))
     return 0 if all(results.values()) else 1

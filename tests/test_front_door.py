@@ -62,7 +62,7 @@ def examples() -> list[doctest.DocTest]:
 
 def mark(test: doctest.DocTest) -> object:
     source = "".join(example.source for example in test.examples)
-    words = ("pt.gradients", "pt.derivative", "pt.Model", ".fit(", "compare(")
+    words = ("pt.gradients", "pt.derivative", "pt.Model", "compiled_step(", ".fit(", "compare(")
     marks = [pytest.mark.engine] * any(word in source for word in words)
     if "GradientTape" in source and BACKEND != "tensorflow":
         marks = [pytest.mark.skip(reason="for TensorFlow")]

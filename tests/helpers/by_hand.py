@@ -12,7 +12,7 @@ Networks = dict[str, keras.layers.Layer]
 BACKEND = keras.backend.backend()
 STEPS, BATCH = 5, 4
 RATE = 0.01
-QUICK: dict[str, Any] = {"verbose": 0, "jit_compile": BACKEND == "jax"}  # to compile
+QUICK: dict[str, Any] = {"verbose": 0}  # to compile
 
 
 def run(

@@ -49,6 +49,7 @@ def test_as_good_as_a_solution_in_double_precision(size):
     assert seen > 0.7 * len(names)
 
 
+@pytest.mark.engine  # as NumPy rounds, 7.2e-5
 def test_several_solutions_give_the_middle():
     p, A, b = np.ones(3), -np.eye(3), np.full(3, -1.0)
     found = SOLVE(*(ops.array(part.astype("float32")) for part in (p, A, b, np.ones(3))))

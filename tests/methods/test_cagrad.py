@@ -46,6 +46,7 @@ def test_two_objectives_match_a_search_on_the_segment(c: float) -> None:
         np.testing.assert_allclose(found, right, atol=1e-4 * np.linalg.norm(right))
 
 
+@pytest.mark.engine
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="TorchJD runs on PyTorch")
 def test_agrees_with_torchjd() -> None:
     aggregation = pytest.importorskip("torchjd.aggregation")

@@ -55,6 +55,7 @@ def test_one_objective_and_a_zero_row_in_closed_form() -> None:
     np.testing.assert_allclose(found, [3 ** (-4 / 3), 0, 0.5 ** (-4 / 3)], rtol=1e-5)
 
 
+@pytest.mark.engine
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="TorchJD runs on PyTorch")
 def test_agrees_with_torchjd() -> None:
     aggregation = pytest.importorskip("torchjd.aggregation")

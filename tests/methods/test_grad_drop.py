@@ -9,6 +9,8 @@ from polytape.contract import Seed
 from polytape.methods.rowwise.grad_drop import GradDrop
 from polytape.testing.matrices import Array
 
+pytestmark = pytest.mark.draws
+
 WIDTH = 20_000
 
 

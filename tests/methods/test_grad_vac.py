@@ -12,6 +12,8 @@ from polytape.methods.pcgrad import PCGrad
 from polytape.testing.matrices import Array
 from polytape.testing.trials import Trial
 
+pytestmark = pytest.mark.draws
+
 
 def by_loops(rows: Array, targets: Array, order: Array, beta: float) -> Array:
     """Algorithm 1 on vectors, in float64: the direction; changes the targets."""
@@ -95,6 +97,7 @@ def test_targets_near_one_stay_finite() -> None:
         assert np.isfinite(ops.convert_to_numpy(state["targets"])).all()
 
 
+@pytest.mark.engine
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="TorchJD runs on PyTorch")
 def test_two_objectives_agree_with_torchjd() -> None:
     aggregation = pytest.importorskip("torchjd.aggregation")

@@ -77,6 +77,7 @@ def test_a_stage_before_it_changes_the_traces() -> None:
     np.testing.assert_allclose(ops.convert_to_numpy(weights), 3.5 * np.array([1, 1 / 3]), rtol=1e-6)
 
 
+@pytest.mark.engine
 def test_it_says_what_it_misses() -> None:
     w = keras.Variable([1.0, 2.0])
     grads = pt.gradients(lambda: {"a": w[0] ** 2, "b": w[0] * w[1]}, [w])

@@ -12,6 +12,8 @@ from polytape.methods.pcgrad import PCGrad, project, random_order
 from polytape.testing.matrices import Array
 from polytape.testing.trials import Trial
 
+pytestmark = pytest.mark.draws
+
 TRIAL = Trial(PCGrad(), compiled)
 
 

@@ -15,6 +15,7 @@ import polytape as pt
 from polytape.testing.matrices import Array
 from polytape.testing.trials import Trial
 
+pytestmark = pytest.mark.engine  # PyTorch's
 if keras.backend.backend() != "torch":
     pytest.skip("TorchJD and conflictfree are for PyTorch", allow_module_level=True)
 torch = pytest.importorskip("torch")

@@ -9,6 +9,8 @@ from polytape.methods.random_weights import RandomWeights
 from polytape.testing.matrices import Array
 from polytape.testing.trials import Trial
 
+pytestmark = pytest.mark.draws
+
 DRAWS = 20_000
 
 

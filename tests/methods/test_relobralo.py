@@ -6,6 +6,8 @@ import pytest
 from histories import Array, history, wandering
 from polytape.methods.relobralo import ReLoBRaLo
 
+pytestmark = pytest.mark.draws
+
 
 def balance(losses: Array, reference: Array, active: Array, temperature: float) -> Array:
     ratio = np.where(np.isnan(reference), 1.0, losses / reference)

@@ -8,6 +8,7 @@ import polytape as pt
 from polytape.testing.trials import Trial
 from stepping import each
 
+pytestmark = pytest.mark.engine  # PyTorch's
 if keras.backend.backend() != "torch":
     pytest.skip("TorchJD needs PyTorch", allow_module_level=True)
 scalarization = pytest.importorskip("torchjd.scalarization")

@@ -83,6 +83,7 @@ def test_training_goes_on_from_a_file(tmp_path: Any) -> None:
     assert ops.convert_to_numpy(previous["seen"]).all()
 
 
+@pytest.mark.engine
 def test_evidence_that_does_not_exist_is_named() -> None:
     with pytest.raises(
         TypeError, match=r"'previus', which does not exist. Did you mean 'previous'"

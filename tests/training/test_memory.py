@@ -114,6 +114,7 @@ def test_a_saved_model_goes_on_bit_for_bit(name: str, tmp_path: Any) -> None:
     assert_same(everything(original), everything(loaded))
 
 
+@pytest.mark.compiled
 def test_momentum_config_takes_one_backward_pass_a_step(monkeypatch: Any) -> None:
     weight = keras.Variable(1.0)
     recording: Any = type(engine().record(lambda: ([weight * 1.0], None), lambda: [weight]))

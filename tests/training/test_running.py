@@ -122,6 +122,7 @@ def test_arrays_of_a_step_are_not_searched_for_variables() -> None:
     assert kinds == {dict}  # not a TrackedDict
 
 
+@pytest.mark.compiled
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="Keras builds everything before the first step")
 @pytest.mark.parametrize("networks", [False, True])
 def test_a_step_is_traced_once(networks: bool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ def test_the_lowest_versions_that_are_tested_are_those_declared() -> None:
 def test_ci_installs_that_torch() -> None:
     steps = (ROOT / ".ci" / "run").read_text()
     assert f"pip install --quiet torch=={PINS['torch']}" in steps
-    assert "python tests/lowest.py" in steps
+    assert "python3 tests/lowest.py" in steps
 
 
 @pytest.mark.parametrize("name", sorted(PINS))

@@ -1,5 +1,6 @@
 """`import polytape` builds nothing, and registers its classes in whatever order it is imported."""
 
+import functools
 import json
 from typing import Any
 
@@ -11,6 +12,7 @@ from fresh import fresh
 from small import LOSSES, data, model
 
 pytestmark = pytest.mark.engine
+KINDS = ("functional", "wrapped", "networks")
 ORDERS = (
     "import keras, polytape",
     "import polytape, keras",
@@ -65,11 +67,13 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("saved")
     sequential = keras.Sequential([keras.layers.Dense(2)])
     network = keras.Sequential([keras.Input((4,)), pt.Features(), keras.layers.Dense(1)])
-    models = {
-        "functional": model(),
-        "wrapped": pt.Model.wrap(sequential),
-        "networks": pt.Model(networks={"a": network}),
-    }
+    models = dict(
+        zip(
+            KINDS,
+            (model(), pt.Model.wrap(sequential), pt.Model(networks={"a": network})),
+            strict=True,
+        )
+    )
     x, y = data(8)
     models["functional"].compile("sgd", LOSSES, combine=pt.Chain(pt.Normalize(), pt.UPGrad()))
     models["functional"].train_on_batch(x, y)
@@ -80,11 +84,16 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {name: str(path) for name, path in paths.items()}
 
 
-@pytest.fixture(scope="module", params=ORDERS)
+@pytest.fixture(params=ORDERS)
 def seen(request: pytest.FixtureRequest, saved: dict[str, str]) -> dict[str, Any]:
-    """What a fresh process meets that imports in this order."""
+    """What a fresh process meets that imports in this order; such a process is asked once."""
+    return found_by(request.param, *saved.values())
+
+
+@functools.cache
+def found_by(first: str, *paths: str) -> dict[str, Any]:
     code = f"""
-{request.param}
+{first}
 import json, pkgutil
 from importlib import import_module
 
@@ -92,7 +101,7 @@ def registered():
     return {{name for name in keras.saving.get_custom_objects() if name.startswith("polytape>")}}
 
 at_import = registered()
-loaded = {{name: keras.models.load_model(path) for name, path in {saved!r}.items()}}
+loaded = {{name: keras.models.load_model(path) for name, path in zip({[*KINDS]!r}, {paths!r})}}
 ours = [isinstance(model, polytape.Model) for model in loaded.values()]
 for module in pkgutil.walk_packages(polytape.__path__, "polytape."):
     if ".engines." not in module.name and ".__main__" not in module.name:
