@@ -1,8 +1,10 @@
-"""Which output of a linear jaxpr depends on which input."""
+"""Linear jaxprs: which output depends on which input, and what one output takes."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
 
 def dependencies(jaxpr: Any) -> np.ndarray:
@@ -14,6 +16,31 @@ def dependencies(jaxpr: Any) -> np.ndarray:
     count = len(jaxpr.invars)
     sources = [np.arange(count) == index for index in range(count)]
     return np.array(_outputs(jaxpr, sources), bool).reshape(len(jaxpr.outvars), count)
+
+
+def only(closed: Any, outputs: Sequence[int]) -> Callable[..., Any]:
+    """Some outputs of a closed jaxpr as a function of its inputs: nothing else is evaluated.
+
+    Tracing the whole of it for each of T outputs would take T times T.
+    """
+    jaxpr = closed.jaxpr
+    chosen = [jaxpr.outvars[index] for index in outputs]
+    needed = {atom for atom in chosen if _is_variable(atom)}
+    equations = []
+    for equation in reversed(jaxpr.eqns):
+        if not needed.isdisjoint(equation.outvars):
+            equations.append(equation)
+            needed.update(atom for atom in equation.invars if _is_variable(atom))
+    # As many outputs as before, which are described elsewhere in the jaxpr.
+    found = [atom if index in outputs else chosen[0] for index, atom in enumerate(jaxpr.outvars)]
+    pruned = jaxpr.replace(eqns=equations[::-1], outvars=found)
+    run = jaxpr_as_fun(ClosedJaxpr(pruned, closed.consts))
+
+    def function(*inputs: Any) -> list[Any]:
+        every = run(*inputs)
+        return [every[index] for index in outputs]
+
+    return function
 
 
 def _outputs(jaxpr: Any, sources: list[np.ndarray]) -> list[np.ndarray]:

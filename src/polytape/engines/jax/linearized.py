@@ -10,7 +10,7 @@ import numpy as np
 
 from polytape.engines.contract import Measure, Scalars, Tensor, Variable
 from polytape.engines.grouped import flattened
-from polytape.engines.jax.jaxpr import dependencies
+from polytape.engines.jax.jaxpr import dependencies, only
 from polytape.engines.jax.scope import Scope
 
 
@@ -58,11 +58,8 @@ class Linearized:
         # nothing is differentiated that does not lie between these scalars and the variables.
         seeds = [jnp.asarray(seed, self.scalars[index].dtype) for index, seed in cotangents.items()]
 
-        def chosen(tangents: list[Tensor]) -> list[Tensor]:
-            outputs = self._linear(tangents)
-            return [outputs[index] for index in cotangents]
-
-        (gradients,) = jax.linear_transpose(chosen, self._values)(seeds)
+        chosen = only(self._jaxpr, list(cotangents))
+        gradients = jax.linear_transpose(chosen, *self._values)(seeds)
         reached: Any = self._all_reach[list(cotangents)].any(axis=0)
         return [gradients[index] if reached[index] else None for index in variables]
 
@@ -71,4 +68,8 @@ class Linearized:
 
     @functools.cached_property
     def _all_reach(self) -> np.ndarray:
-        return dependencies(jax.make_jaxpr(self._linear)(self._values).jaxpr)
+        return dependencies(self._jaxpr.jaxpr)
+
+    @functools.cached_property
+    def _jaxpr(self) -> Any:
+        return jax.make_jaxpr(self._linear)(self._values)
