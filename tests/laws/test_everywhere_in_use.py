@@ -67,6 +67,9 @@ def asked(method: Method, reach: Array | None = None) -> Any:
         if "sample_traces" in getattr(method, "inner", method).evidence:
             readings = {"traces": PerObjective(losses, unsigned=True)}
             known = Evidence(**{**vars(known), "readings": readings})
+        if "previous_losses" in getattr(method, "inner", method).evidence:
+            readings = {"previous": PerObjective(0.9 * losses)}
+            known = Evidence(**{**vars(known), "readings": readings})
         return evaluate(method, known, state)
 
     run = compiled(question)
