@@ -54,7 +54,8 @@ def fitted(model: Any) -> dict[str, list[float]]:
 @pytest.mark.parametrize("eager", [False, True])
 def test_it_trains_as_if_all_had_been_evaluated(eager: bool) -> None:
     turned, whole = (model_of(objectives(), solution(), run_eagerly=eager) for _ in range(2))
-    assert turned.plan.phases[0].in_turn
+    assert turned.plan.phases[0].in_turn == (keras.backend.backend() != "jax")
+    object.__setattr__(turned.plan.phases[0], "in_turn", True)  # right there, too, though dearer
     object.__setattr__(whole.plan.phases[0], "in_turn", False)
     history, reference = fitted(turned), fitted(whole)
     for pair in zip(turned.trainable_weights, whole.trainable_weights, strict=True):
@@ -73,8 +74,8 @@ def test_only_the_objective_in_turn_is_called() -> None:
     calls: list[str] = []
     fitted(model_of(objectives(calls), solution(), run_eagerly=True))
     order = ("inside", "edge", "start")
-    if keras.backend.backend() == "jax":  # traces both ways of a choice; only one is computed
-        assert set(calls) == {*order}
+    if keras.backend.backend() == "jax":  # all of them, in every step
+        assert calls == [*order] * (len(calls) // 3)
         return
     steps = [calls[:3], *([name] for name in calls[3:])]
     assert steps[0] == list(order)

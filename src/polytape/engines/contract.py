@@ -110,6 +110,7 @@ class Rows(Protocol):
 class Engine(Protocol):
     """The functions of `engines/tensorflow`, `engines/jax` and `engines/torch`."""
 
+    CHOICES_PAY: bool  # whether what is not chosen costs less, differentiated, than doing both
     FUSES: bool  # whether choosing between two values within an elementwise pass costs nothing
 
     def record(

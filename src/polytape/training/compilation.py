@@ -12,7 +12,7 @@ from polytape.contract import Tensor, turn_of
 from polytape.contract.types import Anything, Flags, Function, Nest
 from polytape.differentiation.features import marked
 from polytape.differentiation.jacobian import path_of
-from polytape.engines import stand_in
+from polytape.engines import engine, stand_in
 from polytape.training.losses.evaluation import Batch
 from polytape.training.losses.fit_arguments import completed
 from polytape.training.losses.keras_losses import KerasLosses
@@ -87,7 +87,7 @@ class Compilation:
         if (optimizers := as_optimizers(model.optimizer)) is not None:
             assign_owners(optimizers, index)
         clock = Clock(lambda: model.optimizer.iterations, of_objectives, saved)
-        stateless = not model.non_trainable_variables
+        stateless = engine().CHOICES_PAY and not model.non_trainable_variables
         plan = build_plan(settings, names, index, owners, model.optimizer, clock, saved, stateless)
         self._plan = plan
         metrics = [plan.dropped, *(settings.objectives.metrics if settings.objectives else ())]

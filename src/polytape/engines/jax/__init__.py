@@ -27,9 +27,11 @@ from polytape.engines.jax.updates import (
     without_side_effects,
 )
 
+CHOICES_PAY = False  # XLA runs the chosen way on one core of a CPU
 FUSES = True
 
 __all__ = [
+    "CHOICES_PAY",
     "FUSES",
     "add_where",
     "apply",

@@ -27,9 +27,11 @@ from polytape.engines.torch.updates import (
     without_side_effects,
 )
 
+CHOICES_PAY = True
 FUSES = False
 
 __all__ = [
+    "CHOICES_PAY",
     "FUSES",
     "add_where",
     "apply",

@@ -36,10 +36,11 @@ class MConFIG(Method):
     T times the trainable variables, which is kept and saved with the model. Where all objectives
     are functions of the step, which call the networks on inputs of their own as in physics-informed
     networks, and no layer keeps statistics or seeds, every later step makes the forward pass of the
-    objective in turn only, too; the logged losses are then means over the steps in which each was
-    evaluated, and the logged total counts it T times. If the backward pass of any loss makes NaN,
-    so does that one pass: the objective whose turn it is sits the step out, and the others go on. A
-    `pt.Combiner` gets all gradients and reads the one whose turn it is.
+    objective in turn only, too (not on JAX, where XLA makes that dearer); the logged losses are
+    then means over the steps in which each was evaluated, and the logged total counts it T times.
+    If the backward pass of any loss makes NaN, so does that one pass: the objective whose turn it
+    is sits the step out, and the others go on. A `pt.Combiner` gets all gradients and reads the one
+    whose turn it is.
 
     Weights belong to the moments; they may be negative. Degree 1 in the loss scale, without a
     `scale`: the first update is that of ConFIG, the sum of equal gradients. An inactive objective
