@@ -68,6 +68,7 @@ class Combiner(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         self.method = resolve(method)
+        self._kinds = kinds_of(self.method)
         self.private = check_private(private)
         self.seed = check_seed(seed)
         self.steps: Any = None
@@ -196,7 +197,7 @@ class Combiner(keras.layers.Layer):
                 "A Combiner takes what pt.gradients(...) returned. "
                 f"Received: an object of type {type(gradients).__name__}."
             )
-        kinds = {kind.key: kind for kind in kinds_of(self.method)}
+        kinds = {kind.key: kind for kind in self._kinds}
         for key in given:
             if key not in kinds or not key:
                 raise TypeError(

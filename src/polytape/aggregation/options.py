@@ -27,9 +27,11 @@ def check_measure(measure: str, method: Method) -> Measure:
             f"`measure` says where conflict between objectives is measured: one of {MEASURES}. "
             f"Received: {measure!r}."
         )
+    if measure == "parameters":
+        return "parameters"
     wanted = [f"one Gramian per {method.scope}"] if method.scope else []
     wanted += [kind.wants for kind in kinds_of(method) if kind.of_parameters]
-    if measure != "parameters" and wanted:
+    if wanted:
         raise ValueError(
             f"measure={measure!r} gives a method one Gramian for the whole model, and "
             f'{type(method).__name__} needs {wanted[0]}. Use measure="parameters".'

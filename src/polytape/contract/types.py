@@ -7,9 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Tensor: TypeAlias = Any  # of the framework that runs
-Nest: TypeAlias = (
-    Any  # of tensors or arrays: one, dicts and lists of them; None where there is none
-)
+Nest: TypeAlias = Any  # of tensors or arrays: one, dicts and lists of them, or None
 Anything: TypeAlias = Any  # what a user hands over, before it is checked
 LossLike: TypeAlias = Any  # a Keras loss: an object, its name, or a function of y_true and y_pred
 Store: TypeAlias = Any  # arrays of a file by name

@@ -100,23 +100,20 @@ class Kind:
     passes: ClassVar[str] = ""
     wants: ClassVar[str] = ""
     of_parameters: ClassVar[bool] = False  # whether it cannot be measured at marked tensors
+    records: ClassVar[bool] = False  # whether it has more recorded of each objective than its loss
     makes_rows: ClassVar[bool] = False  # whether the losses' gradients come from what it recorded
     second_forward: ClassVar[bool] = False  # whether it asks for the losses after the update
 
     @classmethod
     def of(cls, methods: Sequence[Method]) -> "Kind | None":
         """The kind as a method, here with all that it is made of, asks for it; None if not."""
-        return cls() if any(cls.name in method.evidence for method in methods) else None
+        asked = cls.name == methods[0].needs or any(cls.name in m.evidence for m in methods)
+        return cls() if asked else None
 
     # ------------------------------------------------------------------ the forward pass
 
-    @property
-    def records(self) -> bool:
-        """Whether it has more recorded of each objective than its loss."""
-        return False
-
     def record(self, loss: ComparedLoss) -> list[Tensor]:
-        """Scalars or vectors of one objective that are to be differentiated beside its loss."""
+        """What is to be differentiated beside the loss of an objective; only if `records`."""
         del loss
         return []
 

@@ -1,9 +1,7 @@
 """The inner products of the gradients."""
 
-from collections.abc import Sequence
 from typing import ClassVar
 
-from polytape.contract import Method
 from polytape.evidence.base import Kind
 
 
@@ -15,7 +13,3 @@ class Gramian(Kind):
     title: ClassVar[str] = "From the gradients' inner products"
     passes: ClassVar[str] = "T backward passes"
     wants: ClassVar[str] = "gradients"
-
-    @classmethod
-    def of(cls, methods: Sequence[Method]) -> "Gramian | None":
-        return cls() if methods[0].needs == "gramian" else None

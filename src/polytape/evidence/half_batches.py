@@ -24,12 +24,9 @@ class HalfBatches(Kind):
     title: ClassVar[str] = "From two half batches"
     passes: ClassVar[str] = "2 T backward passes"
     wants: ClassVar[str] = "the gradients of two half batches"
+    records: ClassVar[bool] = True
     of_parameters: ClassVar[bool] = True
     makes_rows: ClassVar[bool] = True
-
-    @property
-    def records(self) -> bool:
-        return True
 
     def record(self, loss: ComparedLoss) -> list[Tensor]:
         return [loss.weighted(weights) for weights in _weights_of_halves(loss)]

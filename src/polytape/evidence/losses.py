@@ -1,9 +1,7 @@
 """The values of the losses: all that methods of one backward pass know."""
 
-from collections.abc import Sequence
 from typing import ClassVar
 
-from polytape.contract import Method
 from polytape.evidence.base import Kind
 
 
@@ -14,7 +12,3 @@ class Losses(Kind):
     cost: ClassVar[str] = "F + B"
     title: ClassVar[str] = "From the losses alone"
     passes: ClassVar[str] = "one backward pass in all"
-
-    @classmethod
-    def of(cls, methods: Sequence[Method]) -> "Losses | None":
-        return cls() if methods[0].needs == "losses" else None

@@ -1,9 +1,7 @@
 """The gradients themselves, coordinate by coordinate."""
 
-from collections.abc import Sequence
 from typing import ClassVar
 
-from polytape.contract import Method
 from polytape.evidence.base import Kind
 
 
@@ -16,7 +14,3 @@ class Rows(Kind):
     passes: ClassVar[str] = "T backward passes, then each variable's rows"
     wants: ClassVar[str] = "the gradients by the parameters, coordinate by coordinate"
     of_parameters: ClassVar[bool] = True
-
-    @classmethod
-    def of(cls, methods: Sequence[Method]) -> "Rows | None":
-        return cls() if methods[0].needs == "rows" else None

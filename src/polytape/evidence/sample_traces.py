@@ -31,6 +31,7 @@ class SampleTraces(Kind):
     title: ClassVar[str] = "From single samples"
     passes: ClassVar[str] = "one backward pass, and those of samples now and then"
     wants: ClassVar[str] = "the gradients of single samples"
+    records: ClassVar[bool] = True
 
     @classmethod
     def of(cls, methods: Sequence[Method]) -> "SampleTraces | None":
@@ -38,10 +39,6 @@ class SampleTraces(Kind):
         if not own:
             return None
         return cls(max(method.samples for method in own), math.gcd(*(m.period for m in own)))
-
-    @property
-    def records(self) -> bool:
-        return True
 
     def record(self, loss: ComparedLoss) -> list[Tensor]:
         return [_roots(_sample_losses(loss, self.samples))]

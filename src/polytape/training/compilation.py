@@ -176,11 +176,11 @@ class Compilation:
             due, factor = turn
         evaluation = source.evaluate(step, {name: weights[name] for name in asked}, due)
         source.evaluations.tell(evaluation)
-        added = [ops.sum(ops.cast(loss, keras.config.floatx())) for loss in self.model.losses]
         shares = functools.reduce(ops.add, map(stand_in, evaluation.shares))
         if due is not None:
             shares = factor * shares
-        return functools.reduce(ops.add, [shares, *([ops.sum(ops.stack(added))] if added else [])])
+        added = added_losses(self.model)
+        return shares if added is None else ops.add(shares, added)
 
     def _turn(self, asked: Sequence[str], count: Tensor) -> tuple[Tensor, Tensor] | None:
         """Whose loss is evaluated in step `count`, (T,) bool, and by how much that stands for all.
@@ -234,8 +234,6 @@ class Compilation:
 
         reach  (T, V) bool
         """
-        if phase.names[0] in self.reaches:
-            return
         objectives, index = self.settings.objectives, self.plan.index
         self.reaches.update(zip(phase.names, reach, strict=True))
         if objectives is None:
@@ -264,3 +262,9 @@ class Compilation:
         if table != self._told:
             print(table if self._told is None else "\nThe first step found:\n" + table)
         self._told = table
+
+
+def added_losses(model: keras.Model) -> Tensor | None:
+    """() the sum of the model's added losses, if there are any."""
+    found = [ops.sum(ops.cast(loss, keras.config.floatx())) for loss in model.losses]
+    return ops.sum(ops.stack(found)) if found else None

@@ -4,7 +4,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import keras
 from keras import ops
 
 from polytape.contract import Tensor
@@ -14,7 +13,7 @@ from polytape.differentiation.jacobian import Table
 from polytape.differentiation.losses import check_scalar
 from polytape.differentiation.passes import Directions, Parts, at_once
 from polytape.engines import GroupName, Recording, Scalars, engine
-from polytape.training.compilation import Compilation
+from polytape.training.compilation import Compilation, added_losses
 from polytape.training.losses.evaluation import Batch, Evaluation
 from polytape.training.losses.evaluation import Parts as PartsOfLoss
 from polytape.training.losses.masks import masks_of
@@ -346,9 +345,3 @@ def _by_kind(parts: Sequence[PartsOfLoss], phase: PhasePlan) -> dict[str, list[l
         name: [list(column) for column in zip(*(each[name] for each in parts), strict=True)]
         for name in names
     }
-
-
-def added_losses(model: keras.Model) -> Tensor | None:
-    """() the sum of the model's added losses, if there are any."""
-    found = [ops.sum(ops.cast(loss, keras.config.floatx())) for loss in model.losses]
-    return ops.sum(ops.stack(found)) if found else None
