@@ -93,7 +93,7 @@ def test_one_failing_method_does_not_stop_the_others(tmp_path, monkeypatch):
 
 
 def test_a_run_that_ends_with_nan_is_called_diverged():
-    training = compare._Training(load("toy"), ((), {}, (), {}), None, None)
+    training = compare._Training(load("toy"), ((), {}, (), {}), None, None, None)
     history = {f"val_{name}_loss": [1.0, 2.0] for name in ("east", "west", "north")}
     assert training._judge(history) == ("finished", "")
     history["val_west_loss"] = [1.0, float("nan")]

@@ -1,5 +1,6 @@
 """The command line: `polytape compare` and `polytape methods`. Keras is imported when needed."""
 
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,7 @@ def _root(
 
 @app.command("compare")
 def run_comparison(
+    context: typer.Context,
     problem: Annotated[
         str, typer.Argument(help="multidigits, toy, or your own as file.py:function.")
     ] = "multidigits",
@@ -66,20 +68,29 @@ def run_comparison(
     learning_rate: Annotated[
         float | None, typer.Option(help="Of Adam, instead of the problem's own.")
     ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a comparison that was stopped: go on where it stood."),
+    ] = None,
 ) -> None:
     """Train one model under several methods; a table and two pictures say what differs."""
     _check_numbers(seeds, epochs, batch_size, learning_rate)
+    keep = Keeping(resume or out)
     with quiet_frameworks():
         try:
             choose_backend(training=True)
-            keep = Keeping(out)
-            found = _compare(problem, methods, seeds, epochs, keep, batch_size, learning_rate)
+            if resume is None:
+                found = _compare(problem, methods, seeds, epochs, keep, batch_size, learning_rate)
+            else:
+                found = _resume(keep, _said(context))
         except ImportError as error:
             _refuse(f"{error}. {REMEDY}")
         except (ValueError, TypeError, OSError) as error:
             _refuse(str(error))
     _show(found, keep)
     if found.interrupted:
+        again = f"Go on with: polytape compare --resume {keep.out}"
+        console.print(again, markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(130)
     if keep.failures or all(run.status != "finished" for run in found.runs):
         raise typer.Exit(1)
@@ -104,6 +115,27 @@ class Keeping:
                 f"The results cannot be written to {self.out}: {error}. Name another folder, as "
                 "in --out results."
             ) from error
+
+    def refuse_unfinished(self) -> None:
+        """A new comparison does not take the place of one that can be resumed."""
+        from polytape.diagnostics.records import Comparison
+
+        path = self.out / "records.json"
+        if not path.is_file():
+            return
+        before = Comparison.load(path)
+        if before.missing and before.runs:
+            raise ValueError(
+                f"{self.out} holds a comparison that was stopped, with {len(before.runs)} of "
+                f"{len(before.planned)} runs made. Go on with it: polytape compare --resume "
+                f"{self.out}; or name another folder, as in --out results; or delete it."
+            )
+
+    def set_aside(self) -> None:
+        """Keep the record of an earlier comparison in the folder under another name."""
+        path = self.out / "records.json"
+        if path.is_file():
+            os.replace(path, self.out / "records.previous.json")
 
     def write(self, name: str, writer: Callable[[Path], object]) -> None:
         """Have one file written; the same name again replaces what was said of it before."""
@@ -140,11 +172,19 @@ def _compare(
 ) -> "Comparison":
     from polytape import problems
     from polytape.compare import compare
+    from polytape.problems.registry import anywhere
     from polytape.reports.progress import LiveProgress
 
     chosen = _resolve(methods)
     task = problems.load(problem)
+    keep.refuse_unfinished()
     keep.try_folder()
+
+    def save(so_far: "Comparison") -> None:
+        if not so_far.runs:
+            keep.set_aside()
+        keep.write("records.json", so_far.save)
+
     with LiveProgress(console, epochs, task.objectives) as progress:
         return compare(
             task,
@@ -153,6 +193,49 @@ def _compare(
             epochs=epochs,
             batch_size=batch_size,
             learning_rate=learning_rate,
+            watch=progress,
+            save=save,
+            source=anywhere(problem),
+        )
+
+
+def _said(context: typer.Context) -> dict[str, Any]:
+    """The words that were said on the command line, without those that are as usual."""
+    return {
+        name: value
+        for name, value in context.params.items()
+        if name != "resume" and _source(context, name) != "DEFAULT"
+    }
+
+
+def _source(context: typer.Context, name: str) -> str:
+    """DEFAULT, COMMANDLINE, ...: by name, since the class is click's in some versions of Typer."""
+    source = context.get_parameter_source(name)
+    return source.name if source is not None else "DEFAULT"
+
+
+def _resume(keep: "Keeping", said: dict[str, Any]) -> "Comparison":
+    from polytape import resuming
+    from polytape.compare import carry_out
+    from polytape.reports.progress import LiveProgress
+
+    plan = resuming.planned(keep.out)
+    if "methods" in said:
+        said["methods"] = _resolve(said["methods"])
+    resuming.check_words(plan, keep.out, **said)
+    harmless = resuming.check_environment(plan, keep.out)
+    task = resuming.problem_of(plan, keep.out, said.get("problem"))
+    for line in [*harmless, *resuming.changes(plan)]:
+        _complain(line)
+    methods = resuming.methods_of(plan)
+    keep.try_folder()
+    made = len(plan.planned) - len(plan.pending)
+    console.print(f"{made} of {len(plan.planned)} runs are there already.", highlight=False)
+    with LiveProgress(console, plan.epochs, task.objectives) as progress:
+        return carry_out(
+            plan,
+            task,
+            methods,
             watch=progress,
             save=lambda so_far: keep.write("records.json", so_far.save),
         )
@@ -236,7 +319,7 @@ def _show(found: "Comparison", keep: Keeping) -> None:
     from polytape.reports import figures, tables
 
     if not found.runs:
-        console.print("Nothing was finished, nothing is written.")
+        console.print("Nothing was finished.")
         return
     keep.write("records.json", found.save)
     console.print()

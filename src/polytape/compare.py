@@ -1,8 +1,10 @@
 """One problem, several methods, several seeds: train them all alike and record what happened."""
 
+import json
 import platform
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -11,9 +13,12 @@ from keras import ops
 
 import polytape
 from polytape.contract import Method
-from polytape.diagnostics.records import Comparison, Run, Watch
+from polytape.diagnostics.records import Comparison, Run, Watch, opposition
+from polytape.differentiation.connectivity import Blocks
+from polytape.interrupts import Interrupts
 from polytape.problems.batches import Batches, mean_loss, rows
 from polytape.problems.problem import Data, Problem, count
+from polytape.problems.registry import fingerprint
 
 PROBE = 256  # examples on which the conflict is measured
 LARGEST = 512  # batch in validation
@@ -29,6 +34,7 @@ def compare(
     learning_rate: float | None = None,
     watch: Watch | None = None,
     save: Callable[[Comparison], None] | None = None,
+    source: str = "",
 ) -> Comparison:
     """Train the problem's model under each method and record losses, metrics, conflict and time.
 
@@ -36,7 +42,8 @@ def compare(
     seeds          how many; seed s gives every method the same initial weights and the same order
                    of the examples. All methods are run under one seed before the next one
     batch_size     of the problem, if None; likewise `learning_rate`, of Adam
-    save           called with the record so far after every run
+    save           called with the record so far: before the first run and after every one
+    source         where the problem is from, as `problems.load` takes it
     returns        the record. A run that raises or diverges is recorded as such, and the others go
                    on; after Ctrl-C the record holds the finished runs and `interrupted` is True
 
@@ -46,45 +53,81 @@ def compare(
     >>> found.runs[0].status, len(found.runs[0].cosines)
     ('finished', 2)
     """
-    watch = watch or Watch()
-    found = _plan(problem, tuple(methods), seeds, epochs)
-    found.batch_size = batch_size or problem.batch_size
-    found.learning_rate = learning_rate or problem.learning_rate
-    training = _Training(problem, problem.load_data(), found, watch)
-    try:
-        for name, seed in found.missing:
-            watch.started(name, seed, len(methods) * seeds)
-            run = training.run(name, methods[name], seed)
-            found.runs.append(run)
-            if save is not None:
-                save(found)
-            watch.ended(run)
-    except KeyboardInterrupt:
-        found.interrupted = True
-    return found
-
-
-def _plan(problem: Problem, methods: tuple[str, ...], seeds: int, epochs: int) -> Comparison:
-    return Comparison(
+    found = Comparison(
         problem=problem.name,
         description=problem.description,
         objectives=problem.objectives,
         headline=dict(problem.headline),
-        methods=methods,
+        methods=tuple(methods),
         seeds=tuple(range(seeds)),
         epochs=epochs,
-        batch_size=problem.batch_size,
-        learning_rate=problem.learning_rate,
+        batch_size=batch_size or problem.batch_size,
+        learning_rate=learning_rate or problem.learning_rate,
         environment=environment(),
+        settings={name: serialised(method) for name, method in methods.items()},
+        source=source,
+        fingerprint=fingerprint(source),
     )
+    return carry_out(found, problem, methods, watch=watch, save=save)
+
+
+def carry_out(
+    found: Comparison,
+    problem: Problem,
+    methods: dict[str, Method],
+    *,
+    watch: Watch | None = None,
+    save: Callable[[Comparison], None] | None = None,
+) -> Comparison:
+    """Make the runs of a plan that are missing or have failed, and put them into it.
+
+    found          a plan with the runs made so far; changed, and returned
+    problem        that it was planned for, `methods` likewise
+    watch, save    as of `compare`
+
+    >>> import polytape as pt
+    >>> from polytape.problems import load
+    >>> found = compare(load("toy"), {"Sum": pt.Sum()}, seeds=1, epochs=2)
+    >>> first = found.runs.pop()
+    >>> carry_out(found, load("toy"), {"Sum": pt.Sum()}).runs[0].history == first.history
+    True
+    """
+    watch = watch or Watch()
+    save = save or (lambda _: None)
+    pending = found.pending
+    found.interrupted = False
+    if not pending:
+        return found
+    data = problem.load_data()
+    save(found)  # the plan: a kill in the first run finds it
+    with Interrupts() as interrupts:
+        training = _Training(problem, data, found, watch, interrupts)
+        try:
+            for name, seed in pending:
+                watch.started(name, seed, len(pending))
+                run = training.run(name, methods[name], seed)
+                with interrupts.put_off():
+                    found.add(run)
+                    save(found)
+                    watch.ended(run)
+        except KeyboardInterrupt:
+            found.interrupted = bool(found.missing)
+    return found
+
+
+def serialised(method: Method) -> dict[str, Any]:
+    """A method as plain JSON, from which Keras makes it again; lists in the place of tuples."""
+    return json.loads(json.dumps(keras.saving.serialize_keras_object(method)))
 
 
 def environment() -> dict[str, str]:
     """Versions and machine, as far as they matter to the numbers."""
+    backend = keras.backend.backend()
     return {
         "polytape": polytape.__version__,
         "keras": keras.__version__,
-        "backend": keras.backend.backend(),
+        "backend": backend,
+        backend: sys.modules[backend].__version__,  # Keras has imported it
         "numpy": np.__version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -94,11 +137,19 @@ def environment() -> dict[str, str]:
 class _Training:
     """The conditions that all methods share."""
 
-    def __init__(self, problem: Problem, data: Data, plan: Comparison, watch: Watch) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        data: Data,
+        plan: Comparison,
+        watch: Watch,
+        interrupts: Interrupts,
+    ) -> None:
         self.problem = problem
         self.data = data
         self.plan = plan
         self.watch = watch
+        self.interrupts = interrupts
 
     def run(self, name: str, method: Method, seed: int) -> Run:
         begun = time.perf_counter()
@@ -117,6 +168,7 @@ class _Training:
             history=record.history,
             cosines=record.cosines,
             norms=record.norms,
+            layers=record.layers,
             step_seconds=record.step_seconds,
             seconds=time.perf_counter() - begun,
         )
@@ -167,6 +219,7 @@ class _Record(keras.callbacks.Callback):
         self.history: dict[str, list[float]] = {}
         self.cosines: list[list[list[float]]] = []
         self.norms: list[list[float]] = []
+        self.layers: dict[str, list[float]] = {}
         self.step_seconds: list[float] = []
         self._begun = 0.0
 
@@ -184,9 +237,16 @@ class _Record(keras.callbacks.Callback):
         for key, value in numbers.items():
             self.history.setdefault(key, []).append(value)
         found = polytape.gradients(self._losses, self.model.trainable_variables)
-        self.cosines.append(ops.convert_to_numpy(found.cosines).tolist())
-        self.norms.append(ops.convert_to_numpy(found.norms).tolist())
+        layers = _layers(found.connectivity.paths)
+        gramians = ops.convert_to_numpy(found.gramians(layers))
+        norms, cosines = _norms_and_cosines(gramians.sum(axis=0))
+        self.norms.append(norms.tolist())
+        self.cosines.append(cosines.tolist())
+        for index in sorted({layers.of[variable] for variable in found.connectivity.shared}):
+            opposed = opposition(_norms_and_cosines(gramians[index])[1].tolist())
+            self.layers.setdefault(layers.names[index], []).append(opposed)
         self.training.watch.epoch(epoch + 1, numbers)
+        self.training.interrupts.check()
 
     def _losses(self) -> dict[str, Any]:
         x, y = self.training.data[:2]
@@ -195,3 +255,17 @@ class _Record(keras.callbacks.Callback):
             objective: mean_loss(loss, y[objective][:PROBE], outputs[objective])
             for objective, loss in self.training.problem.losses.items()
         }
+
+
+def _layers(paths: Sequence[str]) -> Blocks:
+    """Variables by the layer that holds them, which is what their paths begin with."""
+    owners = [path.rpartition("/")[0] or path for path in paths]
+    names = tuple(dict.fromkeys(owners))
+    return Blocks(tuple(names.index(owner) for owner in owners), names)
+
+
+def _norms_and_cosines(gramian: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(T,) and (T, T) of a Gramian (T, T); a gradient that is zero has cosines of zero."""
+    norms = np.sqrt(np.diagonal(gramian))
+    inverse = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
+    return norms, gramian * inverse[:, None] * inverse[None, :]

@@ -40,5 +40,5 @@ def test_refuses_other_files(tmp_path, text):
 
 def test_refuses_a_newer_format(tmp_path):
     (tmp_path / "new.json").write_text('{"format": 99}')
-    with pytest.raises(ValueError, match="has format 99, this version of polytape reads 1"):
+    with pytest.raises(ValueError, match="has format 99, this version of polytape reads 1 and 2"):
         Comparison.load(tmp_path / "new.json")

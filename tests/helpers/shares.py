@@ -24,6 +24,7 @@ SHARES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("test_cli.py", TORCH, "an experiment on any backend; lowest.py has the other two"),
     ("users/test_command_line_survives.py", TORCH, "the same"),
     ("training/test_compiled_is_eager.py", ("tensorflow", "jax"), "what compiles"),
+    ("users/test_compare_resumes.py", TORCH, "the same"),
     (".", ENGINES, "gradients and training"),
 )
 # Tests with one of these marks run on all three engines, wherever `SHARES` would leave NumPy alone.

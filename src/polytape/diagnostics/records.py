@@ -4,11 +4,15 @@ import dataclasses
 import json
 import math
 import os
+import statistics
+from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
 Status = Literal["finished", "diverged", "failed"]
-FORMAT = 1  # raised when a reader of the old format could no longer read the file
+FORMAT = 2  # raised when a reader of the old format could no longer read the file
+READABLE = (1, 2)  # the first has no layers, settings, source and fingerprint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +29,8 @@ class Run:
         cosines: one (T, T) matrix an epoch: cosines between the objectives' gradients over the
             shared variables, on the fixed probe batch, at the end of the epoch
         norms: one (T,) list an epoch: norms of the same gradients
+        layers: {layer: one number an epoch}: `opposition` of the same gradients in the layer alone,
+            for each layer that several objectives reach
         step_seconds: mean wall-clock seconds of a training step, one number an epoch; the first
             epoch contains compilation
         seconds: wall-clock seconds of the whole run
@@ -37,6 +43,7 @@ class Run:
     history: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     cosines: list[list[list[float]]] = dataclasses.field(default_factory=list)
     norms: list[list[float]] = dataclasses.field(default_factory=list)
+    layers: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     step_seconds: list[float] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
 
@@ -59,6 +66,9 @@ class Comparison:
         environment: {"polytape": version, "keras": version, "backend": name, ...}
         runs: made so far
         interrupted: whether someone stopped it
+        settings: {method: as Keras serialises it}, so that it can be made again
+        source: what `polytape.problems.load` takes; "" for a problem that was handed over
+        fingerprint: of the file in `source`; "" for a problem that is built in
     """
 
     problem: str
@@ -73,13 +83,37 @@ class Comparison:
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
     runs: list[Run] = dataclasses.field(default_factory=list)
     interrupted: bool = False
+    settings: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    source: str = ""
+    fingerprint: str = ""
+
+    @property
+    def planned(self) -> list[tuple[str, int]]:
+        """(method, seed) of every run of the plan, in the order in which they are made."""
+        return [(method, seed) for seed in self.seeds for method in self.methods]
 
     @property
     def missing(self) -> list[tuple[str, int]]:
         """(method, seed) of every planned run that was not made."""
-        made = {(run.method, run.seed) for run in self.runs}
-        planned = [(method, seed) for seed in self.seeds for method in self.methods]
-        return [pair for pair in planned if pair not in made]
+        return self._planned_without({"finished", "diverged", "failed"})
+
+    @property
+    def pending(self) -> list[tuple[str, int]]:
+        """(method, seed) of every planned run that was not made, or failed."""
+        return self._planned_without({"finished", "diverged"})
+
+    def _planned_without(self, statuses: set[Status]) -> list[tuple[str, int]]:
+        made = {(run.method, run.seed) for run in self.runs if run.status in statuses}
+        return [pair for pair in self.planned if pair not in made]
+
+    def add(self, run: Run) -> None:
+        """Take in a run, in the order of the plan and in place of one of that method and seed.
+
+        Args:
+            run: that was made
+        """
+        others = [r for r in self.runs if (r.method, r.seed) != (run.method, run.seed)]
+        self.runs = sorted([*others, run], key=lambda r: self.planned.index((r.method, r.seed)))
 
     def of(self, method: str) -> list[Run]:
         """The runs of one method, by seed.
@@ -104,7 +138,10 @@ class Comparison:
         path = Path(path)
         text = json.dumps(_plain({"format": FORMAT, **dataclasses.asdict(self)}), allow_nan=False)
         unfinished = path.with_name(path.name + ".tmp")
-        unfinished.write_text(text + "\n", encoding="utf-8")
+        with open(unfinished, "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())  # before the name points to it, also where power fails
         os.replace(unfinished, path)
 
     @classmethod
@@ -123,21 +160,48 @@ class Comparison:
         try:
             found = json.loads(Path(path).read_text(encoding="utf-8"))
             form = found.pop("format")
+            if form in READABLE:
+                return cls._from(found)
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ValueError(
                 f"{path} is not a record of a comparison: {type(error).__name__}: {error}. "
                 "Expected the records.json that `polytape compare` writes."
             ) from error
-        if form != FORMAT:
-            raise ValueError(
-                f"{path} has format {form}, this version of polytape reads {FORMAT}. "
-                "Read it with the version that wrote it, named in its `environment`."
-            )
+        raise ValueError(
+            f"{path} has format {form}, this version of polytape reads "
+            f"{' and '.join(map(str, READABLE))}. "
+            "Read it with the version that wrote it, named in its `environment`."
+        )
+
+    @classmethod
+    def _from(cls, found: dict[str, Any]) -> "Comparison":
         found["runs"] = [Run(**_numbers(run)) for run in found["runs"]]
         found["headline"] = {name: tuple(pair) for name, pair in found["headline"].items()}
         for name in ("objectives", "methods", "seeds"):
             found[name] = tuple(found[name])
         return cls(**found)
+
+
+def opposition(cosines: Sequence[Sequence[float]]) -> float:
+    """Mean over pairs of objectives of max(0, -cosine) of their gradients.
+
+    0: no two gradients point apart; 1: all are opposed, which only two can be. A pair with a zero
+    gradient has no angle and counts as 0.
+
+    Args:
+        cosines: (T, T), T > 1
+
+    Returns:
+        A number from 0 to 1.
+
+    Example:
+        >>> opposition([[1.0, -0.5], [-0.5, 1.0]])
+        0.5
+    """
+    pairs = combinations(range(len(cosines)), 2)
+    return statistics.fmean(
+        max(0.0, -cosines[i][j]) if math.isfinite(cosines[i][j]) else 0.0 for i, j in pairs
+    )
 
 
 class Watch:

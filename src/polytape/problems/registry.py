@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import hashlib
 import importlib.util
 import sys
 from collections.abc import Callable
@@ -63,6 +64,26 @@ def load(spec: str) -> Problem:
         f"Unknown problem: {spec!r}.{did_you_mean(spec.lower(), names())} "
         f"Built in: {', '.join(names())}; or your own as file.py:function."
     )
+
+
+def anywhere(spec: str) -> str:
+    """The same problem, named so that it is found from any folder.
+
+    >>> anywhere("toy")
+    'toy'
+    """
+    path, separator, function = spec.rpartition(":")
+    return f"{Path(path).absolute()}:{function}" if separator else spec
+
+
+def fingerprint(spec: str) -> str:
+    """Of the file that a problem is from: another one if its text has changed; "" if built in.
+
+    >>> fingerprint("toy")
+    ''
+    """
+    path, separator, _ = spec.rpartition(":")
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] if separator else ""
 
 
 def _from_file(path: Path, name: str) -> Problem:

@@ -1,12 +1,10 @@
 """From the record of a comparison to the numbers of its table."""
 
 import dataclasses
-import math
 import statistics
 from collections.abc import Callable
-from itertools import combinations
 
-from polytape.diagnostics.records import Comparison, Run
+from polytape.diagnostics.records import Comparison, Run, opposition
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,20 +44,12 @@ def baseline(comparison: Comparison) -> str:
 
 
 def conflict(run: Run) -> float | None:
-    """Mean over probes and pairs of objectives of max(0, -cosine) of their gradients.
-
-    0: no two gradients ever point apart; 1: all are opposed. A pair with a zero gradient has no
-    angle and counts as 0.
+    """Mean over probes of the `opposition` of the objectives' gradients.
 
     >>> conflict(Run("Sum", 0, cosines=[[[1.0, -0.5], [-0.5, 1.0]], [[1.0, 0.3], [0.3, 1.0]]]))
     0.25
     """
-    opposed = [
-        max(0.0, -probe[i][j]) if math.isfinite(probe[i][j]) else 0.0
-        for probe in run.cosines
-        for i, j in combinations(range(len(probe)), 2)
-    ]
-    return statistics.fmean(opposed) if opposed else None
+    return statistics.fmean(map(opposition, run.cosines)) if run.cosines else None
 
 
 def step_time(run: Run) -> float | None:
