@@ -26,6 +26,7 @@ HOMES = {
     "Phase": "polytape.training.phase",
     "Step": "polytape.training.losses.objective",
     "compiled_step": "polytape.stepping",
+    "explain": "polytape.explaining",
     "derivative": "polytape.differentiation.derivatives",
     "gradients": "polytape.looping",
     "weigh": "polytape.weighing",

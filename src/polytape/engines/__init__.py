@@ -6,13 +6,23 @@ from typing import Any, cast
 
 import keras
 
-from polytape.engines.contract import Engine, GroupName, Measure, Recording, Rows, Scalars, Tape
+from polytape.engines.contract import (
+    Engine,
+    Forward,
+    GroupName,
+    Measure,
+    Recording,
+    Rows,
+    Scalars,
+    Tape,
+)
 from polytape.engines.grouped import flattened
 from polytape.engines.marking import mark, stand_in, unheard
 from polytape.engines.native import check_native, framework_of
 
 __all__ = [
     "Engine",
+    "Forward",
     "GroupName",
     "Measure",
     "Recording",

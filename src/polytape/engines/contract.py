@@ -8,6 +8,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from polytape.engines.operations import Trace
+
 Tensor = Any
 Variable = Any
 GroupName = str | tuple[Any, ...]
@@ -127,6 +129,17 @@ class Engine(Protocol):
 
         These are asked for after the forward pass where it may create them (not on JAX).
         Side effects on other variables (BatchNorm statistics, seeds, metrics) happen once.
+        """
+        ...
+
+    def trace(
+        self, forward: Forward, variables: Callable[[], Sequence[Variable]]
+    ) -> tuple[Recording, Trace]:
+        """As `record`, outside of any compiled function, with the operations of the forward pass.
+
+        It runs in a stateless scope of the caller's, which keeps it from changing variables.
+
+        Raises `LeftFrameworkError` where a function needs values that tracing it does not have.
         """
         ...
 

@@ -12,7 +12,7 @@ from polytape.differentiation.connectivity import Connectivity
 from polytape.differentiation.jacobian import Table
 from polytape.differentiation.losses import check_scalar
 from polytape.differentiation.passes import Directions, Parts, at_once
-from polytape.engines import GroupName, Recording, Scalars, engine
+from polytape.engines import Forward, GroupName, Recording, Scalars, engine
 from polytape.training.compilation import Compilation, added_losses
 from polytape.training.losses.evaluation import Batch, Evaluation
 from polytape.training.losses.evaluation import Parts as PartsOfLoss
@@ -228,14 +228,26 @@ def record_phase(compilation: Compilation, number: int, batch: Batch) -> Recordi
     number  of the phase
     """
     settings, model = compilation.settings, compilation.model
+    run = forward_of(compilation, number, batch)
+    apart = settings.takes_apart
+    found = engine().record(run, lambda: model.trainable_variables, settings.measure, apart)
+    return taken_apart(compilation, number, found)
+
+
+def forward_of(compilation: Compilation, number: int, batch: Batch) -> Forward:
+    """The forward pass of a phase, as an engine records it."""
 
     def run() -> tuple[Scalars, Anything]:
         y_pred, losses = _forward(compilation, number, batch)
         return losses.groups, (y_pred, masks_of(y_pred), losses.present)
 
-    apart = settings.takes_apart
-    found = engine().record(run, lambda: model.trainable_variables, settings.measure, apart)
-    if not apart:
+    return run
+
+
+def taken_apart(compilation: Compilation, number: int, found: Recording) -> Recording:
+    """The recording, or the losses in it where a class of the user's made the total."""
+    settings = compilation.settings
+    if not settings.takes_apart:
         return found
     names = compilation.plan.phases[number].names
     return ReturnedTotal(found, names, f"{settings.overrides}.compute_loss")

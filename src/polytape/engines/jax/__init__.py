@@ -10,6 +10,7 @@ from polytape.engines.jax.gradients import (
     stack,
     zeros_like,
 )
+from polytape.engines.jax.operations import trace
 from polytape.engines.jax.recording import derivative, parameters, record, tape, trains
 from polytape.engines.jax.updates import (
     apply,
@@ -55,6 +56,7 @@ __all__ = [
     "stack",
     "survey",
     "tape",
+    "trace",
     "train_step",
     "trains",
     "without_side_effects",

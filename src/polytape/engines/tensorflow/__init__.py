@@ -10,6 +10,7 @@ from polytape.engines.tensorflow.gradients import (
     stack,
     zeros_like,
 )
+from polytape.engines.tensorflow.operations import trace
 from polytape.engines.tensorflow.recording import derivative, parameters, record, tape, trains
 from polytape.engines.tensorflow.updates import (
     apply,
@@ -55,6 +56,7 @@ __all__ = [
     "stack",
     "survey",
     "tape",
+    "trace",
     "train_step",
     "trains",
     "without_side_effects",

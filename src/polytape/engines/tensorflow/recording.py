@@ -13,7 +13,7 @@ from polytape.engines.grouped import flattened
 from polytape.engines.marking import Marker, listening
 
 
-class _Recording:
+class TapeRecording:
     def __init__(
         self,
         tape: tf.GradientTape,
@@ -24,7 +24,7 @@ class _Recording:
         outputs: Any = None,
         stand_ins: Sequence[Tensor] = (),
     ) -> None:
-        self._tape, self.outputs = tape, outputs
+        self.tape, self.outputs = tape, outputs
         self.scalars, self.groups = flattened(scalars)
         self.measure: Measure = measure
         self._variables = [_raw(variable) for variable in variables]
@@ -43,10 +43,10 @@ class _Recording:
             for seed, target in zip(cotangents.values(), targets, strict=True)
         ]
         sources = [self._known[index] for index in variables]
-        return self._tape.gradient(targets, sources, output_gradients=seeds)
+        return self.tape.gradient(targets, sources, output_gradients=seeds)
 
     def reach(self, scalars: Sequence[int]) -> np.ndarray:
-        found = [self._tape.gradient(self.scalars[index], self._variables) for index in scalars]
+        found = [self.tape.gradient(self.scalars[index], self._variables) for index in scalars]
         return np.array([[gradient is not None for gradient in row] for row in found], bool)
 
 
@@ -55,7 +55,7 @@ def record(
     variables: Callable[[], Sequence[Variable]],
     measure: Measure = "parameters",
     stand_ins: bool = False,
-) -> _Recording:
+) -> TapeRecording:
     tape = tf.GradientTape(persistent=True)
     marked: list[Tensor] = []
     losses: list[Tensor] = []
@@ -72,7 +72,7 @@ def record(
     of_losses = noting(losses) if stand_ins else None
     with tape, listening(measure, noting(marked), of_losses):
         scalars, outputs = forward()
-    return _Recording(tape, scalars, variables(), marked, measure, outputs, losses)
+    return TapeRecording(tape, scalars, variables(), marked, measure, outputs, losses)
 
 
 class _Tape:
@@ -108,8 +108,8 @@ class _Tape:
         order = scalar.graph.get_operations()
         return order.index(scalar.op) < order.index(self._end.op)
 
-    def recording(self, scalars: Scalars, sources: Sequence[Any]) -> _Recording:
-        return _Recording(self._tape, scalars, sources)
+    def recording(self, scalars: Scalars, sources: Sequence[Any]) -> TapeRecording:
+        return TapeRecording(self._tape, scalars, sources)
 
 
 def parameters(module: Any) -> dict[str, Variable] | None:

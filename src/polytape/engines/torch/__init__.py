@@ -10,6 +10,7 @@ from polytape.engines.torch.gradients import (
     stack,
     zeros_like,
 )
+from polytape.engines.torch.operations import trace
 from polytape.engines.torch.recording import derivative, parameters, record, tape, trains
 from polytape.engines.torch.updates import (
     apply,
@@ -55,6 +56,7 @@ __all__ = [
     "stack",
     "survey",
     "tape",
+    "trace",
     "train_step",
     "trains",
     "without_side_effects",

@@ -13,7 +13,7 @@ from polytape.engines.grouped import flattened
 from polytape.engines.marking import Marker, listening
 
 
-class _Recording:
+class GraphRecording:
     def __init__(
         self,
         forward: Forward,
@@ -86,8 +86,8 @@ def record(
     variables: Callable[[], Sequence[Variable]],
     measure: Measure = "parameters",
     stand_ins: bool = False,
-) -> _Recording:
-    return _Recording(forward, variables, measure, stand_ins)
+) -> GraphRecording:
+    return GraphRecording(forward, variables, measure, stand_ins)
 
 
 def parameters(module: Any) -> dict[str, Variable] | None:

@@ -1,0 +1,216 @@
+"""The operations of a function that JAX has traced, and their values by running them once more."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import jaxpr_as_fun
+
+from polytape.engines.contract import Forward, Scalars, Tensor, Variable
+from polytape.engines.grouped import flattened
+from polytape.engines.jax.linearized import Linearized
+from polytape.engines.jax.scope import Scope
+from polytape.engines.operations import LeftFrameworkError, Operation, Size, Trace, name_of
+from polytape.engines.places import Place, own_line
+
+_CALLS = ("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2")
+_CUSTOM = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
+_AS_ONE = ("clip",)  # calls that people know by their name
+
+
+class _Step(NamedTuple):
+    """An equation of the jaxpr, over numbered tensors; an input that is no number is a literal."""
+
+    equation: Any
+    inputs: tuple[Any, ...]
+    outputs: tuple[int, ...]
+
+
+class _Literal(NamedTuple):
+    value: Any
+
+
+class _Flat:
+    """A jaxpr without calls."""
+
+    def __init__(self, closed: Any) -> None:
+        self.steps: list[_Step] = []
+        self.operations: list[Operation] = []
+        self.dtypes: dict[int, str] = {}
+        self.constants: dict[int, Any] = {}
+        self.inputs = [self._new(variable) for variable in closed.jaxpr.invars]
+        consts = [self._new(variable) for variable in closed.jaxpr.constvars]
+        self.constants.update(zip(consts, closed.consts, strict=True))
+        self.outputs = self._run(closed.jaxpr, [*consts, *self.inputs], Place())
+
+    def _new(self, variable: Any) -> int:
+        number = len(self.dtypes)
+        self.dtypes[number] = str(getattr(variable.aval, "dtype", ""))
+        return number
+
+    def _run(self, jaxpr: Any, given: Sequence[Any], within: Place) -> list[Any]:
+        known = dict(zip([*jaxpr.constvars, *jaxpr.invars], given, strict=True))
+
+        def read(atom: Any) -> Any:
+            return _Literal(atom.val) if "val" in dir(atom) else known[atom]
+
+        for equation in jaxpr.eqns:
+            inputs = [read(atom) for atom in equation.invars]
+            scopes = [within.layer, _layer(str(equation.source_info.name_stack))]
+            place = Place("/".join(filter(None, scopes)), _line(equation) or within.line)
+            known.update(zip(equation.outvars, self._through(equation, inputs, place), strict=True))
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def _through(self, equation: Any, inputs: list[Any], place: Place) -> Sequence[Any]:
+        name = equation.primitive.name
+        inner = equation.params.get("jaxpr")
+        if name in _CALLS and equation.params.get("name") not in _AS_ONE:
+            if "consts" in dir(inner):  # closed
+                consts = [self._constant(value) for value in inner.consts]
+                return self._run(inner.jaxpr, [*consts, *inputs], place)
+            return self._run(inner, inputs, place)
+        outputs = tuple(self._new(variable) for variable in equation.outvars)
+        self.steps.append(_Step(equation, tuple(inputs), outputs))
+        numbers = tuple(each for each in inputs if isinstance(each, int))
+        self.operations.append(Operation(_named(equation), numbers, outputs, place))
+        return outputs
+
+    def _constant(self, value: Any) -> int:
+        number = len(self.dtypes)
+        self.dtypes[number] = str(getattr(value, "dtype", ""))
+        self.constants[number] = value
+        return number
+
+    def evaluate(
+        self, values: Sequence[Tensor], added: Mapping[int, Tensor] | None = None
+    ) -> dict[int, Any]:
+        """Every tensor by its number.
+
+        added  to some of them, so that there is something to differentiate by
+        """
+        known = dict(self.constants)
+        known.update(zip(self.inputs, values, strict=True))
+        added = added or {}
+        for number in [*known]:
+            if number in added:
+                known[number] = known[number] + added[number]
+        for equation, inputs, outputs in self.steps:
+            given = [known[each] if isinstance(each, int) else each.value for each in inputs]
+            bound = equation.primitive.get_bind_params(equation.params)
+            functions, params = bound if isinstance(bound, tuple) else ((), bound)
+            found = equation.primitive.bind(*functions, *given, **params)
+            found = found if equation.primitive.multiple_results else [found]
+            for number, value in zip(outputs, found, strict=True):
+                known[number] = value + added[number] if number in added else value
+        return known
+
+
+def _named(equation: Any) -> str:
+    name = equation.primitive.name
+    if name in _CALLS:
+        return name_of(str(equation.params["name"]))
+    if name in _CUSTOM:
+        inner = equation.params.get("call_jaxpr", equation.params.get("fun_jaxpr"))
+        info = getattr(getattr(inner, "jaxpr", inner), "debug_info", None)
+        return name_of(str(getattr(info, "func_name", None) or "a custom function"))
+    return name_of(name)
+
+
+def _layer(scope: str) -> str:
+    """The scope without what JAX's transformations add to it."""
+    return "/".join(part for part in scope.split("/") if part and "(" not in part)
+
+
+def _line(equation: Any) -> Any:
+    traceback = equation.source_info.traceback
+    if traceback is None:
+        return None
+    return own_line((frame.file_name, frame.line_num) for frame in traceback.frames)
+
+
+class _Numbers:
+    """Each question is one compiled function."""
+
+    def __init__(self, flat: _Flat, values: Sequence[Tensor]) -> None:
+        self._flat, self._values = flat, list(values)
+
+    def value(self, tensor: int) -> Any:
+        run = jax.jit(lambda values: self._flat.evaluate(values)[tensor])
+        return np.asarray(run(self._values).astype("float32"))
+
+    def sizes(self, tensors: Sequence[int]) -> dict[int, Size]:
+        def run(values: Sequence[Tensor]) -> Any:
+            known = self._flat.evaluate(values)
+            return [_size(known[tensor]) for tensor in tensors]
+
+        return _sizes(tensors, jax.jit(run)(self._values))
+
+    def cotangents(self, scalar: int, tensors: Sequence[int]) -> dict[int, Size]:
+        loss = self._flat.outputs[scalar]
+        if not isinstance(loss, int):
+            return {}
+
+        def run(values: Sequence[Tensor]) -> Any:
+            known = self._flat.evaluate(values)
+            zeros = {tensor: jnp.zeros_like(known[tensor]) for tensor in tensors}
+
+            def total(added: dict[int, Tensor]) -> Tensor:
+                return self._flat.evaluate(values, added)[loss]
+
+            gradients = jax.grad(total)(zeros)
+            return [_size(gradients[tensor]) for tensor in tensors]
+
+        return _sizes(tensors, jax.jit(run)(self._values))
+
+
+def _size(value: Tensor) -> tuple[Tensor, Tensor]:
+    entries = jnp.abs(value).astype("float32")
+    there = jnp.isfinite(entries)
+    return jnp.max(jnp.where(there, entries, 0.0), initial=0.0), jnp.all(there)
+
+
+def _sizes(tensors: Sequence[int], found: Any) -> dict[int, Size]:
+    pairs = zip(tensors, found, strict=True)
+    return {tensor: Size(float(largest), bool(finite)) for tensor, (largest, finite) in pairs}
+
+
+def trace(
+    forward: Forward, variables: Callable[[], Sequence[Variable]]
+) -> tuple[Linearized, Trace]:
+    known = variables()
+    values = [variable.value for variable in known]
+    names: list[Any] = []
+
+    def pure(values: list[Tensor]) -> tuple[list[Tensor], Any]:
+        with Scope(list(zip(known, values, strict=True))):
+            scalars, outputs = forward()
+        flat, groups = flattened(scalars)
+        names[:] = groups.items()
+        return flat, outputs
+
+    try:
+        closed, shapes = jax.make_jaxpr(pure, return_shape=True)(values)
+    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
+        frames = []
+        step = error.__traceback__
+        while step is not None:
+            frames.append((step.tb_frame.f_code.co_filename, step.tb_lineno))
+            step = step.tb_next
+        raise LeftFrameworkError(own_line(reversed(frames))) from error
+    flat = _Flat(closed)
+    structure = jax.tree.structure(shapes)
+    run = jax.jit(jaxpr_as_fun(closed))
+
+    def function(values: list[Tensor]) -> tuple[Scalars, Any]:
+        scalars, outputs = jax.tree.unflatten(structure, run(*values))
+        if names:
+            scalars = {name: [scalars[place] for place in places] for name, places in names}
+        return scalars, outputs
+
+    recording = Linearized(function, values, known)
+    outputs = flat.outputs[: len(recording.scalars)]
+    scalars = [each if isinstance(each, int) else -1 for each in outputs]
+    numbers = _Numbers(flat, values)
+    return recording, Trace(flat.operations, flat.dtypes, flat.inputs, scalars, {}, numbers)

@@ -1,0 +1,111 @@
+"""Where in a program something is called: the Keras layer, and the line of the user's own code."""
+
+import functools
+import linecache
+import sys
+import sysconfig
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple
+
+import keras
+
+_PACKAGES = (
+    "keras",
+    "tensorflow",
+    "jax",
+    "jaxlib",
+    "torch",
+    "numpy",
+    "optree",
+    "polytape",
+    "_pytest",
+)
+_OURS = str(Path(__file__).resolve().parents[1])
+
+
+LONGEST = 80  # of a line that is shown
+
+
+class Line(NamedTuple):
+    """A line of source code."""
+
+    file: str
+    number: int
+
+    def __str__(self) -> str:
+        text = linecache.getline(self.file, self.number).strip()
+        text = text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+        return f"{Path(self.file).name}:{self.number}" + f": {text}" * bool(text)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an operation is called.
+
+    layer  path of the innermost Keras layer, "" outside of all
+    line   the innermost that is neither polytape's nor a library's, if there is one
+    """
+
+    layer: str = ""
+    line: Line | None = None
+
+
+def here(frame: FrameType | None = None) -> Place:
+    """The place of what runs now.
+
+    frame  the innermost that may count; None: that of the caller
+    """
+    layer, line = "", None
+    frame = frame or sys._getframe(1)
+    while frame is not None:
+        code = frame.f_code
+        if not layer and code.co_name in ("call", "__call__"):
+            owner = frame.f_locals.get("self")
+            if isinstance(owner, keras.layers.Layer):
+                layer = path_of_layer(owner)
+        if line is None and not of_library(code.co_filename):
+            line = Line(code.co_filename, frame.f_lineno)
+        if line is not None and (layer or _is_ours(code.co_filename)):
+            break
+        frame = frame.f_back
+    return Place(layer, line)
+
+
+def path_of_layer(layer: keras.layers.Layer) -> str:
+    """The path of a layer, or its name before it has one."""
+    return str(getattr(layer, "path", None) or layer.name)
+
+
+def own_line(lines: Iterable[tuple[str, int]]) -> Line | None:
+    """The first of some lines, innermost first, that is neither polytape's nor a library's."""
+    found = next((pair for pair in lines if not of_library(pair[0])), None)
+    return None if found is None else Line(*found)
+
+
+@functools.cache
+def of_library(file: str) -> bool:
+    """Whether a source file belongs to Python, a framework or polytape."""
+    if file.startswith("<"):
+        return "frozen" in file or "internals" in file
+    if "__autograph_generated_file" in file:
+        return True
+    installed = "site-packages" in file or "dist-packages" in file
+    return file.startswith(_roots()) or (file.startswith(_standard()) and not installed)
+
+
+@functools.cache
+def _is_ours(file: str) -> bool:
+    return file.startswith(_OURS)
+
+
+def _roots() -> tuple[str, ...]:
+    modules = (sys.modules.get(name) for name in _PACKAGES)
+    files = (getattr(module, "__file__", None) for module in modules)
+    return tuple(str(Path(file).resolve().parent) + "/" for file in files if file)
+
+
+def _standard() -> str:
+    return sysconfig.get_paths()["stdlib"]

@@ -1,0 +1,138 @@
+"""The operations that TensorFlow runs, or traces, while a recorder is open."""
+
+import contextlib
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework import op_callbacks  # what `tf.debugging` itself listens by
+
+from polytape.engines.contract import Forward, Tensor, Variable
+from polytape.engines.operations import Operation, Size, Trace, name_of
+from polytape.engines.places import Place, here, own_line
+from polytape.engines.tensorflow.recording import TapeRecording, record
+
+
+class Recorder:
+    """Notes every operation while it is open.
+
+    tensors  those that were met, by number, if they are kept
+    """
+
+    def __init__(self, keep: bool = False) -> None:
+        self.operations: list[Operation] = []
+        self.dtypes: dict[int, str] = {}
+        self.tensors: dict[int, Tensor] = {}
+        self._keep = keep
+
+    def __enter__(self) -> "Recorder":
+        op_callbacks.add_op_callback(self._note)
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        op_callbacks.remove_op_callback(self._note)
+
+    def _note(
+        self,
+        op_type: Any,
+        inputs: Sequence[Any],
+        attrs: Any,
+        outputs: Sequence[Any],
+        op_name: str | None = None,
+        graph: Any = None,
+    ) -> None:
+        del attrs, op_name
+        name = op_type.decode() if isinstance(op_type, bytes) else op_type
+        for tensor in (*inputs, *outputs):
+            self.dtypes[tensor._id] = tensor.dtype.name
+            if self._keep:
+                self.tensors[tensor._id] = tensor
+        place = here() if graph is None else _of_graph(outputs)
+        self.operations.append(
+            Operation(
+                name_of(name),
+                tuple(tensor._id for tensor in inputs),
+                tuple(tensor._id for tensor in outputs),
+                place,
+            )
+        )
+
+
+def _of_graph(outputs: Sequence[Any]) -> Place:
+    """The place of an operation of a graph, whose lines TensorFlow knows better than Python."""
+    if not outputs:
+        return Place()
+    layer = outputs[0].op.name.rpartition("/")[0]
+    frames = reversed(outputs[0].op.traceback or ())
+    return Place(layer, own_line((frame.filename, frame.lineno) for frame in frames))
+
+
+class _Numbers:
+    """Of an eager trace."""
+
+    def __init__(self, recorder: Recorder, pull: Callable[..., Any]) -> None:
+        self._tensors, self._pull = recorder.tensors, pull
+
+    def value(self, tensor: int) -> Any:
+        return self._tensors[tensor].numpy()
+
+    def sizes(self, tensors: Sequence[int]) -> dict[int, Size]:
+        return {tensor: size_of(self._tensors[tensor].numpy()) for tensor in tensors}
+
+    def cotangents(self, scalar: int, tensors: Sequence[int]) -> dict[int, Size]:
+        found = self._pull(scalar, [self._tensors[tensor] for tensor in tensors])
+        return {
+            tensor: size_of(tf.convert_to_tensor(gradient).numpy())
+            for tensor, gradient in zip(tensors, found, strict=True)
+            if gradient is not None
+        }
+
+
+def size_of(value: Any) -> Size:
+    entries = np.abs(np.asarray(value))
+    if entries.dtype.kind not in "fc":
+        entries = entries.astype("float32")
+    there = entries[np.isfinite(entries)]
+    return Size(float(there.max(initial=0.0)), there.size == entries.size)
+
+
+def trace(
+    forward: Forward, variables: Callable[[], Sequence[Variable]]
+) -> tuple[TapeRecording, Trace]:
+    with run_eagerly(), Recorder(keep=True) as recorder:
+        recording = record(forward, variables)
+    handles = [variable_of(variable).handle._id for variable in variables()]
+    scalars = [scalar._id for scalar in recording.scalars]
+    read = recording.tape.watched_variables()
+    others = {v.handle._id: path(v) for v in read if v.handle._id not in {*handles}}
+
+    def pull(scalar: int, tensors: Sequence[Tensor]) -> Any:
+        return recording.tape.gradient(recording.scalars[scalar], list(tensors))
+
+    dtypes = {**recorder.dtypes, **dict.fromkeys(handles, "resource")}
+    numbers = _Numbers(recorder, pull)
+    return recording, Trace(recorder.operations, dtypes, handles, scalars, others, numbers)
+
+
+@contextlib.contextmanager
+def run_eagerly() -> Iterator[None]:
+    """Inside, a `tf.function` is what it was made of."""
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
+
+
+def path(variable: Any) -> str:
+    """The path that Keras gives to a variable of TensorFlow, or the name that it has."""
+    holders = [item for item in gc.get_referrers(variable) if isinstance(item, keras.Variable)]
+    return str(holders[0].path if holders else variable.name.removesuffix(":0"))
+
+
+def variable_of(variable: Variable) -> Any:
+    return variable.value if isinstance(variable, keras.Variable) else variable

@@ -1,0 +1,134 @@
+"""The operations of PyTorch that a function calls, as its overrides see them."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import torch
+from torch.overrides import TorchFunctionMode
+
+from polytape.engines.contract import Forward, Tensor, Variable
+from polytape.engines.operations import Operation, Size, Trace, name_of
+from polytape.engines.places import here
+from polytape.engines.torch.recording import GraphRecording, record
+
+_IN_PLACE = ("setitem", "iadd", "isub", "imul", "itruediv", "ipow", "imatmul")
+_PROPERTIES = ("data", "real", "imag", "T", "mT", "H")
+
+
+class Recorder(TorchFunctionMode):
+    """Notes every call of the framework while it is open."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[Operation] = []
+        self.dtypes: dict[int, str] = {}
+        self.tensors: dict[int, Tensor] = {}
+        self._numbers: dict[int, int] = {}  # of tensors by identity; those met are kept alive
+        self._blocked = 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = [self.number(tensor) for tensor in _tensors((args, kwargs or {}))]
+        found = func(*args, **(kwargs or {}))
+        name = _name(func)
+        if not given or not name:
+            return found
+        made = list(_tensors(found))
+        if name == "setitem":
+            made = [args[0]]
+        if not made and name_of(name) != "a host function":
+            return found  # a shape, a flag
+        grows = [t for t in _tensors((args, kwargs or {})) if t.requires_grad]
+        inside = torch.is_grad_enabled()
+        if grows and not inside and any(tensor.is_floating_point() for tensor in made):
+            name = "no_grad"
+        fresh = [t for t in made if not any(t is other for other in _tensors((args, kwargs or {})))]
+        changed = name.endswith("_") or name in _IN_PLACE
+        outputs = [self.number(t, anew=changed or any(t is f for f in fresh)) for t in made]
+        if outputs == given[:1]:
+            return found  # handed back as it was: `to` of the same type
+        self.operations.append(Operation(name_of(name), tuple(given), tuple(outputs), here()))
+        return found
+
+    def number(self, tensor: Tensor, anew: bool = False) -> int:
+        """Of a tensor; another one for what it has become."""
+        known = self._numbers.get(id(tensor))
+        if known is None or anew:
+            known = len(self.tensors)
+            self._numbers[id(tensor)] = known
+            self.tensors[known] = tensor
+            self.dtypes[known] = str(tensor.dtype).removeprefix("torch.")
+        return known
+
+
+def _name(func: Any) -> str:
+    """Of a function of the framework; "" for what tells only of shapes and the like."""
+    name = str(getattr(func, "__name__", func))
+    if name == "__get__":
+        found = str(getattr(getattr(func, "__self__", None), "__name__", ""))
+        return found if found in _PROPERTIES else ""
+    if name in ("__float__", "__int__", "__bool__", "__index__"):
+        return "python_number"
+    return name.removeprefix("__").removesuffix("__")
+
+
+def _tensors(nest: Any) -> Iterator[Tensor]:
+    if isinstance(nest, torch.Tensor):
+        yield nest
+    elif isinstance(nest, Mapping):
+        for item in nest.values():
+            yield from _tensors(item)
+    elif isinstance(nest, (list, tuple)):
+        for item in nest:
+            yield from _tensors(item)
+
+
+class _Numbers:
+    def __init__(self, tensors: Mapping[int, Tensor], scalars: Sequence[Tensor]) -> None:
+        self._tensors, self._scalars = tensors, scalars
+
+    def value(self, tensor: int) -> Any:
+        return self._tensors[tensor].detach().cpu().float().numpy()
+
+    def sizes(self, tensors: Sequence[int]) -> dict[int, Size]:
+        return {tensor: size_of(self._tensors[tensor]) for tensor in tensors}
+
+    def cotangents(self, scalar: int, tensors: Sequence[int]) -> dict[int, Size]:
+        loss = self._scalars[scalar]
+        moving = [n for n in tensors if self._tensors[n].requires_grad]
+        if not loss.requires_grad or not moving:
+            return {}
+        sources = [self._tensors[n] for n in moving]
+        found = torch.autograd.grad(loss, sources, retain_graph=True, allow_unused=True)
+        pairs = zip(moving, found, strict=True)
+        return {n: size_of(gradient) for n, gradient in pairs if gradient is not None}
+
+
+def size_of(value: Tensor) -> Size:
+    entries = value.detach()
+    entries = entries.to_dense() if entries.is_sparse else entries
+    flat = entries.abs().to(torch.float32).cpu().numpy()
+    there = flat[np.isfinite(flat)]
+    return Size(float(there.max(initial=0.0)), there.size == flat.size)
+
+
+def trace(
+    forward: Forward, variables: Callable[[], Sequence[Variable]]
+) -> tuple[GraphRecording, Trace]:
+    recorder = Recorder()
+    with recorder:
+        recording = record(forward, variables)
+    raw = [v.value if isinstance(v, keras.Variable) else v for v in variables()]
+    sources = [recorder.number(variable) for variable in raw]
+    scalars = [recorder.number(scalar) for scalar in recording.scalars]
+    made = {number for operation in recorder.operations for number in operation.outputs}
+    others = {
+        number: f"a tensor of shape {tuple(tensor.shape)}"
+        for number, tensor in recorder.tensors.items()
+        if tensor.is_leaf and tensor.requires_grad and number not in {*sources, *made}
+    }
+    numbers = _Numbers(recorder.tensors, recording.scalars)
+    return recording, Trace(recorder.operations, recorder.dtypes, sources, scalars, others, numbers)

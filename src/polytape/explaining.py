@@ -1,0 +1,193 @@
+"""`pt.explain`: why gradients are missing, zero or not finite."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from polytape.contract import received
+from polytape.contract.types import Nest
+from polytape.differentiation.jacobian import Table
+from polytape.differentiation.losses import Losses
+from polytape.differentiation.variables import Variables
+from polytape.engines import engine
+from polytape.engines.operations import LeftFrameworkError, Trace
+from polytape.explanation.explanation import Explanation
+from polytape.explanation.finding import Finding
+from polytape.explanation.measured import products_of
+from polytape.explanation.search import Asked, search
+from polytape.explanation.words import CUTS
+from polytape.looping import Gradients
+from polytape.training.explained import explain_model
+
+
+def explain(subject: Any, x: Any = None, y: Nest = None, sample_weight: Nest = None) -> Explanation:
+    """Why a model is learning, or not: the gradient of every objective in every network.
+
+    Of each gradient that is missing, zero or not finite it says why: the operation at which it is
+    lost, the Keras layer in which that is called and the line of your own program, and what to do.
+    Nothing is updated, and no state of random numbers moves. It costs a few steps, and more on
+    JAX, where it is compiled.
+
+    Args:
+        subject: a compiled `pt.Model`; or a function without arguments that returns the losses, as
+            for `pt.gradients`; or what `pt.gradients` returned, of which no causes can be told
+        x: the inputs of one batch, as for `fit`; beside a function its variables, in any form that
+            `pt.gradients` takes
+        y: the targets of that batch
+        sample_weight: of that batch
+
+    Returns:
+        An `Explanation`; print it, or read `.findings`, `.cell(objective, network)`,
+        `.by_layer()`.
+
+    Raises:
+        TypeError: If the first argument is none of these, or something is missing beside it.
+        RuntimeError: If the model was not compiled.
+
+    Example:
+        >>> import keras, polytape as pt
+        >>> from keras import ops
+        >>> w = keras.Variable([1.0, 2.0], name="w")
+        >>> found = pt.explain(lambda: {"a": w[0] ** 2, "b": ops.sum(ops.round(w))}, [w])
+        >>> [(finding.objective, finding.kind, finding.operation) for finding in found.findings]
+        [('b', 'cut', 'round')]
+    """
+    if isinstance(subject, Gradients):
+        return _of_gradients(subject)
+    if isinstance(subject, keras.Model):
+        if x is None:
+            raise TypeError(
+                "pt.explain(model, x, y) needs one batch: x, and y unless the losses read none."
+            )
+        return explain_model(subject, x, y, sample_weight)
+    if callable(subject) and not isinstance(subject, keras.layers.Layer):
+        if x is None:
+            raise TypeError(
+                "pt.explain(losses, variables) needs the variables beside the function: "
+                "pt.explain(losses, model.trainable_variables)."
+            )
+        return _of_function(subject, x)
+    raise TypeError(
+        "pt.explain takes a compiled pt.Model and a batch, a function that returns the losses and "
+        f"variables, or what pt.gradients returned. {received(subject)}"
+    )
+
+
+def _of_function(objective_fn: Callable[[], Any], variables: Any) -> Explanation:
+    known = Variables.of("pt.explain", variables)
+    names: list[str] = []
+
+    def forward() -> tuple[Any, Any]:
+        losses, outputs = Losses.returned(objective_fn())
+        names[:] = losses.names
+        return {"losses": losses.whole}, outputs
+
+    with keras.StatelessScope():
+        try:
+            recording, trace = engine().trace(forward, lambda: known.variables)
+        except LeftFrameworkError as left:
+            return left_framework(left, known)
+    every = range(len(known.variables))
+    rows = [
+        recording.vjp({place: ops.ones((), scalar.dtype)}, every)
+        for place, scalar in enumerate(recording.scalars)
+    ]
+    losses = [float(ops.convert_to_numpy(loss)) for loss in recording.scalars]
+    return explained(names, losses, rows, known, trace)
+
+
+def explained(
+    names: Sequence[str],
+    losses: Sequence[float],
+    rows: Table,
+    known: Variables,
+    trace: Trace | None,
+) -> Explanation:
+    """Of gradients by variables, all of which every objective may train."""
+    owners = tuple(path.split("/")[0] for path in known.paths)
+    reach = np.array([[gradient is not None for gradient in row] for row in rows])
+    everywhere = np.ones_like(reach)
+    products = products_of(rows, None)
+    squares = np.diagonal(products.rows, axis1=1, axis2=2).T
+    asked = Asked(
+        objectives=names,
+        scalars=range(len(names)),
+        networks=owners,
+        paths=known.paths,
+        reach=reach,
+        routes=everywhere,
+        declared=np.zeros_like(reach),
+        zero=reach & (squares == 0),
+        finite=np.isfinite(squares),
+        losses=np.array(losses),
+        present=np.ones(len(names), bool),
+    )
+    return Explanation(
+        objectives=tuple(names),
+        networks=tuple(dict.fromkeys(owners)),
+        method="",
+        losses=dict(zip(names, losses, strict=True)),
+        paths=known.paths,
+        owners=owners,
+        layers=tuple(path.rpartition("/")[0] or path for path in known.paths),
+        reach=reach,
+        routes=everywhere,
+        products=products,
+        findings=(*search(asked, trace), *_frozen(known.frozen)),
+    )
+
+
+def _frozen(paths: Sequence[str]) -> list[Finding]:
+    """Of parameters of a module that do not train."""
+    return [
+        Finding(
+            "",
+            path.split("/")[0],
+            "frozen",
+            f"{path!r} is frozen (requires_grad=False or trainable=False): no gradient is taken by "
+            "it",
+            "If it is to learn, set it to train.",
+            variables=(path,),
+        )
+        for path in paths
+    ]
+
+
+def _of_gradients(gradients: Gradients) -> Explanation:
+    names = gradients.connectivity.names
+    losses = [float(ops.convert_to_numpy(loss)) for loss in gradients.losses.values()]
+    known = Variables(gradients.variables, gradients.connectivity.paths, ())
+    return explained(names, losses, [gradients[name] for name in names], known, None)
+
+
+def left_framework(left: LeftFrameworkError, known: Variables) -> Explanation:
+    """Of a function that cannot be differentiated, as it needs numbers while it is traced."""
+    line = "" if left.line is None else str(left.line)
+    words = CUTS["a host function"]
+    owners = tuple(path.split("/")[0] for path in known.paths)
+    none = np.zeros((1, len(known.paths)), bool)
+    finding = Finding(
+        "",
+        "",
+        "cut",
+        f"A host function {words.why}",
+        words.remedy,
+        "a host function",
+        line=line,
+    )
+    return Explanation(
+        objectives=("(unknown)",),
+        networks=tuple(dict.fromkeys(owners)),
+        method="",
+        losses={"(unknown)": float("nan")},
+        paths=known.paths,
+        owners=owners,
+        layers=tuple(path.rpartition("/")[0] or path for path in known.paths),
+        reach=none,
+        routes=~none,
+        products=products_of([[None] * len(known.paths)], None),
+        findings=(finding,),
+    )

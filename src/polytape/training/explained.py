@@ -1,0 +1,203 @@
+"""Why a `polytape.Model` is learning, or not, on one batch."""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+from keras import ops
+
+from polytape.contract import Tensor
+from polytape.contract.types import Anything, Flags, Nest
+from polytape.differentiation.jacobian import Table
+from polytape.engines import engine
+from polytape.engines.operations import LeftFrameworkError, Trace
+from polytape.explanation.explanation import Explanation, Products
+from polytape.explanation.finding import Finding
+from polytape.explanation.measured import products_of
+from polytape.explanation.search import Asked, search
+from polytape.explanation.words import CUTS
+from polytape.training.backward import backward
+from polytape.training.compilation import Compilation
+from polytape.training.losses.evaluation import Batch
+from polytape.training.plan import PhasePlan
+from polytape.training.recording import PhaseRecording, forward_of, taken_apart
+
+
+def explain_model(model: keras.Model, x: Nest, y: Nest, sample_weight: Nest = None) -> Explanation:
+    """As `pt.explain`. All that the model holds has its value back afterwards."""
+    compilation: Compilation | None = getattr(model, "compilation", None)
+    if compilation is None:
+        raise RuntimeError(
+            "pt.explain takes a compiled pt.Model: pt.Model(...) or pt.Model.wrap(model), then "
+            f"compile(optimizer=..., loss=..., combine=...). Received: {type(model).__name__}"
+            + (", which was not compiled." if "polytape" in type(model).__module__ else ".")
+        )
+    batch = Batch(*keras.tree.map_structure(_tensor, (x, y, sample_weight)))
+    _planned(compilation, batch)
+    changing = [*model.non_trainable_variables, *model.metrics_variables]
+    before = [(variable, ops.copy(variable.value)) for variable in changing]
+    try:
+        parts = [
+            _Part(compilation, number, batch) for number in range(len(compilation.settings.phases))
+        ]
+    finally:
+        for variable, value in before:
+            variable.assign(value)
+    return _joined(compilation, parts)
+
+
+def _tensor(value: Anything) -> Anything:
+    return value if value is None else ops.convert_to_tensor(value)
+
+
+def _planned(compilation: Compilation, batch: Batch) -> None:
+    """Build the model and make its plan, if no step has done so."""
+    model = compilation.model
+    if not compilation.planned:
+        if not model.built:
+            model(batch.inputs)
+        compilation.complete(model(batch.inputs))
+    if not compilation.planned:
+        raise RuntimeError(
+            "The objectives are not known before the first training step. Call fit, or "
+            "train_on_batch, once, then pt.explain."
+        )
+
+
+class _Part:
+    """One phase: its gradients, its update, and what is wrong with them."""
+
+    def __init__(self, compilation: Compilation, number: int, batch: Batch) -> None:
+        self.compilation, self.plan = compilation, compilation.plan.phases[number]
+        model, count = compilation.model, len(compilation.plan.index.variables)
+        self.findings: list[Finding] = []
+        self.losses = np.full(len(self.plan.names), np.nan)
+        self.reach = np.zeros((len(self.plan.names), count), bool)
+        self.products = products_of([[None] * count for _ in self.plan.names], None)
+        try:
+            recorded, trace = engine().trace(
+                forward_of(compilation, number, batch), lambda: model.trainable_variables
+            )
+        except LeftFrameworkError as left:
+            self.findings.append(_left(left))
+            return
+        recorded = taken_apart(compilation, number, recorded)
+        present = recorded.outputs[2]
+        step, one = compilation.plan.clock.read(), ops.ones((), "float32")
+        recording = PhaseRecording(recorded, self.plan, step, one, present)
+        self.present = _flags(present, len(self.plan.names))
+        self.losses = np.array([float(ops.convert_to_numpy(loss)) for loss in recording.losses])
+        every = range(count)
+        group = [*recorded.groups["losses"]]
+        rows: Table = [recorded.vjp({place: one}, every) for place in group]
+        self.reach = np.array([[gradient is not None for gradient in row] for row in rows])
+        allowed = self.plan.routes.allowed
+        self.products = products_of(rows, self._update(recording))
+        squares = np.diagonal(self.products.rows, axis1=1, axis2=2).T
+        index = compilation.plan.index
+        self.findings += search(
+            Asked(
+                objectives=self.plan.names,
+                scalars=group,
+                networks=[owner or "(other)" for owner in index.owners],
+                paths=index.paths,
+                reach=self.reach,
+                routes=allowed,
+                declared=allowed & _declared(compilation, self.plan)[:, None],
+                zero=self.reach & (squares == 0),
+                finite=np.isfinite(squares),
+                losses=self.losses,
+                present=self.present,
+            ),
+            trace,
+        )
+        self.findings += _untracked(trace, model)
+
+    def _update(self, recording: PhaseRecording) -> Sequence[Tensor | None] | None:
+        """The directions of a training step; None where it would be refused."""
+        trained = self.reach & self.plan.routes.allowed
+        if not trained.any(axis=1).all():
+            return None
+        state = self.plan.aggregator.state.read()
+        directions = backward(recording).directions
+        self.plan.aggregator.state.write(state, ops.ones((), "bool"))
+        return directions
+
+
+def _flags(present: Anything, count: int) -> Flags:
+    if present is None:
+        return np.ones(count, bool)
+    return np.asarray(ops.convert_to_numpy(present), bool)
+
+
+def _declared(compilation: Compilation, phase: PhasePlan) -> Flags:
+    """(T,) bool: objectives whose route the user wrote down."""
+    objectives = compilation.settings.objectives
+    if objectives is None:
+        return np.zeros(len(phase.names), bool)
+    return np.array([objectives.given[name].trains is not None for name in phase.names])
+
+
+def _untracked(trace: Trace, model: keras.Model) -> list[Finding]:
+    known = {variable.path for variable in model.variables}
+    paths = tuple(sorted({path for path in trace.others.values() if path not in known}))
+    if not paths:
+        return []
+    listed = ", ".join(map(repr, paths[:3])) + f" and {len(paths) - 3} more" * (len(paths) > 3)
+    return [
+        Finding(
+            "",
+            "",
+            "untracked",
+            f"The forward pass reads {listed}: trainable, "
+            "and no variable of the model: nothing trains them",
+            "Make the layer an attribute of the model or of one of its layers (not of a function, "
+            "a Lambda or a closure), and create variables in __init__ or build with add_weight.",
+            variables=paths,
+        )
+    ]
+
+
+def _left(left: LeftFrameworkError) -> Finding:
+    line = "" if left.line is None else str(left.line)
+    words = CUTS["a host function"]
+    text = f"A host function {words.why}"
+    return Finding("", "", "cut", text, words.remedy, "a host function", line=line)
+
+
+def _joined(compilation: Compilation, parts: Sequence[_Part]) -> Explanation:
+    """One explanation of all phases, objectives in the order of the plan."""
+    plan = compilation.plan
+    names, index = plan.names, plan.index
+    total, variables = len(names), len(index.variables)
+    reach, routes = np.zeros((total, variables), bool), np.zeros((total, variables), bool)
+    rows = np.zeros((variables, total, total))
+    update, square = np.zeros((variables, total)), np.zeros(variables)
+    weights = np.full((variables, total), np.nan)
+    losses: dict[str, float] = {}
+    for part in parts:
+        own = np.array([names.index(name) for name in part.plan.names])
+        reach[own], routes[own] = part.reach, part.plan.routes.allowed
+        rows[np.ix_(np.arange(variables), own, own)] = part.products.rows
+        update[:, own], weights[:, own] = part.products.update, part.products.weights
+        square += part.products.square
+        losses.update(zip(part.plan.names, part.losses.tolist(), strict=True))
+    owners = tuple(owner or "(other)" for owner in index.owners)
+    return Explanation(
+        objectives=tuple(names),
+        networks=tuple(dict.fromkeys(owners)),
+        method=type(compilation.settings.method).__name__,
+        losses={name: losses[name] for name in names},
+        paths=tuple(index.paths),
+        owners=owners,
+        layers=tuple(path.rpartition("/")[0] or path for path in index.paths),
+        reach=reach,
+        routes=routes,
+        products=Products(rows, update, square, weights),
+        findings=_merged([finding for part in parts for finding in part.findings]),
+    )
+
+
+def _merged(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Each once; of what several objectives share, once for all of them."""
+    return tuple(dict.fromkeys(findings))
