@@ -6,6 +6,7 @@ from polytape.contract import Evidence as Evidence
 from polytape.contract import Method as Method
 from polytape.differentiation.derivatives import derivative as derivative
 from polytape.differentiation.features import Features as Features
+from polytape.explaining import explain as explain
 from polytape.looping import Gradients as Gradients
 from polytape.looping import gradients as gradients
 from polytape.methods.aligned_mtl import AlignedMTL as AlignedMTL
@@ -167,6 +168,7 @@ __all__ = [
     "compiled_step",
     "data",
     "derivative",
+    "explain",
     "gradients",
     "weigh",
 ]
