@@ -1,7 +1,9 @@
 """`pt.GradientTape`: what it records and frees, how it nests, and what it says of wrong use."""
 
 import re
+import warnings
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -94,9 +96,39 @@ def test_nothing_is_kept_alive(w: keras.Variable) -> None:
 def test_gradients_inside_the_block_end_the_record(w: keras.Variable) -> None:
     with pt.GradientTape() as tape:
         grads = tape.gradients(losses_of(w), [w])
-        with pytest.raises(RuntimeError, match="call it inside the `with` block"):
+        with pytest.raises(AttributeError, match="call it inside the `with` block"):
             tape.watch(w)
     np.testing.assert_allclose(grads["b"][0], [-2.0, -1.0])
+
+
+def test_persistent_any_number_of_times_and_mixed(w: keras.Variable) -> None:
+    with pt.GradientTape(persistent=True) as tape:
+        losses = losses_of(w)
+        within = tape.gradients(losses, [w])
+        slope = tf.reduce_sum(within["a"][0] ** 2)  # (2 w0)^2
+    first, second = tape.gradients(losses, [w]), tape.gradients({"b": losses["b"]}, [w])
+    for grads in (within, first):
+        np.testing.assert_array_equal(grads["a"][0], tape.gradient(losses["a"], w))
+    np.testing.assert_array_equal(second["b"][0], tape.gradient(losses["b"], [w])[0])
+    np.testing.assert_allclose(tape.gradients([slope], [w])["0"][0], [8.0, 0.0])
+    np.testing.assert_allclose(first.combine("sum")[0], [0.0, -1.0])
+
+
+def test_mixed_with_reset_and_stop_recording(w: keras.Variable) -> None:
+    v = keras.Variable(2.0)
+    with pt.GradientTape() as tape:
+        early = w[0] * v
+        tape.reset()
+        with tape.stop_recording():
+            factor = v * 1.0
+        losses = {"a": w[0] * factor + early, "b": w[1] ** 2 * v}
+    grads = tape.gradients(losses, [w, v])
+    np.testing.assert_allclose(grads["a"][0], [2.0, 0.0])
+    assert grads["a"][1] is None
+    np.testing.assert_allclose(grads["b"][1], 4.0)
+    with tape:  # a used tape records anew, as TensorFlow's does
+        losses = losses_of(w)
+    np.testing.assert_allclose(tape.gradients(losses, [w])["a"][0], [2.0, 0.0])
 
 
 @pytest.mark.parametrize("private", ["own", "weighted", "joint"])
@@ -140,13 +172,40 @@ def test_an_unknown_choice_of_private(w: keras.Variable) -> None:
         taken(w).combine("sum", private="shared")
 
 
-def test_used_up(w: keras.Variable) -> None:
+def gradient_of(tape: Any, losses: Any, w: Any) -> Any:
+    return tape.gradient(losses["a"], w)
+
+
+def gradients_of(tape: Any, losses: Any, w: Any) -> Any:
+    return tape.gradients(losses, [w])
+
+
+@pytest.mark.parametrize("first", [gradient_of, gradients_of])
+@pytest.mark.parametrize("second", [gradient_of, gradients_of])
+def test_used_up(w: keras.Variable, first: Any, second: Any) -> None:
     with pt.GradientTape() as tape:
         losses = losses_of(w)
-    tape.gradients(losses, [w])
-    for again in (lambda: tape.gradients(losses, [w]), tape.__enter__):
-        with pytest.raises(RuntimeError, match=r"used up: .* all losses in one call"):
-            again()
+    first(tape, losses, w)
+    line = first.__code__.co_firstlineno + 1
+    name = first.__name__.removesuffix("_of")
+    text = rf"used up: `{name}`, at test_tape.py:{line}: return .* all losses in one call"
+    with pytest.raises(RuntimeError, match=text) as caught:
+        second(tape, losses, w)
+    if second is gradient_of:
+        assert "A non-persistent GradientTape can only be used to compute one" in str(caught.value)
+
+
+def test_a_tape_made_for_one_gradient(w: keras.Variable) -> None:
+    """The function that opens it asks tapes for `gradient` only."""
+
+    def one(several: bool) -> Any:
+        with pt.GradientTape() as tape:
+            losses = losses_of(w)
+        return gradients_of(tape, losses, w) if several else tape.gradient(losses["a"], w)
+
+    one(several=False)
+    with pytest.raises(RuntimeError, match=r"asks tapes for `gradient`.*persistent=True"):
+        one(several=True)
 
 
 def test_not_entered(w: keras.Variable) -> None:
@@ -154,20 +213,40 @@ def test_not_entered(w: keras.Variable) -> None:
         pt.GradientTape().gradients(losses_of(w), [w])
 
 
-def test_options_and_names_of_tensorflow(w: keras.Variable) -> None:
-    with pytest.raises(TypeError, match=r"need not be persistent. Received: persistent"):
-        pt.GradientTape(persistent=True)
-    with pt.GradientTape() as tape:
-        losses = losses_of(w)
-    with pytest.raises(AttributeError, match=r"write tape.gradients\(\{.* in one call"):
-        tape.gradient(losses["a"], [w])
+def test_never_entered_by_its_older_name(w: keras.Variable) -> None:
+    with pytest.raises(RuntimeError, match=r"non-persistent .* recorded nothing. .* inside `with"):
+        pt.GradientTape().gradient(w.value, w)
 
 
-@pytest.mark.parametrize("x", [np.ones(2, "float32"), tf.constant([1, 2])])
+@pytest.mark.parametrize("x", [np.ones(2, "float32"), [tf.constant(1.0), 2.0]])
 def test_what_cannot_be_watched(x: Any) -> None:
-    text = r"takes a floating-point tensor. Received: .*(ndarray|int32).*. Convert it with tf"
-    with pt.GradientTape() as tape, pytest.raises(TypeError, match=text):
+    text = r"Passed in object .* takes floating-point tensors .*. Convert it with tf"
+    with pt.GradientTape() as tape, pytest.raises(ValueError, match=text):
         tape.watch(x)
+
+
+@pytest.mark.parametrize(
+    ("make", "sources", "text"),
+    [
+        (
+            lambda w: (w * 1.0).numpy(),
+            lambda w: w,
+            r"of type ndarray, and no tensor. NumPy",
+        ),
+        (lambda w: float(w[0]), lambda w: w, r"of type float, and no tensor"),
+        (lambda w: w * 1.0, lambda w: [w, None], r"A source is None: give the variable"),
+        (
+            lambda w: w * 1.0,
+            lambda w: keras.Sequential(name="net"),
+            r"'net', a layer or model",
+        ),
+    ],
+)
+def test_calls_that_tensorflow_refuses(w: Any, make: Any, sources: Any, text: str) -> None:
+    with pt.GradientTape() as tape:
+        target = make(w)
+    with pytest.raises((AttributeError, TypeError, ValueError), match=text):
+        tape.gradient(target, sources(w))
 
 
 @pytest.mark.parametrize(
@@ -270,3 +349,95 @@ def test_a_loss_finished_behind_the_block_is_told_from_a_prediction_made_outside
     ):
         with pytest.raises(ValueError, match=text):
             tf.function(call)() if graph else call()
+
+
+# ------------------------------------------------------------- `gradient` that has only None
+
+
+def told(make: Callable[[], Any]) -> str:
+    """The one warning of a program."""
+    with pytest.warns(UserWarning, match="has no gradient") as caught:
+        make()
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    return str(caught[0].message)
+
+
+def asked(sources: Any, losses: Callable[[], Any], **options: Any) -> Callable[[], Any]:
+    def program() -> Any:
+        with pt.GradientTape(**options) as tape:
+            target = losses()
+        return tape.gradient(target, sources)
+
+    return program
+
+
+FROZEN = tf.Variable([1.0], trainable=False)
+X, V = tf.constant([1.0]), tf.Variable([1.0, 2.0], name="v")
+OUTSIDE = tf.reduce_sum(V * 2.0)
+SILENT = {
+    "outside": (lambda w: asked([w], lambda: OUTSIDE * 3.0), "No variable was read inside"),
+    "unwatched": (lambda w: asked(X, lambda: X**2), r"tape.watch\(x\) inside"),
+    "other network": (lambda w: asked([V], lambda: w * 2.0), "It reaches others: w"),
+    "cut": (
+        lambda w: asked([w], lambda: tf.stop_gradient(w * 1.0) + V),
+        "1 of them were read .* It does reach v. Mend",
+    ),
+    "argmax": (lambda w: asked([w], lambda: tf.argmax(w * 1.0)), "The target is int64: .*argmax"),
+    "frozen": (lambda w: asked([FROZEN], lambda: FROZEN * w), "All sources are frozen"),
+    "integers": (
+        lambda w: asked(tf.constant([1]), lambda: w * 1.0),
+        "Of sources of type int32 there is no gradient",
+    ),
+    "no access": (
+        lambda w: asked([w], lambda: w * 1.0, watch_accessed_variables=False),
+        "was told to watch no variable",
+    ),
+    "no sources": (lambda w: asked([], lambda: w * 1.0), "A model that was never called has no"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _lines_are_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test is told anew."""
+    for known in ("_healthy", "_told"):
+        monkeypatch.setattr(f"polytape.tape.gradient_tape.{known}", set())
+
+
+@pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
+@pytest.mark.parametrize("case", SILENT)
+def test_only_none_says_why(w: keras.Variable, case: str, graph: bool) -> None:
+    make, text = SILENT[case]
+    program = make(w)
+    message = told((lambda: tf.function(lambda: program() and None)()) if graph else program)
+    assert "At test_tape.py:" in message
+    assert "return tape.gradient(target, sources)" in message
+    if not graph or case not in ("other network", "cut"):
+        assert re.search(text, message), message
+
+
+def test_it_is_said_once_per_line(w: keras.Variable) -> None:
+    program = asked([V], lambda: w * 2.0)
+    told(program)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert program() == [None]
+
+
+def test_also_on_a_line_that_had_gradients_before(w: keras.Variable) -> None:
+    def step(target: Any) -> Any:
+        with pt.GradientTape() as tape:
+            loss = target()
+        return tape.gradient(loss, [w])
+
+    assert step(lambda: w * 2.0)[0] is not None
+    assert "outside the `with` block" in told(lambda: step(lambda: tf.stop_gradient(w * 1.0)))
+
+
+def test_jacobians_too(w: keras.Variable) -> None:
+    def program() -> Any:
+        with pt.GradientTape(persistent=True) as tape:
+            y = w * 2.0
+        return tape.jacobian(y, [V])
+
+    assert "tape.jacobian has no gradient by any of its 1 sources (v)" in told(program)

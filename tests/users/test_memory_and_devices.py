@@ -122,7 +122,7 @@ def doors() -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "pt.Combiner", lambda: pt.Combiner("upgrad")(before)
     yield "pt.compiled_step", lambda: pt.compiled_step(losses, "sgd", "upgrad", [w])
     if BACKEND == "tensorflow":
-        yield "pt.GradientTape", pt.GradientTape
+        yield "tape.gradients", lambda: pt.GradientTape().gradients({}, [w])
 
 
 def refused(doors: list[tuple[str, Callable[[], Any]]], found: str) -> None:

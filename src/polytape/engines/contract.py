@@ -4,11 +4,13 @@ One engine per framework, chosen by Keras's backend; nothing else in polytape im
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from polytape.engines.operations import Trace
+from polytape.engines.places import Line
 
 Tensor = Any
 Variable = Any
@@ -47,34 +49,95 @@ class Recording(Protocol):
 
 
 class Tape(Protocol):
-    """A record of what the framework does between `open` and `close`."""
+    """A record of what the framework does between `open` and `close`, by the framework's rules.
 
-    def open(self) -> None: ...
+    What goes against these raises the framework's own errors.
+    """
+
+    recorded: bool  # whether it was opened, and not used up since
+    accessed: bool  # whether it follows variables without being told to
+
+    def open(self, several: bool, examine: bool) -> None:
+        """Begin to record, or go on.
+
+        several  whether `recording` may be asked for, of a tape that is not persistent
+        examine  whether `reaches` may be asked, where knowing it changes nothing
+        """
+        ...
 
     def close(self) -> None: ...
 
-    def watch(self, tensor: Tensor) -> None:
-        """Follow a tensor from here on, as variables are followed without being asked."""
+    def reset(self) -> None:
+        """Forget what was recorded, and go on recording."""
+        ...
+
+    def stop_recording(self) -> AbstractContextManager[None]: ...
+
+    def watch(self, tensor: Any) -> None:
+        """Follow tensors from here on, as variables are followed without being asked."""
+        ...
+
+    def single(self, keep: bool) -> AbstractContextManager[Any]:
+        """The framework's tape, for one call of one method; used up by it if not persistent.
+
+        keep  whether `reaches` is to have its answers afterwards, until `forget`
+        """
+        ...
+
+    def several(self) -> bool:
+        """End the record of a tape that is not persistent; whether `recording` can be had."""
+        ...
+
+    def recording(self, scalars: Scalars, sources: Sequence[Any]) -> Recording:
+        """Scalars of that time, to be differentiated by variables and tensors of that time."""
+        ...
+
+    def spend(self) -> None:
+        """Free what was recorded, unless the tape is persistent."""
+        ...
+
+    def forget(self) -> None:
+        """Free what was kept for `reaches`."""
         ...
 
     def read(self) -> Sequence[Variable]:
-        """The variables that were read while it was open, in the type of the framework."""
+        """The variables that it has followed, in the type of the framework."""
         ...
 
     def has_read(self, source: Any) -> bool:
         """Whether a variable, of Keras or of the framework, is among them."""
         ...
 
+    def follows(self, source: Any) -> bool:
+        """Whether it follows a variable or tensor: was told to, or met it, or knows its origin."""
+        ...
+
+    def reaches(self, target: Tensor, sources: Sequence[Any]) -> list[bool] | None:
+        """From which of the sources a recorded path leads to the target; None if nobody knows."""
+        ...
+
     def path(self, variable: Variable) -> str:
-        """The path that Keras gives to a variable of the framework, or the name that it has."""
+        """The path that Keras gives to a variable, or the name that it has."""
         ...
 
     def finished(self, scalar: Tensor) -> bool:
         """Whether a tensor was there when the tape was closed."""
         ...
 
-    def recording(self, scalars: Scalars, sources: Sequence[Any]) -> Recording:
-        """Scalars of that time, to be differentiated by variables and tensors of that time."""
+    def line(self) -> Line | None:
+        """The line of the user's code that runs, if it is known."""
+        ...
+
+    def is_variable(self, source: Any) -> bool:
+        """Of Keras or of the framework, and no tensor."""
+        ...
+
+    def leaves(self, nest: Any) -> list[Any]:
+        """What is in a nest, None included."""
+        ...
+
+    def differentiable(self, tensor: Tensor) -> bool:
+        """Whether the type of a tensor or variable is one that gradients are taken of."""
         ...
 
 
@@ -157,8 +220,12 @@ class Engine(Protocol):
         """
         ...
 
-    def tape(self) -> Tape | None:
-        """A closed, empty tape, if the framework records what is done as it is done."""
+    def tape(self, persistent: bool, watch_accessed_variables: bool) -> Tape | None:
+        """A closed, empty tape, if the framework records what is done as it is done.
+
+        persistent                whether it may be used more than once
+        watch_accessed_variables  whether variables are followed without being asked for
+        """
         ...
 
     def derivative(

@@ -78,8 +78,8 @@ def trains(source: Any) -> None:
     return  # nor variables: only those of Keras
 
 
-def tape() -> None:
-    return None  # what is to be differentiated must be a function
+def tape(persistent: bool, watch_accessed_variables: bool) -> None:
+    del persistent, watch_accessed_variables  # what is to be differentiated must be a function
 
 
 def derivative(

@@ -11,7 +11,8 @@ from polytape.engines.tensorflow.gradients import (
     zeros_like,
 )
 from polytape.engines.tensorflow.operations import trace
-from polytape.engines.tensorflow.recording import derivative, parameters, record, tape, trains
+from polytape.engines.tensorflow.recording import derivative, parameters, record, trains
+from polytape.engines.tensorflow.tape import tape
 from polytape.engines.tensorflow.updates import (
     apply,
     assign,

@@ -13,7 +13,7 @@ from tensorflow.python.framework import op_callbacks  # what `tf.debugging` itse
 from polytape.engines.contract import Forward, Tensor, Variable
 from polytape.engines.operations import Operation, Size, Trace, name_of
 from polytape.engines.places import Place, here, own_line
-from polytape.engines.tensorflow.recording import TapeRecording, record
+from polytape.engines.tensorflow.recording import TapeRecording, raw, record
 
 
 class Recorder:
@@ -104,7 +104,7 @@ def trace(
 ) -> tuple[TapeRecording, Trace]:
     with run_eagerly(), Recorder(keep=True) as recorder:
         recording = record(forward, variables)
-    handles = [variable_of(variable).handle._id for variable in variables()]
+    handles = [raw(variable).handle._id for variable in variables()]
     scalars = [scalar._id for scalar in recording.scalars]
     read = recording.tape.watched_variables()
     others = {v.handle._id: path(v) for v in read if v.handle._id not in {*handles}}
@@ -132,7 +132,3 @@ def path(variable: Any) -> str:
     """The path that Keras gives to a variable of TensorFlow, or the name that it has."""
     holders = [item for item in gc.get_referrers(variable) if isinstance(item, keras.Variable)]
     return str(holders[0].path if holders else variable.name.removesuffix(":0"))
-
-
-def variable_of(variable: Variable) -> Any:
-    return variable.value if isinstance(variable, keras.Variable) else variable

@@ -1,6 +1,5 @@
 """Recordings: a persistent tape inside the train function, with and without XLA."""
 
-import gc
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,7 +26,7 @@ class TapeRecording:
         self.tape, self.outputs = tape, outputs
         self.scalars, self.groups = flattened(scalars)
         self.measure: Measure = measure
-        self._variables = [_raw(variable) for variable in variables]
+        self._variables = [raw(variable) for variable in variables]
         self._known = [*self._variables, *marked, *stand_ins]
         count = len(self._variables)
         self.marks = range(count, count + len(marked))
@@ -75,43 +74,6 @@ def record(
     return TapeRecording(tape, scalars, variables(), marked, measure, outputs, losses)
 
 
-class _Tape:
-    def __init__(self) -> None:
-        self._tape = tf.GradientTape(persistent=True)
-
-    def open(self) -> None:
-        self._tape.__enter__()
-
-    def close(self) -> None:
-        self._tape.__exit__(None, None, None)
-        self._end = tf.constant(0.0)  # what comes later was not recorded
-
-    def watch(self, tensor: Tensor) -> None:
-        self._tape.watch(_raw(tensor))
-
-    def read(self) -> Sequence[Variable]:
-        return self._tape.watched_variables()
-
-    def has_read(self, source: Any) -> bool:
-        raw = _raw(source)
-        return any(variable is raw for variable in self.read())
-
-    def path(self, variable: Variable) -> str:
-        holders = [item for item in gc.get_referrers(variable) if isinstance(item, keras.Variable)]
-        return str(holders[0].path if holders else variable.name.removesuffix(":0"))
-
-    def finished(self, scalar: Tensor) -> bool:
-        if not tf.is_symbolic_tensor(scalar):
-            return tf.is_symbolic_tensor(self._end) or scalar._id < self._end._id
-        if not tf.is_symbolic_tensor(self._end) or scalar.graph is not self._end.graph:
-            return True
-        order = scalar.graph.get_operations()
-        return order.index(scalar.op) < order.index(self._end.op)
-
-    def recording(self, scalars: Scalars, sources: Sequence[Any]) -> TapeRecording:
-        return TapeRecording(self._tape, scalars, sources)
-
-
 def parameters(module: Any) -> dict[str, Variable] | None:
     if not isinstance(module, tf.Module):
         return None
@@ -122,10 +84,6 @@ def trains(source: Any) -> bool | None:
     if isinstance(source, tf.Variable):
         return source.trainable
     return True if isinstance(source, tf.Tensor) else None
-
-
-def tape() -> _Tape:
-    return _Tape()
 
 
 def derivative(
@@ -139,5 +97,6 @@ def derivative(
     return [None if gradient is None else tf.convert_to_tensor(gradient) for gradient in found]
 
 
-def _raw(variable: Variable) -> Any:
+def raw(variable: Variable) -> Any:
+    """The variable of TensorFlow that a variable of Keras holds, or what else was given."""
     return variable.value if isinstance(variable, keras.Variable) else variable

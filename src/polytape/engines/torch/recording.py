@@ -98,8 +98,8 @@ def trains(source: Any) -> bool | None:
     return source.requires_grad if isinstance(source, torch.Tensor) else None
 
 
-def tape() -> None:
-    return None  # the record is kept by the tensors themselves
+def tape(persistent: bool, watch_accessed_variables: bool) -> None:
+    del persistent, watch_accessed_variables  # the record is kept by the tensors themselves
 
 
 def derivative(

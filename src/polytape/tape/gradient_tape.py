@@ -1,0 +1,393 @@
+"""`pt.GradientTape`: `tf.GradientTape` as it is, and gradients of several losses in one call."""
+
+import dis
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import cache
+from types import CodeType
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from polytape.contract import Tensor
+from polytape.differentiation.connectivity import Connectivity
+from polytape.differentiation.losses import Losses
+from polytape.differentiation.scaling import factor_of
+from polytape.differentiation.variables import Variables
+from polytape.engines import Tape, check_replicas, engine
+from polytape.engines.places import Line
+from polytape.looping import Gradients, collected
+from polytape.tape.causes import misuse, names, why_nothing, why_unreached
+
+_healthy: set[Line | None] = (
+    set()
+)  # lines of the user's code that opened a tape that gave a gradient
+_told: set[Line | None] = set()  # those that asked for one and were told why there is none
+
+
+class GradientTape:
+    """`tf.GradientTape`, and gradients of several losses in one call. TensorFlow only.
+
+    It takes what TensorFlow's tape takes and gives what that gives: options, methods, values,
+    errors, and the moment at which memory is freed. In a program that exists, the name is all that
+    changes. On top of that
+
+    * `gradients` takes all losses and all variables at once. It needs no persistent tape, may be
+      called inside the `with` block as well as behind it, eagerly or inside `tf.function`, with or
+      without XLA, and can be differentiated by a tape around it, of either kind.
+    * A `gradient` or `jacobian` that has only None to give warns, once per line of yours, and says
+      why; errors say what to write instead.
+
+    A loop that is to run on JAX and PyTorch, too, uses `pt.gradients`.
+
+    Args:
+        persistent: whether it may be asked more than once; memory is then kept until it is deleted
+        watch_accessed_variables: whether variables that train are followed without `watch`
+
+    Raises:
+        RuntimeError: If Keras runs on another framework.
+
+    Example:
+        >>> import keras, polytape as pt
+        >>> w = keras.Variable([1.0, 2.0])
+        >>> optimizer = keras.optimizers.SGD(0.1)
+        >>> with pt.GradientTape() as tape:
+        ...     losses = {"a": w[0] ** 2, "b": -w[0] * w[1]}
+        >>> grads = tape.gradients(losses, [w])
+        >>> _ = optimizer.apply_gradients(zip(grads.combine(pt.UPGrad()), [w]))
+    """
+
+    def __init__(self, persistent: bool = False, watch_accessed_variables: bool = True) -> None:
+        tape = engine().tape(persistent, watch_accessed_variables)
+        if tape is None:
+            raise RuntimeError(_ELSEWHERE.format(keras.backend.backend()))
+        self._tape: Tape = tape
+        self._opened = Line("", 0)
+        self._used: tuple[str, Line | None] | None = None
+
+    def __enter__(self) -> "GradientTape":
+        frame = sys._getframe(1)
+        self._opened = Line(frame.f_code.co_filename, frame.f_lineno)
+        self._tape.open(not _for_one(frame.f_code), self._opened not in _healthy)
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._tape.close()
+
+    # --------------------------------------------------------------- as in TensorFlow
+
+    def watch(self, tensor: Any) -> None:
+        """Follow tensors from here on, so that gradients by them can be taken.
+
+        Variables that train are followed by themselves; this is for tensors that are not computed
+        from any, and for `watch_accessed_variables=False`.
+
+        Args:
+            tensor: a floating-point tensor or variable, or a nest of them; variables of Keras, too
+
+        Raises:
+            AttributeError: Before the `with` block, and when the tape is used up.
+            ValueError: If it is no tensor.
+        """
+        try:
+            self._tape.watch(tensor)
+        except (AttributeError, ValueError) as error:
+            raise type(error)(f"{str(error).rstrip('.')}. {self._why_unwatched()}") from error
+
+    def stop_recording(self) -> AbstractContextManager[None]:
+        """Record nothing within a `with` block of its own, inside that of the tape.
+
+        Returns:
+            What `with` takes.
+        """
+        return self._tape.stop_recording()
+
+    def reset(self) -> None:
+        """Forget what was recorded, and go on recording."""
+        self._tape.reset()
+
+    def watched_variables(self) -> Sequence[Any]:
+        """The variables that the tape has followed, in the order in which they were met.
+
+        Returns:
+            Variables of TensorFlow.
+        """
+        return self._tape.read()
+
+    def gradient(
+        self,
+        target: Any,
+        sources: Any,
+        output_gradients: Any = None,
+        unconnected_gradients: Any = "none",
+    ) -> Any:
+        """The gradient of one target, or of the sum of several, by the sources.
+
+        Warns, once per line of the user's code, if there is none by any source, and says why.
+
+        Args:
+            target: a tensor, or a nest of tensors, whose gradients are added up
+            sources: a variable or watched tensor, or a nest of them
+            output_gradients: for each target what its gradient is multiplied with; None: ones
+            unconnected_gradients: "none" or "zero": what a source gets that no path leads to
+
+        Returns:
+            Gradients in the nest of the sources: tensors, `tf.IndexedSlices` where they are sparse,
+            None where no path leads.
+
+        Raises:
+            RuntimeError: If the tape is used up or was never used.
+        """
+        return self._single(
+            "gradient",
+            target,
+            sources,
+            lambda tape: tape.gradient(target, sources, output_gradients, unconnected_gradients),
+        )
+
+    def jacobian(
+        self,
+        target: Tensor,
+        sources: Any,
+        unconnected_gradients: Any = "none",
+        parallel_iterations: int | None = None,
+        experimental_use_pfor: bool = True,
+    ) -> Any:
+        """The derivative of every entry of the target by every entry of the sources.
+
+        Args:
+            target: a tensor
+            sources: a variable or watched tensor, or a nest of them
+            unconnected_gradients: as of `gradient`
+            parallel_iterations: how many entries are differentiated at once; saves memory
+            experimental_use_pfor: whether to vectorise, which not every operation can be
+
+        Returns:
+            In the nest of the sources, each of shape `target.shape + source.shape`.
+
+        Raises:
+            RuntimeError: If the tape is used up or was never used, or would have to be persistent.
+        """
+        return self._single(
+            "jacobian",
+            target,
+            sources,
+            lambda tape: tape.jacobian(
+                target,
+                sources,
+                unconnected_gradients,
+                parallel_iterations,
+                experimental_use_pfor,
+            ),
+        )
+
+    def batch_jacobian(
+        self,
+        target: Tensor,
+        source: Any,
+        unconnected_gradients: Any = "none",
+        parallel_iterations: int | None = None,
+        experimental_use_pfor: bool = True,
+    ) -> Any:
+        """The Jacobian of every example of a batch, whose examples know nothing of each other.
+
+        Args:
+            target: (b, ...), of which each entry depends on the source's entry of its own only
+            source: (b, ...)
+            unconnected_gradients: as of `gradient`
+            parallel_iterations: as of `jacobian`
+            experimental_use_pfor: as of `jacobian`
+
+        Returns:
+            (b, ..., ...): the shape of the target, then that of one example of the source.
+
+        Raises:
+            RuntimeError: If the tape is used up or was never used, or would have to be persistent.
+            ValueError: If target and source are batches of unequal size.
+        """
+        return self._single(
+            "batch_jacobian",
+            target,
+            source,
+            lambda tape: tape.batch_jacobian(
+                target, source, unconnected_gradients, parallel_iterations, experimental_use_pfor
+            ),
+        )
+
+    def _single(
+        self, name: str, target: Any, sources: Any, differentiate: Callable[[Any], Any]
+    ) -> Any:
+        """What a method of TensorFlow's tape gives, and words where it has none to give."""
+        tape, line = self._tape, self._tape.line()
+        try:
+            with tape.single(keep=self._opened not in _healthy) as own:
+                found = differentiate(own)
+        except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+            words = self._why_refused(name, target, sources)
+            if type(error) not in _PLAIN or not words:
+                raise
+            raise type(error)(f"{str(error).rstrip('.')}. {words}") from error
+        self._used = name, line
+        if any(leaf is not None for leaf in tape.leaves(found)):
+            _healthy.add(self._opened)
+        elif line not in _told:
+            _told.add(line)
+            self._tell(name, line, tape.leaves(target), tape.leaves(sources))
+        tape.forget()
+        return found
+
+    def _tell(
+        self, name: str, line: Line | None, targets: Sequence[Any], sources: Sequence[Any]
+    ) -> None:
+        """Warn that there is no gradient at all."""
+        what = f"by any of its {len(sources)} sources ({names(self._tape, sources)})"
+        text = (
+            f"tape.{name} has no gradient {what if sources else 'to give'}: "
+            f"{why_nothing(self._tape, targets, sources)}{f' At {line}' if line else ''}"
+        )
+        warnings.warn_explicit(text, UserWarning, *(line or ("<unknown>", 0)))
+
+    # ------------------------------------------------------------------ several losses
+
+    def gradients(
+        self,
+        losses: Mapping[str, Any] | Sequence[Any],
+        sources: Any,
+        scale: Callable[[Tensor], Tensor] | Tensor | float | None = None,
+    ) -> Gradients:
+        """The gradient of every loss by every source; of a tape that is not persistent, once.
+
+        It must be called in the function that opens the tape, if that asks another tape for
+        `gradient`; or the tape be persistent.
+
+        Args:
+            losses: {objective name: scalar loss}, or a list of losses, named "0", "1", ...
+            sources: variables of Keras or TensorFlow, or watched tensors, each once; or any other
+                form of `pt.gradients`
+            scale: under loss scaling `optimizer.scale_loss`, as of `pt.gradients`
+
+        Returns:
+            Gradients with `losses`, `norms`, `cosines`, `gramian`, `grads["name"]` (a list over
+            sources, None where no path exists) and `combine`.
+
+        Raises:
+            RuntimeError: If the tape is used up or was never used, and where several replicas share
+                the variables.
+            TypeError: If the losses are no dict or list of tensors.
+            ValueError: If one is not a scalar or reaches no source, if there are no sources, or if
+                one is given twice.
+        """
+        check_replicas("tape.gradients")
+        tape = self._tape
+        if not tape.several():
+            raise RuntimeError(_MADE_FOR_ONE if tape.recorded else self._why_spent("gradients"))
+        if ops.is_tensor(losses):
+            raise TypeError(
+                "tape.gradients takes all losses at once, in a dict or list. Received: one tensor. "
+                'Write tape.gradients({"loss": loss}, variables).'
+            )
+        named = Losses.of(losses, "tape.gradients takes")
+        known = Variables.of("tape.gradients", sources)
+        factor = factor_of("tape.gradients", scale)
+        recording = tape.recording(named.groups, known.variables)
+        found = collected(recording, named.names, known, factor)
+        _check_reach(tape, found.connectivity, known, named)
+        self._used = "gradients", tape.line()
+        tape.spend()
+        return found
+
+    # --------------------------------------------------------------------------- words
+
+    def _why_refused(self, name: str, target: Any, sources: Any) -> str:
+        if not self._tape.recorded:
+            return self._why_spent(name)
+        return misuse(self._tape.leaves(target), self._tape.leaves(sources))
+
+    def _why_spent(self, name: str) -> str:
+        if self._used is None:
+            return (
+                "This tape has recorded nothing. Call the networks and compute the losses inside "
+                "`with pt.GradientTape() as tape:`."
+            )
+        before, line = self._used
+        return (
+            f"This tape is used up: `{before}`{f', at {line},' if line else ''} has freed what it "
+            "recorded. Differentiate all losses in one call, "
+            'tape.gradients({"a": loss_a, "b": loss_b}, variables), with the variables of all '
+            "networks, and open a new tape for the next step; or make the tape persistent, "
+            f"pt.GradientTape(persistent=True), for any number of calls of `{name}`."
+        )
+
+    def _why_unwatched(self) -> str:
+        if not self._tape.recorded:
+            return (
+                "tape.watch(x) follows x from then on: call it inside the `with` block, before x "
+                "is used."
+            )
+        return (
+            "tape.watch takes floating-point tensors and variables. Convert it with "
+            "tf.convert_to_tensor(x, tf.float32) and compute with the result."
+        )
+
+
+@cache
+def _for_one(code: CodeType) -> bool:
+    """Whether code asks tapes for one gradient and never for those of several losses.
+
+    A tape that it opens is TensorFlow's own to the last operation: none need stand ready beside it.
+    """
+    asked = _attributes(code)
+    return bool(asked & _ONE) and not asked & _SEVERAL
+
+
+def _attributes(code: CodeType) -> set[str]:
+    """The names of all attributes that code reads, and of the functions within it."""
+    found = {
+        str(step.argval)
+        for step in dis.get_instructions(code)
+        if step.opname in ("LOAD_ATTR", "LOAD_METHOD")
+    }
+    inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    return found.union(*map(_attributes, inner))
+
+
+_ONE = {"gradient", "jacobian", "batch_jacobian"}
+_SEVERAL = {"gradients"}
+
+
+def _check_reach(
+    tape: Tape, connectivity: Connectivity, sources: Variables, losses: Losses
+) -> None:
+    """Raise if a loss reaches no source, with the likely cause."""
+    unreached = np.flatnonzero(~connectivity.reach.any(axis=1))
+    if not unreached.size:
+        return
+    index = int(unreached[0])
+    paths = connectivity.paths
+    targets = [group[index] for group in losses.groups.values()]
+    raise ValueError(
+        f"Objective {connectivity.names[index]!r} reaches none of the {len(paths)} sources: "
+        f"{', '.join(paths[:4])}{', ...' * (len(paths) > 4)}. "
+        f"{why_unreached(tape, targets, sources.variables)}"
+    )
+
+
+_MADE_FOR_ONE = (
+    "This tape has recorded for one gradient, just as TensorFlow's does, since the function that "
+    "opened it asks tapes for `gradient` or `jacobian` only. Call tape.gradients in that function, "
+    "or open pt.GradientTape(persistent=True)."
+)
+_PLAIN = (AttributeError, RuntimeError, TypeError, ValueError)  # made of a text alone
+_ELSEWHERE = """\
+pt.GradientTape is for TensorFlow, and Keras runs on {}. The same on every backend:
+
+    def losses():
+        ...  # what was inside the `with` block
+        return {{"a": loss_a, "b": loss_b}}
+
+    grads = pt.gradients(losses, variables)
+    update = combiner(grads)  # combiner = pt.Combiner(method), made once before the loop"""
