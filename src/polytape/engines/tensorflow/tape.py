@@ -164,6 +164,7 @@ class _Tape:
         order = scalar.graph.get_operations()
         return order.index(scalar.op) <= order.index(self._end)
 
+    @tf.autograph.experimental.do_not_convert
     def line(self) -> Line | None:
         if tf.executing_eagerly():
             frame: FrameType | None = sys._getframe(1)
@@ -173,8 +174,9 @@ class _Tape:
         # Within a function being traced the frames are those of code that AutoGraph has written:
         # only an operation knows where its line came from. The user's own graph gets none of ours.
         with tf.Graph().as_default():
-            frames = reversed(tf.no_op().traceback or ())
-        return own_line((frame.filename, frame.lineno) for frame in frames)
+            operation = tf.no_op()  # which its frames must not outlive
+            lines = [(frame.filename, frame.lineno) for frame in operation.traceback or ()]
+        return own_line(reversed(lines))
 
     def is_variable(self, source: Any) -> bool:
         return isinstance(source, (tf.Variable, keras.Variable))
