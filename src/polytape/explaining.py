@@ -1,6 +1,6 @@
 """`pt.explain`: why gradients are missing, zero or not finite."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -9,15 +9,14 @@ from keras import ops
 
 from polytape.contract import received
 from polytape.contract.types import Nest
-from polytape.differentiation.jacobian import Table
 from polytape.differentiation.losses import Losses
 from polytape.differentiation.variables import Variables
 from polytape.engines import engine
-from polytape.engines.operations import LeftFrameworkError, Trace
+from polytape.engines.operations import LeftFrameworkError
+from polytape.explanation.by_losses import explained
 from polytape.explanation.explanation import Explanation
 from polytape.explanation.finding import Finding
 from polytape.explanation.measured import products_of
-from polytape.explanation.search import Asked, search
 from polytape.explanation.words import CUTS
 from polytape.looping import Gradients
 from polytape.training.explained import explain_model
@@ -97,63 +96,6 @@ def _of_function(objective_fn: Callable[[], Any], variables: Any) -> Explanation
     ]
     losses = [float(ops.convert_to_numpy(loss)) for loss in recording.scalars]
     return explained(names, losses, rows, known, trace)
-
-
-def explained(
-    names: Sequence[str],
-    losses: Sequence[float],
-    rows: Table,
-    known: Variables,
-    trace: Trace | None,
-) -> Explanation:
-    """Of gradients by variables, all of which every objective may train."""
-    owners = tuple(path.split("/")[0] for path in known.paths)
-    reach = np.array([[gradient is not None for gradient in row] for row in rows])
-    everywhere = np.ones_like(reach)
-    products = products_of(rows, None)
-    squares = np.diagonal(products.rows, axis1=1, axis2=2).T
-    asked = Asked(
-        objectives=names,
-        scalars=range(len(names)),
-        networks=owners,
-        paths=known.paths,
-        reach=reach,
-        routes=everywhere,
-        declared=np.zeros_like(reach),
-        zero=reach & (squares == 0),
-        finite=np.isfinite(squares),
-        losses=np.array(losses),
-        present=np.ones(len(names), bool),
-    )
-    return Explanation(
-        objectives=tuple(names),
-        networks=tuple(dict.fromkeys(owners)),
-        method="",
-        losses=dict(zip(names, losses, strict=True)),
-        paths=known.paths,
-        owners=owners,
-        layers=tuple(path.rpartition("/")[0] or path for path in known.paths),
-        reach=reach,
-        routes=everywhere,
-        products=products,
-        findings=(*search(asked, trace), *_frozen(known.frozen)),
-    )
-
-
-def _frozen(paths: Sequence[str]) -> list[Finding]:
-    """Of parameters of a module that do not train."""
-    return [
-        Finding(
-            "",
-            path.split("/")[0],
-            "frozen",
-            f"{path!r} is frozen (requires_grad=False or trainable=False): no gradient is taken by "
-            "it",
-            "If it is to learn, set it to train.",
-            variables=(path,),
-        )
-        for path in paths
-    ]
 
 
 def _of_gradients(gradients: Gradients) -> Explanation:

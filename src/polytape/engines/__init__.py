@@ -7,6 +7,7 @@ from typing import Any, cast
 import keras
 
 from polytape.engines.contract import (
+    Asked,
     Engine,
     Forward,
     GroupName,
@@ -21,6 +22,7 @@ from polytape.engines.marking import mark, stand_in, unheard
 from polytape.engines.native import check_native, framework_of
 
 __all__ = [
+    "Asked",
     "Engine",
     "Forward",
     "GroupName",

@@ -5,7 +5,7 @@ One engine per framework, chosen by Keras's backend; nothing else in polytape im
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -48,6 +48,19 @@ class Recording(Protocol):
         ...
 
 
+class Asked(NamedTuple):
+    """What may be asked of a tape beside what the framework's own gives.
+
+    several      gradients of several losses, of a tape that is not persistent
+    causes       why there is no gradient
+    explanation  all that `explain` tells, before its use as well as afterwards
+    """
+
+    several: bool = False
+    causes: bool = False
+    explanation: bool = False
+
+
 class Tape(Protocol):
     """A record of what the framework does between `open` and `close`, by the framework's rules.
 
@@ -57,12 +70,8 @@ class Tape(Protocol):
     recorded: bool  # whether it was opened, and not used up since
     accessed: bool  # whether it follows variables without being told to
 
-    def open(self, several: bool, examine: bool) -> None:
-        """Begin to record, or go on.
-
-        several  whether `recording` may be asked for, of a tape that is not persistent
-        examine  whether `reaches` may be asked, where knowing it changes nothing
-        """
+    def open(self, asked: Asked) -> None:
+        """Begin to record, or go on."""
         ...
 
     def close(self) -> None: ...
@@ -77,11 +86,8 @@ class Tape(Protocol):
         """Follow tensors from here on, as variables are followed without being asked."""
         ...
 
-    def single(self, keep: bool) -> AbstractContextManager[Any]:
-        """The framework's tape, for one call of one method; used up by it if not persistent.
-
-        keep  whether `reaches` is to have its answers afterwards, until `forget`
-        """
+    def single(self) -> AbstractContextManager[Any]:
+        """The framework's tape, for one call of one method; used up by it if not persistent."""
         ...
 
     def several(self) -> bool:
@@ -96,8 +102,16 @@ class Tape(Protocol):
         """Free what was recorded, unless the tape is persistent."""
         ...
 
-    def forget(self) -> None:
-        """Free what was kept for `reaches`."""
+    def aside(self) -> AbstractContextManager[None]:
+        """Without a record of what is done meanwhile, be it open or closed."""
+        ...
+
+    def remembers(self) -> bool:
+        """Whether `recording` can be had, be the tape used up or not."""
+        ...
+
+    def trace(self, targets: Sequence[Tensor], sources: Sequence[Any]) -> Trace | None:
+        """The operations that it has met; None if nobody noted them."""
         ...
 
     def read(self) -> Sequence[Variable]:
@@ -108,12 +122,8 @@ class Tape(Protocol):
         """Whether a variable, of Keras or of the framework, is among them."""
         ...
 
-    def follows(self, source: Any) -> bool:
-        """Whether it follows a variable or tensor: was told to, or met it, or knows its origin."""
-        ...
-
-    def reaches(self, target: Tensor, sources: Sequence[Any]) -> list[bool] | None:
-        """From which of the sources a recorded path leads to the target; None if nobody knows."""
+    def was_told(self, source: Any) -> bool:
+        """Whether it was told to watch a tensor."""
         ...
 
     def path(self, variable: Variable) -> str:
@@ -122,6 +132,10 @@ class Tape(Protocol):
 
     def finished(self, scalar: Tensor) -> bool:
         """Whether a tensor was there when the tape was closed."""
+        ...
+
+    def plainly(self, function: Callable[[], Any]) -> Any:
+        """What a function returns, as it is: no compiler of the framework reads its source."""
         ...
 
     def line(self) -> Line | None:

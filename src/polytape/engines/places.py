@@ -85,6 +85,16 @@ def own_line(lines: Iterable[tuple[str, int]]) -> Line | None:
     return None if found is None else Line(*found)
 
 
+def line_of(frame: FrameType | None) -> Line | None:
+    """The line of a frame, or of the nearest around it that is neither polytape's nor a library's.
+
+    Not of code that a compiler of the framework has written: see `own_line`.
+    """
+    while frame is not None and of_library(frame.f_code.co_filename):
+        frame = frame.f_back
+    return None if frame is None else Line(frame.f_code.co_filename, frame.f_lineno)
+
+
 @functools.cache
 def of_library(file: str) -> bool:
     """Whether a source file belongs to Python, a framework or polytape."""

@@ -1,6 +1,7 @@
 """Why a tape has no gradient to give: what was done to it, and where the path ended, in words."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -8,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from polytape.engines import Tape, engine
+from polytape.explanation.causes import Cause, Causes
 
 # ------------------------------------------------------------------ calls that cannot be answered
 
@@ -47,11 +49,8 @@ def why_nothing(tape: Tape, targets: Sequence[Any], sources: Sequence[Any]) -> s
     resting = [source for source in sources if not tape.differentiable(source)]
     if len(resting) == len(sources):
         return f"Of sources of type {_type(resting[0])} there is no gradient: use a float type."
-    if targets and not any(tape.differentiable(target) for target in targets):
-        return (
-            f"The target is {_type(targets[0])}: it comes out of argmax, a comparison, rounding or "
-            "a cast, which have no gradient. Compute the loss from the values before that."
-        )
+    if not targets:
+        return "There is no target."
     frozen = [source for source in sources if not _trains(source)]
     if len(frozen) == len(sources) and not any(map(tape.has_read, sources)):
         return (
@@ -64,21 +63,65 @@ def why_nothing(tape: Tape, targets: Sequence[Any], sources: Sequence[Any]) -> s
 
 def why_unreached(tape: Tape, targets: Sequence[Any], sources: Sequence[Any]) -> str:
     """Why no recorded path leads from any source to the targets."""
-    read, reached = tape.read(), tape.reaches(targets, tape.read())
-    unwatched = [s for s in sources if not tape.is_variable(s) and not tape.follows(s)]
-    others = [v for v, found in zip(read, reached or (), strict=False) if found]
-    among = [source for source in sources if tape.has_read(source)]
-    if len(unwatched) == len(sources) and not others:
-        return _UNWATCHED if tape.finished(targets[0]) else f"{_UNWATCHED} {_BEHIND}"
-    if not read:
+    trace = tape.trace(targets, sources)
+    if trace is None:
+        return _otherwise(tape, targets, sources)
+    causes = Causes(trace)
+    reached = causes.flow.upstream([trace.scalars[0]], differentiable=True)
+    others = [path for number, path in trace.others.items() if number in reached]
+    if all(map(partial(_unknown, tape, causes), sources, trace.sources)):
+        late = "" if tape.finished(targets[0]) else f" {_BEHIND}"
+        return f"{_UNWATCHED}{late}"
+    if not tape.read():
         return _NOTHING_READ if tape.accessed else _NOT_ACCESSED
-    if others and among:
-        return _BROKEN.format(len(among), names(tape, others))
-    if others:
-        return _OTHERS.format(names(tape, others)) + (f" {_UNWATCHED}" if unwatched else "")
+    cuts = causes.missing(0, range(len(sources)))
+    if cuts and cuts[0].kind == "cut" and cuts[0].operation:
+        return " ".join(map(_said, cuts))
     if not tape.finished(targets[0]):
         return _BEHIND
-    return _NO_PATH if reached is not None else _UNKNOWN
+    if others and any(map(tape.has_read, sources)):
+        read = sum(map(tape.has_read, sources))
+        return _BROKEN.format(read, _listed(others)) + _end(cuts)
+    if others:
+        return _OTHERS.format(_listed(others))
+    return _NO_PATH + _end(cuts)
+
+
+def _unknown(tape: Tape, causes: Causes, source: Any, number: int) -> bool:
+    """Whether a source is a tensor that the tape was not told of, and that no variable made."""
+    if tape.is_variable(source) or tape.was_told(source):
+        return False
+    trained = {*causes.trace.others, *causes.trace.sources} - {number}
+    return not causes.flow.upstream([number]) & trained
+
+
+def _said(cause: Cause) -> str:
+    where = [f"in layer {cause.place.layer!r}"] if cause.place.layer else []
+    where += [f"at {cause.place.line}"] if cause.place.line else []
+    text = ", ".join([f"{cause.text[0].upper()}{cause.text[1:]}", *where])
+    return f"{text}. {cause.remedy}".strip()
+
+
+def _end(causes: Sequence[Cause]) -> str:
+    """Where what is made of the sources leads nowhere."""
+    lines = [cause.place.line for cause in causes if cause.operation and cause.place.line]
+    return (
+        f" The last that was made of them is {causes[0].operation}, at {lines[0]}." if lines else ""
+    )
+
+
+def _otherwise(tape: Tape, targets: Sequence[Any], sources: Sequence[Any]) -> str:
+    """Without a trace, as after steps that were sound."""
+    if not any(tape.differentiable(target) for target in targets):
+        return (
+            f"The target is {_type(targets[0])}: it comes out of argmax, a comparison, rounding or "
+            "a cast, which have no gradient. Compute the loss from the values before that."
+        )
+    if not any(map(tape.is_variable, sources)) and not any(map(tape.was_told, sources)):
+        return _UNWATCHED
+    if not tape.read():
+        return _NOTHING_READ if tape.accessed else _NOT_ACCESSED
+    return _NO_PATH if tape.finished(targets[0]) else _BEHIND
 
 
 def names(tape: Tape, sources: Sequence[Any]) -> str:
@@ -141,9 +184,4 @@ _NO_PATH = (
     "prediction was computed outside the tape, or the path goes through stop_gradient, argmax, a "
     "comparison, a cast to integers or NumPy. A tensor that is not computed from variables must be "
     "watched before it is used."
-)
-_UNKNOWN = (
-    "The prediction was computed outside the `with` block, or the path goes through stop_gradient, "
-    "argmax, a comparison, a cast to integers or NumPy, or the sources are not the variables of "
-    "the network that was called."
 )

@@ -1,12 +1,9 @@
 """`pt.GradientTape`: `tf.GradientTape` as it is, and gradients of several losses in one call."""
 
-import dis
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import cache
-from types import CodeType
 from typing import Any
 
 import keras
@@ -19,14 +16,17 @@ from polytape.differentiation.losses import Losses
 from polytape.differentiation.scaling import factor_of
 from polytape.differentiation.variables import Variables
 from polytape.engines import Tape, check_replicas, engine
-from polytape.engines.places import Line
+from polytape.engines.places import Line, line_of
+from polytape.explanation.by_losses import explained
+from polytape.explanation.explanation import Explanation
 from polytape.looping import Gradients, collected
+from polytape.tape.asked import asked_by
 from polytape.tape.causes import misuse, names, why_nothing, why_unreached
 
-_healthy: set[Line | None] = (
-    set()
-)  # lines of the user's code that opened a tape that gave a gradient
-_told: set[Line | None] = set()  # those that asked for one and were told why there is none
+# Lines that opened a tape which then had a gradient, or of which was told why not: there is no need
+# to note what they record. And lines that asked for a gradient and were told.
+_settled: set[Line | None] = set()
+_told: set[Line | None] = set()
 
 
 class GradientTape:
@@ -66,13 +66,14 @@ class GradientTape:
         if tape is None:
             raise RuntimeError(_ELSEWHERE.format(keras.backend.backend()))
         self._tape: Tape = tape
-        self._opened = Line("", 0)
+        self._opened: Line | None = None
         self._used: tuple[str, Line | None] | None = None
 
     def __enter__(self) -> "GradientTape":
         frame = sys._getframe(1)
-        self._opened = Line(frame.f_code.co_filename, frame.f_lineno)
-        self._tape.open(not _for_one(frame.f_code), self._opened not in _healthy)
+        self._opened = line_of(frame)
+        asked = asked_by(frame.f_code)
+        self._tape.open(asked._replace(causes=self._opened not in _settled))
         return self
 
     def __exit__(self, *exception: Any) -> None:
@@ -222,9 +223,16 @@ class GradientTape:
         self, name: str, target: Any, sources: Any, differentiate: Callable[[Any], Any]
     ) -> Any:
         """What a method of TensorFlow's tape gives, and words where it has none to give."""
+        return self._tape.plainly(
+            lambda: self._single_plainly(name, target, sources, differentiate)
+        )
+
+    def _single_plainly(
+        self, name: str, target: Any, sources: Any, differentiate: Callable[[Any], Any]
+    ) -> Any:
         tape, line = self._tape, self._tape.line()
         try:
-            with tape.single(keep=self._opened not in _healthy) as own:
+            with tape.single() as own:
                 found = differentiate(own)
         except (AttributeError, RuntimeError, TypeError, ValueError) as error:
             words = self._why_refused(name, target, sources)
@@ -232,12 +240,11 @@ class GradientTape:
                 raise
             raise type(error)(f"{str(error).rstrip('.')}. {words}") from error
         self._used = name, line
-        if any(leaf is not None for leaf in tape.leaves(found)):
-            _healthy.add(self._opened)
-        elif line not in _told:
+        if all(leaf is None for leaf in tape.leaves(found)) and line not in _told:
             _told.add(line)
-            self._tell(name, line, tape.leaves(target), tape.leaves(sources))
-        tape.forget()
+            with tape.aside():
+                self._tell(name, line, tape.leaves(target), tape.leaves(sources))
+        _settled.add(self._opened)
         return found
 
     def _tell(
@@ -281,6 +288,14 @@ class GradientTape:
             ValueError: If one is not a scalar or reaches no source, if there are no sources, or if
                 one is given twice.
         """
+        return self._tape.plainly(lambda: self._gradients(losses, sources, scale))
+
+    def _gradients(
+        self,
+        losses: Mapping[str, Any] | Sequence[Any],
+        sources: Any,
+        scale: Callable[[Tensor], Tensor] | Tensor | float | None,
+    ) -> Gradients:
         check_replicas("tape.gradients")
         tape = self._tape
         if not tape.several():
@@ -297,8 +312,70 @@ class GradientTape:
         found = collected(recording, named.names, known, factor)
         _check_reach(tape, found.connectivity, known, named)
         self._used = "gradients", tape.line()
+        _settled.add(self._opened)
         tape.spend()
         return found
+
+    # --------------------------------------------------------------------- explanation
+
+    def explain(self, losses: Any, sources: Any) -> Explanation:
+        """Why the losses train the sources, or do not: what `pt.explain` tells, of this record.
+
+        Call it before `gradient` or `gradients` or behind them, as often as you like: it uses
+        nothing up. A function that calls it makes the tapes that it opens keep all that they
+        record, which costs time and memory: remove it when you know.
+
+        Args:
+            losses: {objective name: scalar loss}, a list of losses, or one loss
+            sources: variables or watched tensors, in any form that `pt.gradients` takes
+
+        Returns:
+            An `Explanation`; print it, or read `.findings`.
+
+        Raises:
+            RuntimeError: If the record is gone, and inside a compiled function.
+            TypeError: If the losses are no tensors.
+            ValueError: If one is not a scalar, or there are no sources.
+
+        Example:
+            >>> import keras, polytape as pt
+            >>> from keras import ops
+            >>> w = keras.Variable([1.0, 2.0], name="w")
+            >>> with pt.GradientTape() as tape:
+            ...     losses = {"a": w[0] ** 2, "b": ops.sum(ops.round(w))}
+            >>> found = tape.explain(losses, [w])
+            >>> [(finding.objective, finding.kind, finding.operation) for finding in found.findings]
+            [('b', 'cut', 'round')]
+        """
+        return self._tape.plainly(lambda: self._explanation(losses, sources))
+
+    def _explanation(self, losses: Any, sources: Any) -> Explanation:
+        named = Losses.of(
+            {"loss": losses} if ops.is_tensor(losses) else losses, "tape.explain takes"
+        )
+        known = Variables.of("tape.explain", sources)
+        tape = self._tape
+        if not tape.remembers():
+            raise RuntimeError(
+                "The record is gone, or was made for one gradient. Call tape.explain in the "
+                "function that opens the tape, or open pt.GradientTape(persistent=True)."
+            )
+        if not engine().has_value(named.whole[0]):
+            raise RuntimeError(
+                "tape.explain reads values, which there are none of while tf.function traces. Call "
+                "the step eagerly: tf.config.run_functions_eagerly(True)."
+            )
+        with tape.aside():
+            recording = tape.recording(named.groups, known.variables)
+            groups = [*zip(*recording.groups.values(), strict=True)]
+            rows = [
+                recording.vjp(dict.fromkeys(places, 1.0 / len(places)), range(len(known.paths)))
+                for places in groups
+            ]
+            targets = [recording.scalars[places[0]] for places in groups]
+            values = [float(ops.convert_to_numpy(loss)) for loss in named.whole]
+            trace = tape.trace(targets, known.variables)
+            return explained(named.names, values, rows, known, trace)
 
     # --------------------------------------------------------------------------- words
 
@@ -332,31 +409,6 @@ class GradientTape:
             "tape.watch takes floating-point tensors and variables. Convert it with "
             "tf.convert_to_tensor(x, tf.float32) and compute with the result."
         )
-
-
-@cache
-def _for_one(code: CodeType) -> bool:
-    """Whether code asks tapes for one gradient and never for those of several losses.
-
-    A tape that it opens is TensorFlow's own to the last operation: none need stand ready beside it.
-    """
-    asked = _attributes(code)
-    return bool(asked & _ONE) and not asked & _SEVERAL
-
-
-def _attributes(code: CodeType) -> set[str]:
-    """The names of all attributes that code reads, and of the functions within it."""
-    found = {
-        str(step.argval)
-        for step in dis.get_instructions(code)
-        if step.opname in ("LOAD_ATTR", "LOAD_METHOD")
-    }
-    inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
-    return found.union(*map(_attributes, inner))
-
-
-_ONE = {"gradient", "jacobian", "batch_jacobian"}
-_SEVERAL = {"gradients"}
 
 
 def _check_reach(

@@ -2,7 +2,9 @@
 
 import contextlib
 import gc
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import Any
 
 import keras
@@ -46,11 +48,13 @@ class Recorder:
     ) -> None:
         del attrs, op_name
         name = op_type.decode() if isinstance(op_type, bytes) else op_type
+        place = here() if graph is None else of_graph(outputs)
+        if graph is None:
+            self._note_reads(inputs, sys._getframe(1), place)
         for tensor in (*inputs, *outputs):
             self.dtypes[tensor._id] = tensor.dtype.name
             if self._keep:
                 self.tensors[tensor._id] = tensor
-        place = here() if graph is None else _of_graph(outputs)
         self.operations.append(
             Operation(
                 name_of(name),
@@ -60,8 +64,27 @@ class Recorder:
             )
         )
 
+    def _note_reads(self, inputs: Sequence[Any], caller: FrameType, place: Place) -> None:
+        """An operation that is given a variable reads it by itself, of which nobody is told.
 
-def _of_graph(outputs: Sequence[Any]) -> Place:
+        caller  the function that runs the operation, whose arguments hold the variable
+        """
+        new = [tensor for tensor in inputs if tensor._id not in self.dtypes]
+        if not new:
+            return
+        for variable in tf.nest.flatten(list(caller.f_locals.values())):
+            if not isinstance(variable, tf.Variable):
+                continue
+            like = (t for t in new if t.dtype == variable.dtype and t.shape == variable.shape)
+            value = next(like, None)
+            if value is not None:
+                new = [tensor for tensor in new if tensor is not value]
+                handle = variable.handle._id
+                self.dtypes[handle] = "resource"
+                self.operations.append(Operation("ReadVariableOp", (handle,), (value._id,), place))
+
+
+def of_graph(outputs: Sequence[Any]) -> Place:
     """The place of an operation of a graph, whose lines TensorFlow knows better than Python."""
     if not outputs:
         return Place()
@@ -70,7 +93,7 @@ def _of_graph(outputs: Sequence[Any]) -> Place:
     return Place(layer, own_line((frame.filename, frame.lineno) for frame in frames))
 
 
-class _Numbers:
+class EagerNumbers:
     """Of an eager trace."""
 
     def __init__(self, recorder: Recorder, pull: Callable[..., Any]) -> None:
@@ -113,7 +136,7 @@ def trace(
         return recording.tape.gradient(recording.scalars[scalar], list(tensors))
 
     dtypes = {**recorder.dtypes, **dict.fromkeys(handles, "resource")}
-    numbers = _Numbers(recorder, pull)
+    numbers = EagerNumbers(recorder, pull)
     return recording, Trace(recorder.operations, dtypes, handles, scalars, others, numbers)
 
 

@@ -3,15 +3,16 @@
 import contextlib
 import sys
 import weakref
-from collections.abc import Iterator, Sequence
-from types import FrameType
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from polytape.engines.contract import Scalars, Tensor, Variable
-from polytape.engines.places import Line, of_library, own_line
+from polytape.engines.contract import Asked, Scalars, Tensor, Variable
+from polytape.engines.operations import Trace
+from polytape.engines.places import Line, line_of, own_line
+from polytape.engines.tensorflow.notes import Notes
 from polytape.engines.tensorflow.operations import path
 from polytape.engines.tensorflow.recording import TapeRecording, raw
 
@@ -30,17 +31,18 @@ class _Tape:
         self._persistent, self.accessed = persistent, watch_accessed_variables
         self._own = tf.GradientTape(persistent, watch_accessed_variables)
         self._beside: tf.GradientTape | None = None
+        self._asked = Asked()
+        self._notes = Notes(examine=False, keep=False)
         self._watched: Sequence[Variable] = ()
-        self._open = self._wanted = self.recorded = False
-        self._tensors: list[weakref.ref[Tensor]] = []  # those that it was told to watch
-        self._end: Any = None
+        self._told: list[weakref.ref[Tensor]] = []  # tensors that it was told to watch
+        self._open = self.recorded = False
 
     # -------------------------------------------------------------- recording
 
-    def open(self, several: bool, examine: bool) -> None:
+    def open(self, asked: Asked) -> None:
         self._own.__enter__()
         if not self.recorded:
-            self._wanted = several or (examine and tf.executing_eagerly())
+            self._asked = asked
             self._begin()
         self._resume()
 
@@ -63,40 +65,44 @@ class _Tape:
             finally:
                 self._resume()
 
+    def aside(self) -> contextlib.AbstractContextManager[None]:
+        return self.stop_recording() if self._open else contextlib.nullcontext()
+
     def watch(self, tensor: Any) -> None:
         given = tf.nest.map_structure(raw, tensor)
         self._own.watch(given)
         for leaf in tf.nest.flatten(given):
-            if tf.is_tensor(leaf) and not isinstance(leaf, tf.Variable):
-                self._tensors.append(weakref.ref(leaf))
+            if not self.is_variable(leaf):
+                self._told.append(weakref.ref(leaf))
             if self._beside is not None and self.differentiable(leaf):
                 self._beside.watch(leaf)  # of others it would warn a second time
 
     def _begin(self) -> None:
-        self.recorded, self._watched, self._tensors = True, (), []
-        if self._wanted and not self._persistent:
+        self.recorded, self._watched, self._told = True, (), []
+        self._notes = Notes(self._asked.causes, self._asked.explanation)
+        if not self._persistent and (self._asked.several or self._asked.explanation):
             self._beside = tf.GradientTape(True, self.accessed)
 
     def _resume(self) -> None:
         if self._beside is not None:
             self._beside.__enter__()
+        self._notes.resume()
         self._open = True
 
     def _pause(self) -> None:
         if self._open:
             self._open = False
-            self._end = _now()  # what comes later is not recorded
+            self._notes.pause()
             if self._beside is not None:
                 self._beside.__exit__(None, None, None)
 
     # --------------------------------------------------------- differentiating
 
     @contextlib.contextmanager
-    def single(self, keep: bool) -> Iterator[tf.GradientTape]:
+    def single(self) -> Iterator[tf.GradientTape]:
         if not self._persistent:
             self._pause()
-            if not keep:
-                self._beside = None
+            self._forget()
         yield self._own
         self.recorded = bool(self._persistent)
 
@@ -105,18 +111,22 @@ class _Tape:
             self.close()
         return self.recorded and self._record is not None
 
-    def recording(self, scalars: Scalars, sources: Sequence[Any]) -> TapeRecording:
-        return TapeRecording(self._record, scalars, sources)
-
     def spend(self) -> None:
         if not self._persistent:
             self._watched = self.read()
             self._own = tf.GradientTape(False, self.accessed)
             self.recorded = False
-        self.forget()
+            self._forget()
 
-    def forget(self) -> None:
-        self._beside = None
+    def _forget(self) -> None:
+        if not self._asked.explanation:
+            self._beside = None
+
+    def remembers(self) -> bool:
+        return self._record is not None
+
+    def recording(self, scalars: Scalars, sources: Sequence[Any]) -> TapeRecording:
+        return TapeRecording(self._record, scalars, sources)
 
     @property
     def _record(self) -> tf.GradientTape | None:
@@ -132,45 +142,30 @@ class _Tape:
         own = raw(source)
         return any(variable is own for variable in self.read())
 
-    def follows(self, source: Any) -> bool:
-        if self.is_variable(source):
-            return self.has_read(source)
-        if any(source is known() for known in self._tensors):
-            return True
-        return any(self.reaches(source, [*self.read(), *self._alive()]) or ())
+    def was_told(self, source: Any) -> bool:
+        return any(source is known() for known in self._told)
 
-    def _alive(self) -> list[Tensor]:
-        return [tensor for known in self._tensors if (tensor := known()) is not None]
-
-    def reaches(self, target: Tensor, sources: Sequence[Any]) -> list[bool] | None:
+    def trace(self, targets: Sequence[Tensor], sources: Sequence[Any]) -> Trace | None:
         record = self._record
-        if record is None:
-            return None
-        aside = self._persistent and self._open
-        with record.stop_recording() if aside else contextlib.nullcontext():
-            found = record.gradient(target, [raw(source) for source in sources])
-        return [gradient is not None for gradient in found]
+
+        def pull(scalar: int, tensors: Sequence[Tensor]) -> Any:
+            return record and record.gradient(targets[scalar], list(tensors))
+
+        return self._notes.trace(targets, sources, self.read(), pull if record else None)
 
     def path(self, variable: Variable) -> str:
         return str(variable.path) if isinstance(variable, keras.Variable) else path(variable)
 
     def finished(self, scalar: Tensor) -> bool:
-        if self._open or self._end is None:
-            return True
-        if not tf.is_symbolic_tensor(scalar):
-            return isinstance(self._end, tf.Operation) or scalar._id < self._end._id
-        if not isinstance(self._end, tf.Operation) or scalar.graph is not self._end.graph:
-            return True
-        order = scalar.graph.get_operations()
-        return order.index(scalar.op) <= order.index(self._end)
+        return self._notes.finished(scalar)
 
     @tf.autograph.experimental.do_not_convert
+    def plainly(self, function: Callable[[], Any]) -> Any:
+        return function()
+
     def line(self) -> Line | None:
         if tf.executing_eagerly():
-            frame: FrameType | None = sys._getframe(1)
-            while frame is not None and of_library(frame.f_code.co_filename):
-                frame = frame.f_back
-            return None if frame is None else Line(frame.f_code.co_filename, frame.f_lineno)
+            return line_of(sys._getframe(1))
         # Within a function being traced the frames are those of code that AutoGraph has written:
         # only an operation knows where its line came from. The user's own graph gets none of ours.
         with tf.Graph().as_default():
@@ -191,11 +186,3 @@ class _Tape:
 
 def tape(persistent: bool, watch_accessed_variables: bool) -> _Tape:
     return _Tape(persistent, watch_accessed_variables)
-
-
-def _now() -> Any:
-    """Something of this moment, to tell what was there before."""
-    if tf.executing_eagerly():
-        return tf.constant(0.0)
-    operations = tf.compat.v1.get_default_graph().get_operations()
-    return operations[-1] if operations else None
