@@ -17,7 +17,7 @@ from polytape.problems import load
 
 TRAINS = keras.backend.backend() in startup.BACKENDS
 needs_training = pytest.mark.skipif(not TRAINS, reason="this backend cannot train")
-FILES = {"records.json", "table.md", "table.csv", "curves.png", "tradeoff.png"}
+FILES = {"records.json", "table.md", "table.csv", "curves.png", "tradeoff.png", "report.html"}
 
 
 def run(*arguments):

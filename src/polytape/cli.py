@@ -1,4 +1,4 @@
-"""The command line: `polytape compare` and `polytape methods`. Keras is imported when needed."""
+"""The command line: `polytape compare`, `report`, `methods`. Keras is imported when needed."""
 
 import os
 import tempfile
@@ -73,7 +73,7 @@ def run_comparison(
         typer.Option(help="Folder of a comparison that was stopped: go on where it stood."),
     ] = None,
 ) -> None:
-    """Train one model under several methods; a table and two pictures say what differs."""
+    """Train one model under several methods; a table, pictures and a page say what differs."""
     _check_numbers(seeds, epochs, batch_size, learning_rate)
     keep = Keeping(resume or out)
     with quiet_frameworks():
@@ -241,6 +241,28 @@ def _resume(keep: "Keeping", said: dict[str, Any]) -> "Comparison":
         )
 
 
+@app.command("report")
+def write_report(
+    folder: Annotated[
+        Path, typer.Argument(help="Of a comparison, of a monitored training, or of several.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="The file. Without it: report.html in the folder.")
+    ] = None,
+) -> None:
+    """Write one HTML file that shows what a folder recorded; it opens from disk."""
+    from polytape.reports import html, study
+
+    path = out or folder / html.FILE
+    try:
+        html.write(study.read(folder), path, __version__)
+    except ValueError as error:
+        _refuse(str(error))
+    except OSError as error:
+        _refuse(f"The report cannot be written: {error}. Name a file, as in --out report.html.")
+    typer.echo(f"Written to {path}.")
+
+
 @app.command("methods")
 def list_methods(
     name: Annotated[str, typer.Argument(help="One of them, in full.")] = "",
@@ -316,7 +338,7 @@ def _complain(message: str) -> None:
 
 
 def _show(found: "Comparison", keep: Keeping) -> None:
-    from polytape.reports import figures, tables
+    from polytape.reports import figures, html, study, tables
 
     if not found.runs:
         console.print("Nothing was finished.")
@@ -337,6 +359,7 @@ def _show(found: "Comparison", keep: Keeping) -> None:
     if any(run.status == "finished" for run in found.runs):
         keep.write("curves.png", lambda path: figures.curves(found, path))
         keep.write("tradeoff.png", lambda path: figures.tradeoff(found, path))
+    keep.write(html.FILE, lambda path: html.write(study.read(keep.out, found), path, __version__))
     keep.tell()
 
 

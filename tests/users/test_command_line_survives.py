@@ -50,7 +50,7 @@ def test_compare_speaks_ascii(tmp_path):
     assert "+ Sum seed 0" in shown
     assert "loss v" in shown
     assert {path.name for path in tmp_path.iterdir()} == {
-        *("records.json", "table.md", "table.csv", "curves.png", "tradeoff.png")
+        *("records.json", "table.md", "table.csv", "curves.png", "tradeoff.png", "report.html")
     }
 
 
@@ -126,20 +126,21 @@ def test_results_are_shown_when_nothing_can_be_saved(tmp_path, monkeypatch):
     assert "Written" not in done.stdout
     lines = done.stderr.splitlines()
     assert [line.split()[0] for line in lines] == [
-        *("records.json", "table.md", "table.csv", "curves.png", "tradeoff.png")
+        *("records.json", "table.md", "table.csv", "curves.png", "tradeoff.png", "report.html")
     ]
     assert lines[0] == (
         f"records.json could not be written to {tmp_path}: [Errno 28] No space left on device. "
         "Free space or allow writing there, or name another folder with --out."
     )
-    assert "division by zero" in lines[-1]
+    assert "division by zero" in lines[-2]
 
 
 def test_one_picture_that_fails_costs_no_other_file(tmp_path, monkeypatch):
     (tmp_path / "curves.png").mkdir()
     done = run(*TOY, "--out", tmp_path)
     assert done.exit_code == 1
-    written = "Written to " + str(tmp_path) + ": records.json, table.md, table.csv, tradeoff.png"
+    names = "records.json, table.md, table.csv, tradeoff.png, report.html"
+    written = f"Written to {tmp_path}: {names}"
     assert written in done.stdout
     assert done.stderr.startswith(f"curves.png could not be written to {tmp_path}: [Errno 21]")
     assert done.stderr.count("\n") == 1

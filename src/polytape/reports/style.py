@@ -8,6 +8,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.4, 1.4)), (0, (6, 1.6, 1.4, 1.6)))
 BASELINE = "#3B3B3B"
 QUIET = "#8A8A8A"
+# Of gradients, in heat maps: against each other, neither, together.
+OPPOSED, NEUTRAL, TOGETHER = "#D55E00", "#F1F1F1", "#0072B2"
 
 RC: Any = {
     "font.family": "DejaVu Sans",

@@ -44,7 +44,7 @@ def terminal_table(comparison: Comparison) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True)
     for header in headers(comparison, separator="\n"):
         table.add_column(header, justify="left" if header == "method" else "right", no_wrap=True)
-    for _, cells in _texts(comparison, bold=("[bold]", "[/bold]")):
+    for _, cells in texts(comparison, bold=("[bold]", "[/bold]")):
         table.add_row(*cells)
     return table
 
@@ -69,7 +69,7 @@ def markdown(comparison: Comparison) -> str:
         "| " + " | ".join(head) + " |",
         "|:--|" + "--:|" * (len(head) - 1),
     ]
-    for _, cells in _texts(comparison, bold=("**", "**")):
+    for _, cells in texts(comparison, bold=("**", "**")):
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", caption(comparison), ""]
     lines += [f"* {note}" for note in notes(comparison)]
@@ -105,7 +105,8 @@ def _headline(comparison: Comparison) -> list[tuple[str, tuple[str, str]]]:
     return [(objective, comparison.headline[objective]) for objective in comparison.objectives]
 
 
-def _texts(comparison: Comparison, bold: tuple[str, str]) -> list[tuple[Row, list[str]]]:
+def texts(comparison: Comparison, bold: tuple[str, str]) -> list[tuple[Row, list[str]]]:
+    """The rows with their cells as text; `bold` stands around the best of a column."""
     rows, base = summarise(comparison), baseline(comparison)
     places = {
         objective: decimals(cell.mean for row in rows if (cell := row.cells[objective]))
