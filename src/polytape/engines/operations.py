@@ -1,6 +1,6 @@
 """What a forward pass did, operation by operation, in the same words on all frameworks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -58,6 +58,7 @@ class Trace:
     dtypes   of the tensors;  sources  the tensor of each variable;  scalars  of each scalar
     others   paths of trainable variables that were read and are not among the sources, by tensor
     numbers  None while a function is being traced
+    left     the line at which a tensor became NumPy, if one did and the operations do not show it
     """
 
     operations: Sequence[Operation]
@@ -66,6 +67,7 @@ class Trace:
     scalars: Sequence[Number]
     others: Mapping[Number, str] = field(default_factory=dict)
     numbers: Numbers | None = None
+    left: Callable[[], Line | None] = lambda: None
 
     def floating(self, tensor: Number) -> bool:
         """Whether a tensor has numbers that can move a little."""

@@ -1,6 +1,7 @@
 """Where in a program something is called: the Keras layer, and the line of the user's own code."""
 
 import functools
+import gc
 import linecache
 import sys
 import sysconfig
@@ -8,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 
@@ -93,6 +94,31 @@ def line_of(frame: FrameType | None) -> Line | None:
     while frame is not None and of_library(frame.f_code.co_filename):
         frame = frame.f_back
     return None if frame is None else Line(frame.f_code.co_filename, frame.f_lineno)
+
+
+def line_of_error(error: BaseException) -> Line | None:
+    """The innermost line of the user's at which an error was raised."""
+    frames = []
+    step = error.__traceback__
+    while step is not None:
+        frames.append((step.tb_frame.f_code.co_filename, step.tb_lineno))
+        step = step.tb_next
+    return own_line(reversed(frames))
+
+
+def path_of_holder(value: Any) -> str | None:
+    """The path of the trainable Keras variable that holds an array, if one does."""
+    for item in gc.get_referrers(value):
+        holders = gc.get_referrers(item) if isinstance(item, dict) else [item]
+        for holder in holders:
+            if isinstance(holder, keras.Variable) and holder.trainable:
+                return str(holder.path)
+    return None
+
+
+def of_losses(file: str) -> bool:
+    """Whether a source file is one of Keras's losses."""
+    return "/keras/src/losses/" in file or file.endswith("compile_utils.py")
 
 
 @functools.cache

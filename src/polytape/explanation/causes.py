@@ -1,7 +1,7 @@
 """From a trace to the causes of a gradient that is missing, zero or not finite."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -26,7 +26,6 @@ NOWHERE = Place()
 MOST = 3  # causes that are told of one gradient
 _PRODUCTS = ("multiply", "matmul", "convolution", "divide")
 _DISTANCES = ("square", "abs", "power", "SquaredDifference")
-_NUMBERS = 1 << 22  # entries of a constant that are compared with what it may have been made of
 
 
 @dataclass(frozen=True)
@@ -42,10 +41,13 @@ class Cause:
 
 
 class Causes:
-    """Of one trace."""
+    """Of one trace.
 
-    def __init__(self, trace: Trace) -> None:
-        self.trace = trace
+    paths  of its variables
+    """
+
+    def __init__(self, trace: Trace, paths: Sequence[str]) -> None:
+        self.trace, self.paths = trace, paths
         self.flow = Flow(trace)
         self._sizes: dict[Number, Size] = {}
         self._cotangents: dict[int, dict[Number, Size]] = {}
@@ -93,11 +95,9 @@ class Causes:
         flow, trace = self.flow, self.trace
         behind = flow.upstream([loss]) if loss >= 0 else set()
         used = [operation for source in sources for operation in flow.users[source]]
-        lost = self._left(below, behind)
-        if used and lost is not None:
+        if used and (lost := self._left(below)) is not None:
             return lost
-        trained = {*trace.sources, *trace.others}
-        if not used and not behind & trained:
+        if not behind & {*trace.sources, *trace.others}:
             return Cause(
                 "outside the record",
                 "the loss is made of constants only: its prediction was computed elsewhere, before "
@@ -106,16 +106,16 @@ class Causes:
             )
         if not used:
             others = sorted({trace.others[tensor] for tensor in behind & set(trace.others)})
-            read = f" It reads {', '.join(others[:3])} instead." if others else ""
+            read = f"; it reads {', '.join(others[:3])} instead" if others else ""
             return Cause(
                 "not connected",
-                f"it is never called: nothing in the forward pass reads its variables.{read}",
+                f"it is never called: nothing in the forward pass reads its variables{read}",
                 "Call it where the loss is computed, or leave it out.",
             )
         last = self._last(below)
         return Cause(
             "not connected",
-            f"what it makes is not used by this loss{_from(last)}",
+            "what it makes is not used by this loss",
             "Let the loss use it, or leave the variables to another objective.",
             last.name if last else "",
             last.place if last else NOWHERE,
@@ -128,41 +128,16 @@ class Causes:
                 return operation
         return None
 
-    def _left(self, below: set[Number], behind: set[Number]) -> Cause | None:
-        """Where a tensor became NumPy, if the loss reads a constant that it was made into."""
+    def _left(self, below: set[Number]) -> Cause | None:
+        """Where what came of some tensors became NumPy or a Python number."""
         for operation in self.trace.operations:
             if operation.name == "a host function" and set(operation.inputs) & below:
                 return _cause("cut", operation, CUTS[operation.name])
-        numbers = self.trace.numbers
-        if numbers is None:
+        line = self.trace.left()
+        if line is None:
             return None
-        constants = [
-            tensor
-            for tensor in behind
-            if tensor not in self.flow.maker
-            and tensor not in self.trace.sources
-            and self.trace.floating(tensor)
-            and self.trace.dtypes[tensor] != "resource"
-        ]
-        made = [tensor for tensor in below if tensor in self.flow.maker]
-        known = {tensor: np.asarray(numbers.value(tensor)) for tensor in constants}
-        for tensor in sorted(made, reverse=True):
-            if not known or not self.trace.floating(tensor):
-                continue
-            value = np.asarray(numbers.value(tensor))
-            if value.size > _NUMBERS or not value.any():
-                continue
-            for constant, held in known.items():
-                same = held.size == value.size and np.array_equal(held.ravel(), value.ravel())
-                if same and value.size:
-                    place = self._first_use(constant) or self.flow.maker[tensor].place
-                    operation = Operation("a host function", (tensor,), (), place)
-                    return _cause("cut", operation, CUTS["a host function"])
-        return None
-
-    def _first_use(self, tensor: Number) -> Place | None:
-        found = self.flow.users[tensor]
-        return found[0].place if found else None
+        operation = Operation("a host function", (), (), Place("", line))
+        return _cause("cut", operation, CUTS[operation.name])
 
     # ------------------------------------------------------------------ zero
 
@@ -185,7 +160,7 @@ class Causes:
                 for t in operation.outputs
                 if t in behind and t in cotangents and not cotangents[t].zero
             ]
-            if not given or not made or operation.name in CUTS:
+            if not given or not made or not self.flow.passes(operation, given[0], made[0]):
                 continue
             if all(self._vanishes(tensor, sources, cotangents) for tensor in given):
                 found.append(self._flat(operation, given, made[0]))
@@ -203,10 +178,10 @@ class Causes:
     def _flat(self, operation: Operation, given: Sequence[Number], made: Number) -> Cause:
         """Why an operation lets nothing through."""
         numbers = self.numbers
-        name, dtype = operation.name, self.trace.dtypes.get(made, "")
+        name, dtype = self._known_as(operation), self.trace.dtypes.get(made, "")
         share = self._share(operation, given[0], made)
         if name in FLAT and (share is None or share > 0):
-            return _cause("saturated", operation, FLAT[name], share=share)
+            return _cause("saturated", replace(operation, name=name), FLAT[name], share=share)
         others = [t for t in operation.inputs if t not in given and self.trace.floating(t)]
         if name in _PRODUCTS:
             for other in others:
@@ -221,6 +196,14 @@ class Causes:
         return _cause(
             "saturated", operation, Words("lets no gradient through: it is exactly zero here", "")
         )
+
+    def _known_as(self, operation: Operation) -> str:
+        """Its name, or that of what it is half of."""
+        other = {"minimum": "maximum", "maximum": "minimum"}.get(operation.name)
+        beside = [self.flow.maker.get(tensor) for tensor in operation.inputs]
+        beside += [user for tensor in operation.outputs for user in self.flow.users[tensor]]
+        whole = any(op and op.name == other and op.place == operation.place for op in beside)
+        return "clip" if other and whole else operation.name
 
     def _product(self, operation: Operation, other: Number) -> Cause:
         """Of something with zeros."""
@@ -253,10 +236,8 @@ class Causes:
 
     # ------------------------------------------------------------------ not finite
 
-    def not_finite(self, scalar: int, variables: Sequence[int]) -> list[Cause]:
-        """Where the gradient of a scalar by some variables, or the scalar itself, stops being
-        finite.
-        """
+    def not_finite(self, scalar: int) -> list[Cause]:
+        """Where a scalar, or its gradient, stops being finite."""
         trace, flow, loss = self.trace, self.flow, self.trace.scalars[scalar]
         if trace.numbers is None or loss < 0:
             return []
@@ -270,38 +251,61 @@ class Causes:
             outputs = [t for t in operation.outputs if t in behind and t in self._sizes]
             if any(not self._sizes[t].finite for t in outputs):
                 return [self._infinite(operation, hidden=self._sizes[loss].finite)]
-        sources = {trace.sources[v] for v in variables}
-        moved = flow.downstream(sources, differentiable=True)
+        return self._backward(scalar, behind)
+
+    def _backward(self, scalar: int, behind: set[Number]) -> list[Cause]:
+        """The first operation on the way back that makes a gradient not finite."""
         cotangents = self._of(scalar)
-        for operation in reversed(trace.operations):
-            made = [t for t in operation.outputs if t in cotangents and t in behind]
-            taken = [t for t in operation.inputs if t in moved]
-            fine = all(cotangents[t].finite for t in made)
-            bad = any(t in sources or (t in cotangents and not cotangents[t].finite) for t in taken)
-            if made and fine and bad:
-                zero = all(cotangents[t].zero for t in made)
-                return [self._infinite(operation, hidden=zero)]
+        spoilt = {t for t in behind if t in cotangents and not cotangents[t].finite}
+        sources = set(self.trace.sources) & behind
+        # The last that was made is the first on the way back.
+        for tensor in [*sorted(spoilt, key=self._order, reverse=True), *sources]:
+            guilty = [
+                operation
+                for operation in self.flow.users[tensor]
+                if (made := [t for t in operation.outputs if t in cotangents])
+                and all(cotangents[t].finite for t in made)
+            ]
+            if guilty:
+                known = [operation for operation in guilty if operation.name in INFINITE]
+                chosen = (known or guilty)[-1]
+                made = [t for t in chosen.outputs if t in cotangents]
+                return [self._infinite(chosen, hidden=all(cotangents[t].zero for t in made))]
         return []
+
+    def _order(self, tensor: Number) -> int:
+        maker = self.flow.maker.get(tensor)
+        return -1 if maker is None else self._orders[id(maker)]
+
+    @cached_property
+    def _orders(self) -> dict[int, int]:
+        return {id(operation): place for place, operation in enumerate(self.trace.operations)}
 
     def _bad_leaf(self, behind: set[Number]) -> Cause | None:
         """What is not finite before anything is computed."""
-        paths = dict(self.trace.others)
-        for tensor in sorted(behind):
-            if tensor in self.flow.maker or tensor not in self._sizes:
+        trace, named = self.trace, dict(self.trace.others)
+        named.update(zip(trace.sources, self.paths, strict=True))
+        for operation in trace.operations:
+            held = [named[t] for t in operation.inputs if t in named and t in behind]
+            read = [t for t in operation.inputs if t in self._sizes and t not in self.flow.maker]
+            if operation.name == "ReadVariableOp":
+                read = [t for t in operation.outputs if t in self._sizes]
+            if all(self._sizes[t].finite for t in read):
                 continue
-            if self._sizes[tensor].finite:
-                continue
-            used = self.flow.users[tensor]
-            trained = tensor in self.trace.sources or tensor in paths
-            what = "a variable" if trained else "a value that was given (data, targets, a constant)"
+            bad = next(t for t in read if not self._sizes[t].finite)
+            if held and (bad in named or bad in operation.outputs):
+                return Cause(
+                    "not finite",
+                    f"the variable {held[0]!r} is not finite before anything is computed",
+                    "Load sound weights, or make the model anew.",
+                )
             return Cause(
                 "not finite",
-                f"{what} is not finite before anything is computed{_at(used)}",
-                "Load sound weights, or make the model anew."
-                if trained
-                else "Look for NaN and Inf in the data, and for a division by zero before it.",
-                used[0].name if used else "",
-                used[0].place if used else NOWHERE,
+                "a value that was given (data, targets, a constant) is not finite before anything "
+                f"is computed; it is first read by `{operation.name}`",
+                "Look for NaN and Inf in the data, and for a division by zero before it.",
+                operation.name,
+                operation.place,
             )
         return None
 
@@ -366,11 +370,3 @@ def _telling(cause: Cause) -> int:
     if cause.operation in ("a comparison", "a logical operation", "cast", "bitcast", "where"):
         return 1
     return 2 if cause.operation in CUTS or cause.operation in FLAT else 0
-
-
-def _from(operation: Operation | None) -> str:
-    return "" if operation is None or not operation.place.layer else " (its last layer is given)"
-
-
-def _at(operations: Sequence[Operation]) -> str:
-    return f", first read by `{operations[0].name}`" if operations else ""

@@ -39,7 +39,7 @@ def search(asked: Asked, trace: Trace | None) -> list[Finding]:
 
     trace  of the forward pass; None: there is none, so no cause can be told
     """
-    causes = None if trace is None else Causes(trace)
+    causes = None if trace is None else Causes(trace, asked.paths)
     found = [
         *_absent(asked),
         *_not_finite(asked, causes),
@@ -57,8 +57,8 @@ def _absent(asked: Asked) -> Iterator[Finding]:
                 name,
                 "",
                 "no label",
-                "No sample of this batch has a label for it, or its `when` or `every` leaves it "
-                "out of this step",
+                "No sample of this batch has a label for it or a sample weight other than zero, or "
+                "its `when` or `every` leaves it out of this step",
                 "Look at the targets (NaN means no label), or try a batch that has some.",
             )
 
@@ -75,14 +75,14 @@ def _not_finite(asked: Asked, causes: Causes | None) -> Iterator[Finding]:
     for t, network, own in _networks(asked):
         bad = own[asked.reach[t, own] & asked.routes[t, own] & ~asked.finite[t, own]]
         if bad.size:
-            found = causes.not_finite(asked.scalars[t], bad.tolist()) if causes else []
+            found = causes.not_finite(asked.scalars[t]) if causes else []
             loss = asked.losses[t]
             which = "" if np.isfinite(loss) else f"the loss is {loss}: "
             yield from _findings(asked, t, network, bad, found, "not finite", which)
     trained = asked.reach & asked.routes
     for t in np.flatnonzero(asked.present & ~np.isfinite(asked.losses)).tolist():
         if asked.finite[t][trained[t]].all():
-            found = causes.not_finite(asked.scalars[t], []) if causes else []
+            found = causes.not_finite(asked.scalars[t]) if causes else []
             which = f"the loss is {asked.losses[t]}: "
             yield from _findings(asked, t, "", np.array([], int), found, "not finite", which)
 
@@ -163,7 +163,7 @@ def _findings(
             network=network,
             kind=cause.kind,
             text=f"{head[0].upper()}{head[1:]}",
-            remedy=cause.remedy,
+            remedy=cause.remedy or _LOOK,
             operation=cause.operation,
             layer=cause.place.layer,
             line="" if line is None else str(line),
@@ -177,4 +177,5 @@ _PLAIN: dict[Kind, str] = {
     "not connected": "no differentiable path leads here",
     "unknown": "the gradient is exactly zero",
 }
+_LOOK = "Look at what comes in there."
 _ASK = "pt.explain with the function of the losses, or with the model and a batch, says why."

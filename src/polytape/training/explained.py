@@ -1,13 +1,13 @@
 """Why a `polytape.Model` is learning, or not, on one batch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
 from keras import ops
 
 from polytape.contract import Tensor
-from polytape.contract.types import Anything, Flags, Nest
+from polytape.contract.types import Anything, Flags, Nest, Numbers
 from polytape.differentiation.jacobian import Table
 from polytape.engines import engine
 from polytape.engines.operations import LeftFrameworkError, Trace
@@ -19,6 +19,7 @@ from polytape.explanation.words import CUTS
 from polytape.training.backward import backward
 from polytape.training.compilation import Compilation
 from polytape.training.losses.evaluation import Batch
+from polytape.training.losses.logits_check import of_logits, of_probabilities, outside
 from polytape.training.plan import PhasePlan
 from polytape.training.recording import PhaseRecording, forward_of, taken_apart
 
@@ -74,6 +75,12 @@ class _Part:
         self.losses = np.full(len(self.plan.names), np.nan)
         self.reach = np.zeros((len(self.plan.names), count), bool)
         self.products = products_of([[None] * count for _ in self.plan.names], None)
+        changed = {*map(id, model.trainable_variables)} ^ {
+            *map(id, compilation.plan.index.variables)
+        }
+        if changed:
+            self.findings += _changed(compilation, changed)
+            return
         try:
             recorded, trace = engine().trace(
                 forward_of(compilation, number, batch), lambda: model.trainable_variables
@@ -112,6 +119,7 @@ class _Part:
             trace,
         )
         self.findings += _untracked(trace, model)
+        self.findings += _wrong_numbers(compilation, self.plan, recorded.outputs[0], trace)
 
     def _update(self, recording: PhaseRecording) -> Sequence[Tensor | None] | None:
         """The directions of a training step; None where it would be refused."""
@@ -122,6 +130,52 @@ class _Part:
         directions = backward(recording).directions
         self.plan.aggregator.state.write(state, ops.ones((), "bool"))
         return directions
+
+
+def _wrong_numbers(
+    compilation: Compilation, phase: PhasePlan, outputs: Nest, trace: Trace
+) -> Iterator[Finding]:
+    """Of losses of probabilities that get logits, and the other way round."""
+    source = compilation.settings.source
+    for name, loss, output in source.compared(outputs, compilation.output_names):
+        if name not in phase.names or not (of_probabilities(loss) or of_logits(loss)):
+            continue
+        values = np.asarray(ops.convert_to_numpy(output))
+        number = outside(values)
+        if of_probabilities(loss) and number:
+            yield Finding(
+                name,
+                "",
+                "wrong numbers",
+                f"{loss.name} takes its output for probabilities, and {number} of {values.size} "
+                "numbers are below 0 or above 1; Keras clips those, and what is clipped has no "
+                "gradient",
+                "If the output is logits, give the loss as an object with from_logits=True; else "
+                "end the network in a softmax or sigmoid.",
+                loss.name,
+            )
+        elif of_logits(loss) and not number and _squashed(trace, values):
+            yield Finding(
+                name,
+                "",
+                "wrong numbers",
+                f"{loss.name} has from_logits=True, and its output are probabilities already: it "
+                "came out of a softmax or sigmoid, which is applied a second time and flattens the "
+                "gradient",
+                "Leave out from_logits=True, or the softmax or sigmoid at the end of the network.",
+                loss.name,
+            )
+
+
+def _squashed(trace: Trace, values: Numbers) -> bool:
+    """Whether some values came out of a softmax or sigmoid."""
+    numbers = trace.numbers
+    for operation in trace.operations if numbers else ():
+        if operation.name in ("softmax", "sigmoid") and numbers is not None:
+            made = np.asarray(numbers.value(operation.outputs[0]))
+            if made.size == values.size and np.allclose(made.ravel(), values.ravel(), atol=1e-6):
+                return True
+    return False
 
 
 def _flags(present: Anything, count: int) -> Flags:
@@ -136,6 +190,33 @@ def _declared(compilation: Compilation, phase: PhasePlan) -> Flags:
     if objectives is None:
         return np.zeros(len(phase.names), bool)
     return np.array([objectives.given[name].trains is not None for name in phase.names])
+
+
+def _changed(compilation: Compilation, changed: set[int]) -> list[Finding]:
+    """Of variables that train and did not, or the other way round, when the model was compiled."""
+    index = compilation.plan.index
+    known = zip(index.variables, index.paths, index.owners, strict=True)
+    found: dict[str, list[str]] = {}
+    for variable, path, owner in known:
+        if id(variable) in changed:
+            found.setdefault(owner or path.split("/")[0], []).append(path)
+    more = [v.path for v in compilation.model.trainable_variables if id(v) in changed]
+    if more:
+        found.setdefault("", []).extend(more)
+    return [
+        Finding(
+            "",
+            owner,
+            "frozen",
+            "`trainable` was changed, or a layer added, after compile(): what is trained was "
+            f"settled there. Changed: {', '.join(paths[:3])}"
+            + f" and {len(paths) - 3} more"
+            * (len(paths) > 3),
+            "Set `trainable` first, then call compile() again.",
+            variables=tuple(paths),
+        )
+        for owner, paths in found.items()
+    ]
 
 
 def _untracked(trace: Trace, model: keras.Model) -> list[Finding]:

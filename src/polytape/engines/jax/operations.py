@@ -1,6 +1,7 @@
 """The operations of a function that JAX has traced, and their values by running them once more."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -13,11 +14,19 @@ from polytape.engines.grouped import flattened
 from polytape.engines.jax.linearized import Linearized
 from polytape.engines.jax.scope import Scope
 from polytape.engines.operations import LeftFrameworkError, Operation, Size, Trace, name_of
-from polytape.engines.places import Place, own_line
+from polytape.engines.places import Place, line_of_error, of_losses, own_line, path_of_holder
 
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2")
 _CUSTOM = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
-_AS_ONE = ("clip",)  # calls that people know by their name
+_AS_ONE = (
+    "clip",
+    "softmax",
+    "log_softmax",
+    "gelu",
+    "relu6",
+    "hard_sigmoid",
+    "hard_tanh",
+)  # calls that people know by their name
 
 
 class _Step(NamedTuple):
@@ -44,6 +53,7 @@ class _Flat:
         consts = [self._new(variable) for variable in closed.jaxpr.constvars]
         self.constants.update(zip(consts, closed.consts, strict=True))
         self.outputs = self._run(closed.jaxpr, [*consts, *self.inputs], Place())
+        self._name_softmax()
 
     def _new(self, variable: Any) -> int:
         number = len(self.dtypes)
@@ -58,8 +68,7 @@ class _Flat:
 
         for equation in jaxpr.eqns:
             inputs = [read(atom) for atom in equation.invars]
-            scopes = [within.layer, _layer(str(equation.source_info.name_stack))]
-            place = Place("/".join(filter(None, scopes)), _line(equation) or within.line)
+            place = _place(equation, within)
             known.update(zip(equation.outvars, self._through(equation, inputs, place), strict=True))
         return [read(atom) for atom in jaxpr.outvars]
 
@@ -76,6 +85,21 @@ class _Flat:
         numbers = tuple(each for each in inputs if isinstance(each, int))
         self.operations.append(Operation(_named(equation), numbers, outputs, place))
         return outputs
+
+    def _name_softmax(self) -> None:
+        """Both halves of it: JAX writes it out as exponentials, divided by their sum."""
+        maker = {made: op for op in self.operations for made in op.outputs}
+        names: dict[int, str] = {}
+        for place, operation in enumerate(self.operations):
+            if operation.name == "divide" and len(operation.inputs) == 2:
+                above, below = (maker.get(tensor) for tensor in operation.inputs)
+                while below and below.name in ("broadcast_in_dim", "reshape", "reduce_sum"):
+                    below = maker.get(below.inputs[0])
+                if above is not None and above is below and above.name == "exp":
+                    names[place] = names[id(above)] = "softmax"
+        for place, operation in enumerate(self.operations):
+            if name := names.get(place) or names.get(id(operation)):
+                self.operations[place] = replace(operation, name=name)
 
     def _constant(self, value: Any) -> int:
         number = len(self.dtypes)
@@ -123,11 +147,14 @@ def _layer(scope: str) -> str:
     return "/".join(part for part in scope.split("/") if part and "(" not in part)
 
 
-def _line(equation: Any) -> Any:
+def _place(equation: Any, within: Place) -> Place:
+    """Of an equation of a function that is called in some place."""
     traceback = equation.source_info.traceback
-    if traceback is None:
-        return None
-    return own_line((frame.file_name, frame.line_num) for frame in traceback.frames)
+    lines = [(f.file_name, f.line_num) for f in traceback.frames] if traceback else []
+    scopes = [within.layer]
+    if not any(of_losses(file) for file, _ in lines):  # whose names are scopes, too
+        scopes.append(_layer(str(equation.source_info.name_stack)))
+    return Place("/".join(filter(None, scopes)), own_line(lines) or within.line)
 
 
 class _Numbers:
@@ -193,12 +220,7 @@ def trace(
     try:
         closed, shapes = jax.make_jaxpr(pure, return_shape=True)(values)
     except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError) as error:
-        frames = []
-        step = error.__traceback__
-        while step is not None:
-            frames.append((step.tb_frame.f_code.co_filename, step.tb_lineno))
-            step = step.tb_next
-        raise LeftFrameworkError(own_line(reversed(frames))) from error
+        raise LeftFrameworkError(line_of_error(error)) from error
     flat = _Flat(closed)
     structure = jax.tree.structure(shapes)
     run = jax.jit(jaxpr_as_fun(closed))
@@ -209,8 +231,19 @@ def trace(
             scalars = {name: [scalars[place] for place in places] for name, places in names}
         return scalars, outputs
 
-    recording = Linearized(function, values, known)
+    try:
+        recording = Linearized(function, values, known)
+    except ValueError as error:  # a callback has no derivative
+        host = next((op for op in flat.operations if op.name == "a host function"), None)
+        if host is None:
+            raise
+        raise LeftFrameworkError(host.place.line) from error
+    others = {
+        number: path
+        for number, value in flat.constants.items()
+        if (path := path_of_holder(value)) is not None
+    }
     outputs = flat.outputs[: len(recording.scalars)]
     scalars = [each if isinstance(each, int) else -1 for each in outputs]
     numbers = _Numbers(flat, values)
-    return recording, Trace(flat.operations, flat.dtypes, flat.inputs, scalars, {}, numbers)
+    return recording, Trace(flat.operations, flat.dtypes, flat.inputs, scalars, others, numbers)

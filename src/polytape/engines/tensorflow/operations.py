@@ -14,7 +14,7 @@ from tensorflow.python.framework import op_callbacks  # what `tf.debugging` itse
 
 from polytape.engines.contract import Forward, Tensor, Variable
 from polytape.engines.operations import Operation, Size, Trace, name_of
-from polytape.engines.places import Place, here, own_line
+from polytape.engines.places import Line, Place, here, line_of_error, own_line
 from polytape.engines.tensorflow.recording import TapeRecording, raw, record
 
 
@@ -135,9 +135,25 @@ def trace(
     def pull(scalar: int, tensors: Sequence[Tensor]) -> Any:
         return recording.tape.gradient(recording.scalars[scalar], list(tensors))
 
+    def left() -> Line | None:
+        with keras.StatelessScope():
+            return _left(forward)
+
     dtypes = {**recorder.dtypes, **dict.fromkeys(handles, "resource")}
     numbers = EagerNumbers(recorder, pull)
-    return recording, Trace(recorder.operations, dtypes, handles, scalars, others, numbers)
+    return recording, Trace(recorder.operations, dtypes, handles, scalars, others, numbers, left)
+
+
+def _left(forward: Forward) -> Line | None:
+    """Where a function needs the values of its tensors, which a graph has none of."""
+    try:
+        graph = tf.function(lambda: forward()[0], autograph=False).get_concrete_function().graph
+    except (NotImplementedError, TypeError, AttributeError, ValueError) as error:
+        return line_of_error(error)
+    for operation in graph.get_operations():
+        if name_of(operation.type) == "a host function":
+            return own_line((f.filename, f.lineno) for f in reversed(operation.traceback))
+    return None
 
 
 @contextlib.contextmanager

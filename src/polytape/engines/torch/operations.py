@@ -9,8 +9,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from polytape.engines.contract import Forward, Tensor, Variable
-from polytape.engines.operations import Operation, Size, Trace, name_of
-from polytape.engines.places import here
+from polytape.engines.operations import LeftFrameworkError, Operation, Size, Trace, name_of
+from polytape.engines.places import here, line_of_error, path_of_holder
 from polytape.engines.torch.recording import GraphRecording, record
 
 _IN_PLACE = ("setitem", "iadd", "isub", "imul", "itruediv", "ipow", "imatmul")
@@ -78,6 +78,8 @@ def _name(func: Any) -> str:
 def _tensors(nest: Any) -> Iterator[Tensor]:
     if isinstance(nest, torch.Tensor):
         yield nest
+    elif isinstance(nest, keras.Variable):
+        yield nest.value
     elif isinstance(nest, Mapping):
         for item in nest.values():
             yield from _tensors(item)
@@ -119,14 +121,20 @@ def trace(
     forward: Forward, variables: Callable[[], Sequence[Variable]]
 ) -> tuple[GraphRecording, Trace]:
     recorder = Recorder()
-    with recorder:
-        recording = record(forward, variables)
+    try:
+        with recorder:
+            recording = record(forward, variables)
+    except RuntimeError as error:  # of a tensor that has gradients
+        if "numpy()" not in str(error):
+            raise
+        raise LeftFrameworkError(line_of_error(error)) from error
+    recording.lasting = True
     raw = [v.value if isinstance(v, keras.Variable) else v for v in variables()]
     sources = [recorder.number(variable) for variable in raw]
     scalars = [recorder.number(scalar) for scalar in recording.scalars]
     made = {number for operation in recorder.operations for number in operation.outputs}
     others = {
-        number: f"a tensor of shape {tuple(tensor.shape)}"
+        number: path_of_holder(tensor) or f"a tensor of shape {tuple(tensor.shape)}"
         for number, tensor in recorder.tensors.items()
         if tensor.is_leaf and tensor.requires_grad and number not in {*sources, *made}
     }

@@ -22,6 +22,7 @@ class GraphRecording:
         stand_ins: bool,
     ) -> None:
         self.measure: Measure = measure
+        self.lasting = False  # whether it is pulled again after the last time
         marked: list[Tensor] = []
         losses: list[Tensor] = []
         of_losses = _noting(losses) if stand_ins else None
@@ -47,7 +48,7 @@ class GraphRecording:
         ]
         sources = [self._known[index] for index in variables]
         moving = [source for source in sources if source.requires_grad]  # others are frozen
-        keep = {"retain_graph": not last, "allow_unused": True}
+        keep = {"retain_graph": self.lasting or not last, "allow_unused": True}
         found = iter(torch.autograd.grad(targets, moving, seeds, **keep) if moving else ())
         return [next(found) if source.requires_grad else None for source in sources]
 

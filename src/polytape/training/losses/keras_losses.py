@@ -113,6 +113,20 @@ class KerasLosses:
         self._notes.tell(Note(path, cast(found), returned))
         return returned
 
+    def compared(
+        self, outputs: Nest, output_names: Sequence[str]
+    ) -> Iterator[tuple[str, keras.losses.Loss, Nest]]:
+        """Of each objective its name, its loss and the output that this reads."""
+        names = self.names(outputs, output_names) or ("loss",)
+        for name, (path, leaf) in zip(names, self._leaves.items(), strict=True):
+            found: Anything = outputs
+            for key in path:
+                if isinstance(found, dict):
+                    found = found[key]
+                elif isinstance(found, (list, tuple)):
+                    found = found[key if isinstance(key, int) else [*output_names].index(key)]
+            yield name, leaf.loss, found
+
     def share(self) -> Tensor | None:
         """() float32: of the entries of the loss just evaluated those with a label; None: all."""
         labels = self._notes.last.loss.labels

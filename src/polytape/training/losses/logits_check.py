@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from polytape.contract.types import Anything, Nest
+from polytape.contract.types import Anything, Nest, Numbers
 from polytape.engines import engine
 
 LOSSES = (
@@ -26,6 +26,17 @@ def of_probabilities(loss: keras.losses.Loss) -> bool:
     """
     known = getattr(loss, "fn", None) in LOSSES
     return known and not loss.get_config().get("from_logits", False)
+
+
+def of_logits(loss: keras.losses.Loss) -> bool:
+    """Whether a loss takes outputs for logits, not for probabilities."""
+    known = getattr(loss, "fn", None) in LOSSES
+    return known and bool(loss.get_config().get("from_logits", False))
+
+
+def outside(y_pred: Numbers) -> int:
+    """How many numbers are no probabilities."""
+    return int(((y_pred < -_SLACK) | (y_pred > 1 + _SLACK)).sum())
 
 
 class LogitsCheck(keras.metrics.Metric):

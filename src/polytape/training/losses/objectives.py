@@ -1,7 +1,7 @@
 """The objectives of one `compile(objectives=...)`, evaluated: values, activity, running means."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -117,6 +117,14 @@ class Objectives:
         calls = [Call(t, *pair) for t, pair in enumerate(zip(known, parts, strict=True))]
         present = all_present([each.present for each in values.values()])
         return Evaluation(losses, shares, parts, calls, present)
+
+    def compared(
+        self, outputs: Nest, output_names: Sequence[str]
+    ) -> Iterator[tuple[str, keras.losses.Loss, Nest]]:
+        """Of each objective with a loss its name, that loss and the output that it reads."""
+        del output_names  # objectives ask for their own entries
+        for name, loss in self._losses.items():
+            yield name, loss, _entry(outputs, self.given[name].output, name, "output")
 
     def _evaluated(self, objective: Objective, step: Step, due: Tensor | None) -> ObjectiveValue:
         if objective.of_step:
