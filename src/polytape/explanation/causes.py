@@ -11,6 +11,7 @@ from polytape.engines.places import Place
 from polytape.explanation.finding import Kind
 from polytape.explanation.flow import Flow
 from polytape.explanation.words import (
+    CANCELLED,
     CUTS,
     FLAT,
     INFINITE,
@@ -24,6 +25,13 @@ from polytape.explanation.words import (
 
 NOWHERE = Place()
 MOST = 3  # causes that are told of one gradient
+_SUMS = {  # of what they add up, parts may cancel
+    *("add", "AddV2", "AddN", "BiasAdd", "sub", "Sub", "radd", "rsub", "iadd", "isub", "subtract"),
+    *("sum", "Sum", "mean", "Mean", "reduce_sum", "neg", "Neg", "negative", "matmul", "addmm"),
+    *("broadcast_in_dim", "BroadcastTo", "expand", "broadcast_to", "reshape", "Reshape", "view"),
+    *("transpose", "Transpose", "permute", "ConcatV2", "concatenate", "cat", "stack", "Pack"),
+    *("squeeze", "Squeeze", "unsqueeze", "ExpandDims", "ReadVariableOp", "convolution", "linear"),
+}
 _PRODUCTS = ("multiply", "matmul", "convolution", "divide")
 _DISTANCES = ("square", "abs", "power", "SquaredDifference")
 
@@ -193,9 +201,9 @@ class Causes:
         if half or dtype in ("float16", "bfloat16"):
             kind = next(iter(half), dtype)
             return _cause("underflow", operation, UNDERFLOW, dtype=kind)
-        return _cause(
-            "saturated", operation, Words("lets no gradient through: it is exactly zero here", "")
-        )
+        if operation.name in _SUMS:
+            return _cause("cancelled", operation, CANCELLED)
+        return _cause("saturated", operation, Words("lets no gradient through", ""))
 
     def _known_as(self, operation: Operation) -> str:
         """Its name, or that of what it is half of."""

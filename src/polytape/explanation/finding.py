@@ -13,6 +13,7 @@ Kind = Literal[
     "masked",
     "saturated",
     "at a minimum",
+    "cancelled",
     "underflow",
     "wrong numbers",
     "not finite",

@@ -140,6 +140,12 @@ def _zero(asked: Asked, causes: Causes | None) -> Iterator[Finding]:
         flat = own[asked.reach[t, own] & asked.routes[t, own] & asked.zero[t, own]]
         if flat.size and sound[t]:
             found = causes.zero(asked.scalars[t], flat.tolist()) if causes else []
+            moving = asked.reach[t, own] & ~asked.zero[t, own]
+            if moving.any():  # a bias may well cancel, as a critic's does
+                kept = [cause for cause in found if cause.kind != "cancelled"]
+                if found and not kept:
+                    continue
+                found = kept
             yield from _findings(asked, t, network, flat, found, "unknown", "")
 
 

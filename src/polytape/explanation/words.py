@@ -113,6 +113,10 @@ ZEROS = Words(
     "Look where they come from: weights that start at zero, inputs that are all zero, or an "
     "activation that is dead.",
 )
+CANCELLED = Words(
+    "adds up parts of the gradient that cancel exactly",
+    "If a loss is the difference of two terms, look whether they are the same.",
+)
 UNDERFLOW = Words(
     "is too small for {dtype}: it has become zero",
     "Scale the loss: keras.optimizers.LossScaleOptimizer, which compile() adds under the policy "

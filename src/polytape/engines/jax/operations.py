@@ -89,17 +89,18 @@ class _Flat:
     def _name_softmax(self) -> None:
         """Both halves of it: JAX writes it out as exponentials, divided by their sum."""
         maker = {made: op for op in self.operations for made in op.outputs}
-        names: dict[int, str] = {}
-        for place, operation in enumerate(self.operations):
+        halves: set[int] = set()
+        for operation in self.operations:
             if operation.name == "divide" and len(operation.inputs) == 2:
                 above, below = (maker.get(tensor) for tensor in operation.inputs)
                 while below and below.name in ("broadcast_in_dim", "reshape", "reduce_sum"):
                     below = maker.get(below.inputs[0])
                 if above is not None and above is below and above.name == "exp":
-                    names[place] = names[id(above)] = "softmax"
-        for place, operation in enumerate(self.operations):
-            if name := names.get(place) or names.get(id(operation)):
-                self.operations[place] = replace(operation, name=name)
+                    halves |= {id(above), id(operation)}
+        self.operations = [
+            replace(operation, name="softmax") if id(operation) in halves else operation
+            for operation in self.operations
+        ]
 
     def _constant(self, value: Any) -> int:
         number = len(self.dtypes)

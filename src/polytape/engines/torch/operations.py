@@ -122,7 +122,7 @@ def trace(
 ) -> tuple[GraphRecording, Trace]:
     recorder = Recorder()
     try:
-        with recorder:
+        with torch.random.fork_rng(), recorder:
             recording = record(forward, variables)
     except RuntimeError as error:  # of a tensor that has gradients
         if "numpy()" not in str(error):
