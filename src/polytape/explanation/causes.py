@@ -51,10 +51,10 @@ class Cause:
 class Causes:
     """Of one trace.
 
-    paths  of its variables
+    paths  of its variables; none: they are not asked for
     """
 
-    def __init__(self, trace: Trace, paths: Sequence[str]) -> None:
+    def __init__(self, trace: Trace, paths: Sequence[str] = ()) -> None:
         self.trace, self.paths = trace, paths
         self.flow = Flow(trace)
         self._sizes: dict[Number, Size] = {}
@@ -292,7 +292,7 @@ class Causes:
     def _bad_leaf(self, behind: set[Number]) -> Cause | None:
         """What is not finite before anything is computed."""
         trace, named = self.trace, dict(self.trace.others)
-        named.update(zip(trace.sources, self.paths, strict=True))
+        named.update(zip(trace.sources, self.paths or map(str, trace.sources), strict=True))
         for operation in trace.operations:
             held = [named[t] for t in operation.inputs if t in named and t in behind]
             read = [t for t in operation.inputs if t in self._sizes and t not in self.flow.maker]
