@@ -251,11 +251,11 @@ def write_report(
     ] = None,
 ) -> None:
     """Write one HTML file that shows what a folder recorded; it opens from disk."""
-    from polytape.reports import html, study
+    from polytape.reports.html import page, reading
 
-    path = out or folder / html.FILE
+    path = out or folder / page.FILE
     try:
-        html.write(study.read(folder), path, __version__)
+        page.write(reading.read(folder), path, __version__)
     except ValueError as error:
         _refuse(str(error))
     except OSError as error:
@@ -338,7 +338,8 @@ def _complain(message: str) -> None:
 
 
 def _show(found: "Comparison", keep: Keeping) -> None:
-    from polytape.reports import figures, html, study, tables
+    from polytape.reports import figures, tables
+    from polytape.reports.html import page, reading
 
     if not found.runs:
         console.print("Nothing was finished.")
@@ -359,7 +360,7 @@ def _show(found: "Comparison", keep: Keeping) -> None:
     if any(run.status == "finished" for run in found.runs):
         keep.write("curves.png", lambda path: figures.curves(found, path))
         keep.write("tradeoff.png", lambda path: figures.tradeoff(found, path))
-    keep.write(html.FILE, lambda path: html.write(study.read(keep.out, found), path, __version__))
+    keep.write(page.FILE, lambda path: page.write(reading.read(keep.out, found), path, __version__))
     keep.tell()
 
 

@@ -1,6 +1,7 @@
 """The report: one file, complete, small, and true to what was recorded."""
 
 import base64
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
@@ -13,9 +14,13 @@ from browser import CHROMIUM, opened
 from made_up import made_up, spoil
 from monitored import METHOD, monitored, write
 from polytape import cli
-from polytape.reports import html, study
-from polytape.reports.sampling import Band, Series, fenced, over_runs, window_means
-from polytape.reports.study import of_comparison, of_monitors
+from polytape.diagnostics.monitor_records import Figures
+from polytape.reports.html.comparisons import of_comparison
+from polytape.reports.html.monitors import of_monitors
+from polytape.reports.html.page import page as page_text
+from polytape.reports.html.page import write as write_page
+from polytape.reports.html.reading import read
+from polytape.reports.html.sampling import Band, Series, fenced, over_runs, window_means
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 NASTY = ("<b>&\"'", "</script><script>alert(1)</script>", "a%{x}b", "naïve – 数", "{{ 7 * 7 }}")
@@ -83,7 +88,7 @@ def drawn(page, name, trace=-1):
 
 def page_of(found):
     """The page, read; asks of every page what must always hold."""
-    text = html.page(found, "0.1.0")
+    text = page_text(found, "0.1.0")
     page = Page(text)
     own = text.replace(page.library, "")
     assert not re.search(r"(https?:)?//[a-z]", re.sub(r"^\s*//.*$", "", own, flags=re.M)), "a URL"
@@ -190,6 +195,19 @@ def test_a_monitored_training_has_all_its_figures():
     assert "monitored every step" in page.text
 
 
+def test_weights_that_each_network_has_for_itself():
+    run = monitored(8)
+    inside = Figures(weights={"left": 0.5, "image": 2.0})
+    run.steps[:] = [
+        dataclasses.replace(step, weights={}, networks={"encoder": inside}) for step in run.steps
+    ]
+    page = page_of(of_monitors("run", {"run": run}))
+    titles = [words.strip() for words in page.words if " in encoder" in words]
+    assert titles == ["left in encoder", "image in encoder"]
+    assert drawn(page, "weights-1").tolist() == [2.0] * 8
+    assert len(page.plots("shares")) == 3
+
+
 def test_cosines_are_those_of_the_record():
     run = monitored()
     page = page_of(of_monitors("run", {"run": run}))
@@ -203,7 +221,7 @@ def test_several_trainings_are_grouped_by_method(tmp_path):
         for c in (0.1, 0.4):
             method = {"name": "CAGrad", "settings": {"c": c, "rescale": 1}}
             write(monitored(seed=seed, method=method), tmp_path / f"ca-{c}" / str(seed))
-    found = study.read(tmp_path)
+    found = read(tmp_path)
     assert found.methods == ("CAGrad (c=0.1)", "CAGrad (c=0.4)", "UPGrad")
     assert [track.name for track in found.of("UPGrad")] == ["up/0", "up/1"]
     page = page_of(found)
@@ -223,7 +241,7 @@ def test_a_torn_record_and_one_without_steps(tmp_path):
     write(monitored(4), tmp_path)
     path = tmp_path / "monitor.jsonl"
     path.write_bytes(path.read_bytes() + b'{"kind": "st')
-    assert "stopped in the middle of a line" in page_of(study.read(tmp_path)).text
+    assert "stopped in the middle of a line" in page_of(read(tmp_path)).text
     page = page_of(of_monitors("run", {"run": monitored(0)}))
     assert not page.plots("losses")
     assert page.plots("learning")
@@ -231,24 +249,24 @@ def test_a_torn_record_and_one_without_steps(tmp_path):
 
 def test_an_explanation_has_its_place(tmp_path):
     write(monitored(4), tmp_path)
-    assert "The folder holds no explanation." in page_of(study.read(tmp_path)).text
+    assert "The folder holds no explanation." in page_of(read(tmp_path)).text
     (tmp_path / "explanation.txt").write_text("image  <cut> by argmax\n  in decoder")
     findings = [{"objective": "image", "kind": "cut", "where": "a.py:3", "remedy": "softmax"}]
     (tmp_path / "explanation.json").write_text(json.dumps({"findings": findings, "text": "told"}))
-    page = page_of(study.read(tmp_path))
+    page = page_of(read(tmp_path))
     assert "image  <cut> by argmax\n  in decoder" in "".join(page.words)
     assert "objective kind where remedy image cut a.py:3 softmax" in page.text
     (tmp_path / "explanation.json").write_text("{")
     with pytest.raises(
         ValueError, match=r"explanation\.json is no JSON: .*Mend it, or move it away"
     ):
-        study.read(tmp_path)
+        read(tmp_path)
 
 
 @pytest.mark.parametrize("count", [2, 5])
 def test_names_are_shown_and_never_read_as_code(count):
     found = of_comparison(made_up(objectives=NASTY[:count], methods=(*NASTY, "Sum")))
-    text, page = html.page(found, "0.1.0"), page_of(found)
+    text, page = page_text(found, "0.1.0"), page_of(found)
     for name in NASTY:
         assert name in "".join(page.words)
     assert "<script>alert" not in text
@@ -269,7 +287,7 @@ def long_run():
 
 
 def test_100_000_steps_stay_small_and_lose_no_extreme(long_run):
-    text = html.page(of_monitors("long", {"a": long_run}), "0.1.0")
+    text = page_text(of_monitors("long", {"a": long_run}), "0.1.0")
     assert len(text.encode()) < 10e6
     page = Page(text)
     low, high, mean = page.figures["losses-0"]["data"]
@@ -295,7 +313,7 @@ def test_many_methods_and_objectives_stay_small_too():
         run.history.update({f"{name}_loss": random.uniform(size=300).tolist() for name in names})
         run.cosines[:] = random.uniform(-1, 1, (300, 8, 8)).tolist()
         run.layers.update({f"layer {i}": random.uniform(size=300).tolist() for i in range(50)})
-    text = html.page(of_comparison(found), "0.1.0")
+    text = page_text(of_comparison(found), "0.1.0")
     assert len(text.encode()) < 10e6
     assert "Only the 40 with the most conflict are shown." in Page(text).text
 
@@ -384,7 +402,7 @@ def test_in_chromium(tmp_path, width, dark):
     pytest.importorskip("playwright", reason="playwright drives the browser")
     path = tmp_path / "report.html"
     found = of_monitors("runs", {str(s): monitored(seed=s) for s in range(2)}) if dark else None
-    html.write(found or of_comparison(full()), path, "0.1.0")
+    write_page(found or of_comparison(full()), path, "0.1.0")
     with opened(path, width=width, dark=dark) as (tab, seen):
         assert seen.messages == []
         assert seen.requests == []
@@ -398,7 +416,7 @@ def test_in_chromium(tmp_path, width, dark):
 
 
 def test_the_library_is_there_once():
-    text = html.page(of_monitors("run", {"run": monitored(4)}), "0.1.0")
+    text = page_text(of_monitors("run", {"run": monitored(4)}), "0.1.0")
     assert text.count('<script id="plotly">') == 1
     assert len(Page(text).library) > 1e6
     assert METHOD["name"] in text

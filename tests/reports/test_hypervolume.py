@@ -3,8 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from polytape.reports import hypervolume as module
-from polytape.reports.hypervolume import TooManyPointsError, hypervolume, scaled
+from polytape.reports.html import hypervolume as module
+from polytape.reports.html.hypervolume import TooManyPointsError, hypervolume, scaled
 
 
 def drawn(count, dimensions, seed):

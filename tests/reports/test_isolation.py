@@ -4,7 +4,7 @@ import sys
 CODE = """
 import sys
 import polytape.diagnostics.records, polytape.reports.figures, polytape.reports.tables
-import polytape.reports.progress, polytape.reports.html, polytape.reports.study, polytape.cli
+import polytape.reports.progress, polytape.reports.html.page, polytape.cli
 loaded = {"keras", "tensorflow", "jax", "torch"} & set(sys.modules)
 sys.exit(f"loaded: {loaded}" if loaded else 0)
 """

@@ -4,18 +4,20 @@ disk without a network."""
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from plotly.offline import get_plotlyjs
 
 from polytape.diagnostics.monitor_records import MonitorRun
-from polytape.reports import plots, tables
-from polytape.reports.sections import sections
-from polytape.reports.study import Study
+from polytape.reports import tables
+from polytape.reports.html.conflict import conflict, layers
+from polytape.reports.html.curves import gradients, learning
+from polytape.reports.html.parts import Budget, Section, looks
+from polytape.reports.html.study import Study
+from polytape.reports.html.tradeoff import tradeoff
 
 FILE = "report.html"
-HERE = Path(__file__).parent / "page"
+HERE = Path(__file__).parent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +57,24 @@ def page(study: Study, version: str) -> str:
         study=study,
         sections=sections(study),
         table=_table(study),
-        looks=plots.looks(study),
+        looks=looks(study),
         version=version,
         css=(HERE / "page.css").read_text("utf-8"),
         js=(HERE / "page.js").read_text("utf-8"),
         plotly=get_plotlyjs(),
     )
+
+
+def sections(study: Study) -> list[Section]:
+    """All that has figures, in the order of the page."""
+    budget = Budget.of(study)
+    return [
+        *learning(study, budget),
+        *tradeoff(study),
+        conflict(study, budget),
+        *layers(study, budget),
+        *gradients(study, budget),
+    ]
 
 
 def _table(study: Study) -> Table:
@@ -80,7 +94,7 @@ def _runs(study: Study) -> Table:
     for track in study.tracks:
         run = study.monitors[track.name]
         steps = [record.step for record in run.steps]
-        cells: list[Any] = [
+        cells = [
             track.name,
             track.method,
             f"{max(steps) + 1:,}" if steps else "0",

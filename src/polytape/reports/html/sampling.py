@@ -94,3 +94,9 @@ def _extreme(window: np.ndarray, worst: float) -> float:
     if not len(known):
         return float("nan")
     return float(known.min() if worst > 0 else known.max())
+
+
+def mean_over(series: Sequence[Series]) -> float:
+    """Of all numbers of all runs, each run counting alike; NaN if there is none."""
+    means = np.array([mean_of(one.y, axis=0) for one in series], float)
+    return float(mean_of(means, axis=0)) if len(means) else float("nan")

@@ -1,0 +1,90 @@
+"""What a comparison tells."""
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from polytape.diagnostics.monitor_records import MonitorRun
+from polytape.diagnostics.records import Comparison, Run
+from polytape.reports.html.monitors import curves_of
+from polytape.reports.html.sampling import Series
+from polytape.reports.html.study import Quantity, Study, Track
+from polytape.reports.summary import baseline
+from polytape.reports.tables import notes
+
+
+def run_folder(method: str, seed: int) -> str:
+    """Where, in the folder of a comparison, a run is monitored."""
+    return f"runs/{method}-{seed}"
+
+
+def of_comparison(found: Comparison, monitors: dict[str, MonitorRun] | None = None) -> Study:
+    """What a comparison tells, with the weights and shares of its monitored runs."""
+    monitors = monitors or {}
+    tracks = [
+        _of_run(found, run, monitors.get(run_folder(run.method, run.seed)))
+        for run in found.runs
+        if run.status == "finished"
+    ]
+    clock = dict.fromkeys(("learning", "loss", "norm", "pairs", "parts"), "epoch")
+    settings: list[tuple[str, dict[str, Any]]] = [
+        (
+            "Training",
+            {
+                "problem": found.problem,
+                "seeds": len(found.seeds),
+                "epochs": found.epochs,
+                "batch size": found.batch_size,
+                "optimizer": f"Adam, learning rate {found.learning_rate:g}",
+            },
+        )
+    ]
+    for name in found.methods:
+        settings.append((name, found.settings.get(name, {}).get("config", {})))
+    return Study(
+        title=found.problem,
+        description=found.description,
+        objectives=found.objectives,
+        methods=found.methods,
+        base=baseline(found),
+        headline=dict(found.headline),
+        clock=clock | {"weight": "step", "share": "step"},
+        measured="over the shared variables, on a fixed batch after each epoch",
+        tracks=tracks,
+        settings=settings,
+        environments=[found.environment],
+        comparison=found,
+        notes=notes(found),
+    )
+
+
+def _of_run(found: Comparison, run: Run, monitor: MonitorRun | None) -> Track:
+    epochs = len(run.history[found.headline_key(found.objectives[0])])
+    x = np.arange(1.0, epochs + 1)
+    cosines = np.array(run.cosines, float).reshape(-1, len(found.objectives), len(found.objectives))
+    norms = np.array(run.norms, float).reshape(-1, len(found.objectives))
+    probes = np.arange(1.0, len(cosines) + 1)
+    curves: dict[Quantity, dict[str, Series]] = {"learning": {}, "loss": {}, "norm": {}}
+    for place, name in enumerate(found.objectives):
+        curves["learning"][name] = Series(x, np.array(run.history[found.headline_key(name)]))
+        if f"{name}_loss" in run.history:
+            curves["loss"][name] = Series(x, np.array(run.history[f"{name}_loss"]))
+        curves["norm"][name] = Series(np.arange(1.0, len(norms) + 1), norms[:, place])
+    if monitor is not None:
+        told = curves_of(monitor)
+        curves |= {q: told[q] for q in ("weight", "share") if q in told}
+    return Track(
+        method=run.method,
+        name=f"seed {run.seed}",
+        curves=curves,
+        pairs={
+            (found.objectives[i], found.objectives[j]): Series(probes, cosines[:, i, j])
+            for i, j in combinations(range(len(found.objectives)), 2)
+        },
+        parts={
+            layer: Series(np.arange(1.0, len(numbers) + 1), np.array(numbers, float))
+            for layer, numbers in run.layers.items()
+        },
+        ends={name: run.history[found.headline_key(name)][-1] for name in found.objectives},
+    )

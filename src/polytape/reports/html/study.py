@@ -1,0 +1,81 @@
+"""What a report is about, wherever it was recorded: runs, and what was measured in them."""
+
+import dataclasses
+from typing import Any, Literal
+
+from polytape.diagnostics.monitor_records import MonitorRun
+from polytape.diagnostics.records import Comparison
+from polytape.reports.html.sampling import Series
+
+Quantity = Literal["learning", "loss", "norm", "weight", "share"]
+Pair = tuple[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Track:
+    """One run: a method under one seed, or one monitored training.
+
+    method  that it belongs to, as the legend calls it
+    name    what tells it from the others of that method
+    curves  {quantity: {objective: its numbers over time}}; where each network has weights or
+            shares of its own, by "objective in network"
+    pairs   {(a, b): cosine of the gradients over time}
+    parts   {layer or network: how opposed the gradients in it are, over time}
+    ends    {objective: headline number at the end}; empty if there is none to compare
+    """
+
+    method: str
+    name: str
+    curves: dict[Quantity, dict[str, Series]]
+    pairs: dict[Pair, Series]
+    parts: dict[str, Series]
+    ends: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """What `pt.explain` had to say: its text, and its findings one by one."""
+
+    name: str
+    text: str
+    findings: list[dict[str, str]] = dataclasses.field(default_factory=list)
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of what any finding has, in the order in which they appear."""
+        return list(dict.fromkeys(key for finding in self.findings for key in finding))
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What a report tells.
+
+    headline      {objective: (metric, "max" or "min")} of "learning" and of `ends`
+    clock         {quantity, "pairs" or "parts": "epoch" or "step"}
+    measured      what the cosines and norms were measured on, in words
+    settings      (what, its settings) in the order of the page
+    environments  each once; one if all runs were made alike
+    comparison    the record, if there is one
+    monitors      {name of a run: its record}
+    notes         of what is missing, torn or failed
+    """
+
+    title: str
+    description: str
+    objectives: tuple[str, ...]
+    methods: tuple[str, ...]
+    base: str
+    headline: dict[str, tuple[str, str]]
+    clock: dict[str, str]
+    measured: str
+    tracks: list[Track]
+    settings: list[tuple[str, dict[str, Any]]]
+    environments: list[dict[str, str]]
+    comparison: Comparison | None = None
+    monitors: dict[str, MonitorRun] = dataclasses.field(default_factory=dict)
+    explanations: list[Explanation] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+    def of(self, method: str) -> list[Track]:
+        """The runs of one method, in order."""
+        return [track for track in self.tracks if track.method == method]
