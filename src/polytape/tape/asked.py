@@ -24,6 +24,16 @@ def asked_by(code: CodeType) -> Asked:
     return Asked(several=several or not one, explanation=bool(names & _EXPLANATION))
 
 
+@cache
+def looks_for_none(code: CodeType) -> bool:
+    """Whether code asks of anything whether it is None."""
+    own = any(
+        step.opname == "IS_OP" or (step.opname.startswith("POP_JUMP") and "NONE" in step.opname)
+        for step in dis.get_instructions(code)
+    )
+    return own or any(map(looks_for_none, _within(code)))
+
+
 def _attributes(code: CodeType) -> set[str]:
     """The names of all attributes that code reads, and of the functions within it."""
     found = {
@@ -31,5 +41,8 @@ def _attributes(code: CodeType) -> set[str]:
         for step in dis.get_instructions(code)
         if step.opname in ("LOAD_ATTR", "LOAD_METHOD")
     }
-    inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
-    return found.union(*map(_attributes, inner))
+    return found.union(*map(_attributes, _within(code)))
+
+
+def _within(code: CodeType) -> list[CodeType]:
+    return [constant for constant in code.co_consts if isinstance(constant, CodeType)]

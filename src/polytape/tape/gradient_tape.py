@@ -20,7 +20,7 @@ from polytape.engines.places import Line, line_of
 from polytape.explanation.by_losses import explained
 from polytape.explanation.explanation import Explanation
 from polytape.looping import Gradients, collected
-from polytape.tape.asked import asked_by
+from polytape.tape.asked import asked_by, looks_for_none
 from polytape.tape.causes import misuse, names, why_nothing, why_unreached
 
 # Lines that opened a tape which then had a gradient, or of which was told why not: there is no need
@@ -66,14 +66,18 @@ class GradientTape:
         if tape is None:
             raise RuntimeError(_ELSEWHERE.format(keras.backend.backend()))
         self._tape: Tape = tape
+        self._persistent = persistent
         self._opened: Line | None = None
+        self._new = self._adds = False
+        self._rows: list[_Row] = []
         self._used: tuple[str, Line | None] | None = None
 
     def __enter__(self) -> "GradientTape":
         frame = sys._getframe(1)
         self._opened = line_of(frame)
-        asked = asked_by(frame.f_code)
-        self._tape.open(asked._replace(causes=self._opened not in _settled))
+        self._new = self._opened not in _settled
+        self._adds = self._new and not looks_for_none(frame.f_code)
+        self._tape.open(asked_by(frame.f_code)._replace(causes=self._new))
         return self
 
     def __exit__(self, *exception: Any) -> None:
@@ -244,8 +248,20 @@ class GradientTape:
             _told.add(line)
             with tape.aside():
                 self._tell(name, line, tape.leaves(target), tape.leaves(sources))
+        elif name == "gradient" and self._adds and self._persistent:
+            self._compare(_Row(line, tape.leaves(sources), tape.leaves(found)))
         _settled.add(self._opened)
         return found
+
+    def _compare(self, row: "_Row") -> None:
+        """Warn of gradients that cannot be added to those of another loss."""
+        for other in self._rows:
+            apart = row.apart_from(other)
+            if apart and row.line not in _told:
+                _told.add(row.line)
+                at = " and ".join(str(line) for line in (other.line, row.line) if line)
+                _warn(_NOT_ADDED.format(names(self._tape, apart), at), row.line)
+        self._rows.append(row)
 
     def _tell(
         self, name: str, line: Line | None, targets: Sequence[Any], sources: Sequence[Any]
@@ -256,7 +272,7 @@ class GradientTape:
             f"tape.{name} has no gradient {what if sources else 'to give'}: "
             f"{why_nothing(self._tape, targets, sources)}{f' At {line}' if line else ''}"
         )
-        warnings.warn_explicit(text, UserWarning, *(line or ("<unknown>", 0)))
+        _warn(text, line)
 
     # ------------------------------------------------------------------ several losses
 
@@ -411,6 +427,25 @@ class GradientTape:
         )
 
 
+class _Row:
+    """Which sources had a gradient of one target, and which had None."""
+
+    def __init__(self, line: Line | None, sources: Sequence[Any], found: Sequence[Any]) -> None:
+        self.line, self._sources = line, sources
+        self._there = [gradient is not None for gradient in found]
+
+    def apart_from(self, other: "_Row") -> list[Any]:
+        """The sources, if they are the same, that have a gradient of only one of the two."""
+        if [*map(id, self._sources)] != [*map(id, other._sources)]:
+            return []
+        pairs = zip(self._sources, self._there, other._there, strict=True)
+        return [source for source, one, another in pairs if one != another]
+
+
+def _warn(text: str, line: Line | None) -> None:
+    warnings.warn_explicit(text, UserWarning, *(line or ("<unknown>", 0)))
+
+
 def _check_reach(
     tape: Tape, connectivity: Connectivity, sources: Variables, losses: Losses
 ) -> None:
@@ -428,6 +463,12 @@ def _check_reach(
     )
 
 
+_NOT_ADDED = (
+    "tape.gradient: of one loss {} have a gradient, of another None, as the losses reach different "
+    "variables. None cannot be added to a tensor. "
+    'tape.gradients({{"a": loss_a, "b": loss_b}}, variables).combine("sum") adds what is there; so '
+    'does unconnected_gradients="zero" in both calls, at {}'
+)
 _MADE_FOR_ONE = (
     "This tape has recorded for one gradient, just as TensorFlow's does, since the function that "
     "opened it asks tapes for `gradient` or `jacobian` only. Call tape.gradients in that function, "

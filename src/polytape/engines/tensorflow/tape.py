@@ -159,9 +159,8 @@ class _Tape:
     def finished(self, scalar: Tensor) -> bool:
         return self._notes.finished(scalar)
 
-    @tf.autograph.experimental.do_not_convert
     def plainly(self, function: Callable[[], Any]) -> Any:
-        return function()
+        return function() if tf.executing_eagerly() else _unconverted(function)
 
     def line(self) -> Line | None:
         if tf.executing_eagerly():
@@ -182,6 +181,11 @@ class _Tape:
     def differentiable(self, tensor: Any) -> bool:
         dtype = tf.as_dtype(tensor.dtype)
         return dtype.is_floating or dtype.is_complex
+
+
+@tf.autograph.experimental.do_not_convert
+def _unconverted(function: Callable[[], Any]) -> Any:
+    return function()
 
 
 def tape(persistent: bool, watch_accessed_variables: bool) -> _Tape:
