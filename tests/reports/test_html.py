@@ -108,12 +108,16 @@ def page_of(found):
 # --------------------------------------------------------------------------- what is there
 
 
-def full(**settings):
+def full(weighed=True, **settings):
     found = made_up(**settings)
     for run in found.runs:
         run.history.update({f"{o}_loss": [3.0, 2.0, 1.0, 0.5] for o in found.objectives})
         run.cosines.extend(run.cosines * 3)
         run.norms.extend([[1.0, 2.0, 0.001]] * 4)
+        if weighed:
+            run.recorded.extend([0, 10, 20])
+            run.weights.update({"left": [1.0, 2.0, 3.0], "right": [0.5, 0.5, 0.5]})
+            run.shares.update({"left": [0.9, 0.9, 0.9], "right": [0.1, 0.1, 0.1]})
         run.layers.update({"wide": [0.1, 0.2, 0.3, 0.4], "narrow": [0.5, 0.5, 0.5, 0.5]})
     return found
 
@@ -128,11 +132,15 @@ def test_a_comparison_has_all_its_figures():
         "conflict": 3,
         "layers": 4,
         "norms": 3,
-        "weights": 0,
-        "shares": 0,
+        "weights": 2,
+        "shares": 2,
     }.items():
         assert len(page.plots(name)) == count, name
-    assert "No weights were recorded: the runs were not monitored" in page.text
+    assert "On average 2 under every method." in page.text
+    assert "No weights were recorded" not in page.text
+    without = page_of(of_comparison(full(weighed=False)))
+    assert "No weights were recorded: the runs were not monitored" in without.text
+    assert without.plots("shares") == []
     assert "Most opposed: left – right, cosine -0.50 on average, below 0 in 100 %" in page.text
     assert "Most opposed: narrow (0.50); least: wide (0.25)." in page.text
     assert "Adam, learning rate 0.001" in page.text
@@ -312,6 +320,8 @@ def test_many_methods_and_objectives_stay_small_too():
     for run in found.runs:
         run.history.update({f"{name}_loss": random.uniform(size=300).tolist() for name in names})
         run.cosines[:] = random.uniform(-1, 1, (300, 8, 8)).tolist()
+        run.recorded.extend(range(300))
+        run.weights.update({name: random.uniform(size=300).tolist() for name in names})
         run.layers.update({f"layer {i}": random.uniform(size=300).tolist() for i in range(50)})
     text = page_text(of_comparison(found), "0.1.0")
     assert len(text.encode()) < 10e6

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 Status = Literal["finished", "diverged", "failed"]
 FORMAT = 2  # raised when a reader of the old format could no longer read the file
-READABLE = (1, 2)  # the first has no layers, settings, source and fingerprint
+READABLE = (1, 2)  # the first has no layers, weights, shares, settings, source, fingerprint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,9 @@ class Run:
         norms: one (T,) list an epoch: norms of the same gradients
         layers: {layer: one number an epoch}: `opposition` of the same gradients in the layer alone,
             for each layer that several objectives reach
+        recorded: the training steps, from 0, of which weights and shares were recorded
+        weights: {objective: w of its gradient, one number each}; empty if the method has none
+        shares: {objective: its share of the update, one number each}; empty likewise
         step_seconds: mean wall-clock seconds of a training step, one number an epoch; the first
             epoch contains compilation
         seconds: wall-clock seconds of the whole run
@@ -44,6 +47,9 @@ class Run:
     cosines: list[list[list[float]]] = dataclasses.field(default_factory=list)
     norms: list[list[float]] = dataclasses.field(default_factory=list)
     layers: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    recorded: list[int] = dataclasses.field(default_factory=list)
+    weights: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    shares: dict[str, list[float]] = dataclasses.field(default_factory=dict)
     step_seconds: list[float] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
 

@@ -5,28 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from polytape.diagnostics.monitor_records import MonitorRun
 from polytape.diagnostics.records import Comparison, Run
-from polytape.reports.html.monitors import curves_of
 from polytape.reports.html.sampling import Series
 from polytape.reports.html.study import Quantity, Study, Track
 from polytape.reports.summary import baseline
 from polytape.reports.tables import notes
 
 
-def run_folder(method: str, seed: int) -> str:
-    """Where, in the folder of a comparison, a run is monitored."""
-    return f"runs/{method}-{seed}"
-
-
-def of_comparison(found: Comparison, monitors: dict[str, MonitorRun] | None = None) -> Study:
-    """What a comparison tells, with the weights and shares of its monitored runs."""
-    monitors = monitors or {}
-    tracks = [
-        _of_run(found, run, monitors.get(run_folder(run.method, run.seed)))
-        for run in found.runs
-        if run.status == "finished"
-    ]
+def of_comparison(found: Comparison) -> Study:
+    """What a comparison tells."""
+    tracks = [_of_run(found, run) for run in found.runs if run.status == "finished"]
     clock = dict.fromkeys(("learning", "loss", "norm", "pairs", "parts"), "epoch")
     settings: list[tuple[str, dict[str, Any]]] = [
         (
@@ -59,7 +47,7 @@ def of_comparison(found: Comparison, monitors: dict[str, MonitorRun] | None = No
     )
 
 
-def _of_run(found: Comparison, run: Run, monitor: MonitorRun | None) -> Track:
+def _of_run(found: Comparison, run: Run) -> Track:
     epochs = len(run.history[found.headline_key(found.objectives[0])])
     x = np.arange(1.0, epochs + 1)
     cosines = np.array(run.cosines, float).reshape(-1, len(found.objectives), len(found.objectives))
@@ -71,9 +59,12 @@ def _of_run(found: Comparison, run: Run, monitor: MonitorRun | None) -> Track:
         if f"{name}_loss" in run.history:
             curves["loss"][name] = Series(x, np.array(run.history[f"{name}_loss"]))
         curves["norm"][name] = Series(np.arange(1.0, len(norms) + 1), norms[:, place])
-    if monitor is not None:
-        told = curves_of(monitor)
-        curves |= {q: told[q] for q in ("weight", "share") if q in told}
+    recorded = np.array(run.recorded, float)
+    told: dict[Quantity, dict[str, list[float]]] = {"weight": run.weights, "share": run.shares}
+    for quantity, numbers in told.items():
+        curves[quantity] = {
+            name: Series(recorded, np.array(values, float)) for name, values in numbers.items()
+        }
     return Track(
         method=run.method,
         name=f"seed {run.seed}",

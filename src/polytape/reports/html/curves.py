@@ -262,6 +262,8 @@ def _seen_best(study: Study, objective: str, runs: dict[str, list[Series]]) -> s
     best, *_, worst = sorted(ends, key=lambda m: ends[m], reverse=upwards) * 2
     if len(ends) == 1:
         return f"At the end {ends[best]:.4g}."
+    if ends[best] == ends[worst]:
+        return f"At the end {ends[best]:.4g} under every method."
     return f"At the end best: {best} ({ends[best]:.4g}); worst: {worst} ({ends[worst]:.4g})."
 
 
@@ -289,6 +291,8 @@ def _seen_mean(study: Study, objective: str, runs: dict[str, list[Series]]) -> s
     if len(means) == 1:
         return f"On average {next(iter(means.values())):.3g}."
     high, low = max(means, key=lambda m: means[m]), min(means, key=lambda m: means[m])
+    if math.isclose(means[high], means[low], rel_tol=1e-3):
+        return f"On average {means[high]:.3g} under every method."
     return f"On average highest: {high} ({means[high]:.3g}); lowest: {low} ({means[low]:.3g})."
 
 

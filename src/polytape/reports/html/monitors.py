@@ -50,7 +50,7 @@ def of_monitors(title: str, monitors: dict[str, MonitorRun]) -> Study:
 
 
 def _of_training(label: str, name: str, run: MonitorRun) -> Track:
-    curves = curves_of(run)
+    curves = _curves(run)
     ends = {}
     for prefix in ("val_", ""):
         keys = {o: f"{prefix}{o}_loss" for o in run.header.objectives}
@@ -72,7 +72,7 @@ def _of_training(label: str, name: str, run: MonitorRun) -> Track:
     return Track(label, name, curves, pairs, parts, ends)
 
 
-def curves_of(run: MonitorRun) -> dict[Quantity, dict[str, Series]]:
+def _curves(run: MonitorRun) -> dict[Quantity, dict[str, Series]]:
     """Losses, norms, weights and shares over the steps, by objective; none that was never told."""
     steps = [record.step for record in run.steps]
     told: dict[Quantity, list[dict[str, float]]] = {

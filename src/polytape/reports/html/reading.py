@@ -28,7 +28,7 @@ def read(folder: Path, comparison: Comparison | None = None) -> Study:
     if comparison is None and (folder / RECORDS).is_file():
         comparison = Comparison.load(folder / RECORDS)
     if comparison is not None:
-        found = of_comparison(comparison, monitors_in(folder))
+        found = of_comparison(comparison)
         return dataclasses.replace(found, explanations=explanations)
     monitors = monitors_in(folder)
     if not monitors:
