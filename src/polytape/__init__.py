@@ -31,7 +31,7 @@ HOMES = {
     "gradients": "polytape.looping",
     "weigh": "polytape.weighing",
 }
-MODULES = ("data",)
+MODULES = ("callbacks", "data")
 
 
 def __getattr__(name: str) -> Any:

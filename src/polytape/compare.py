@@ -1,8 +1,6 @@
 """One problem, several methods, several seeds: train them all alike and record what happened."""
 
 import json
-import platform
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,6 +11,7 @@ from keras import ops
 
 import polytape
 from polytape.contract import Method
+from polytape.diagnostics.environment import environment
 from polytape.diagnostics.records import Comparison, Run, Watch, opposition
 from polytape.differentiation.connectivity import Blocks
 from polytape.interrupts import Interrupts
@@ -118,20 +117,6 @@ def carry_out(
 def serialised(method: Method) -> dict[str, Any]:
     """A method as plain JSON, from which Keras makes it again; lists in the place of tuples."""
     return json.loads(json.dumps(keras.saving.serialize_keras_object(method)))
-
-
-def environment() -> dict[str, str]:
-    """Versions and machine, as far as they matter to the numbers."""
-    backend = keras.backend.backend()
-    return {
-        "polytape": polytape.__version__,
-        "keras": keras.__version__,
-        "backend": backend,
-        backend: sys.modules[backend].__version__,  # Keras has imported it
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
 
 
 class _Training:

@@ -44,12 +44,16 @@ class Aggregation(NamedTuple):
 
     directions  by variable, None where nothing reaches it;  active  (T,) bool: what is in them
     state       of the method, for the next step;  accept  () bool: whether it moves on
+    shared, private  the weights: (T,) or (B, T) on shared variables, (T,) on the others; None: one
+                     for each that is active
     """
 
     directions: list[Tensor | None]
     active: Tensor
     state: State
     accept: Tensor
+    shared: Tensor
+    private: Tensor | None
 
 
 class Aggregator:
@@ -239,7 +243,7 @@ class Aggregator:
             fine = engine().finite(half)  # they leave their range sooner than the weights tell
             active = active & fine
             directions = [d if d is None else _zero_unless(fine, d) for d in directions]
-        return Aggregation(directions, active, state, ops.any(active))
+        return Aggregation(directions, active, state, ops.any(active), shared, own)
 
     def aggregate_in_loop(
         self, gradients: Jacobian, step: Tensor, given: Mapping[str, Any] | None = None

@@ -340,15 +340,16 @@ def file_in(path: str | os.PathLike[str]) -> Path:
 
 
 def set_aside(path: str | os.PathLike[str]) -> Path | None:
-    """Give the records of an earlier training another name, so that a new one can begin.
+    """Give the file of an earlier training another name, so that a new one can begin.
 
     Args:
-        path: of the file, or of its folder
+        path: of the file, or of the folder with records
 
     Returns:
         The new path, such as `monitor.1.jsonl`; None if there was no file.
     """
-    path = file_in(path)
+    path = Path(path)
+    path = path if path.suffix else file_in(path)
     if not path.exists():
         return None
     number = 1

@@ -50,6 +50,8 @@ class Jacobian:
         self.connectivity = connectivity
         self._rows, self._scale, self._extra = rows, scale, extra
         self._by_variable: dict[int, Rows] = {}
+        self._products: dict[int, Tensor] = {}
+        self._squares: dict[int, list[Tensor]] = {}
         for v in range(len(connectivity.paths)):
             found = [rows[t][v] for t in connectivity.objectives(v)]
             found += [extra[v]] if extra and extra[v] is not None else []
@@ -82,6 +84,37 @@ class Jacobian:
         columns = zip(*self._rows, strict=True)
         known = [next((row for row in column if row is not None), None) for column in columns]
         return [0 if row is None else math.prod(row.shape) for row in known]
+
+    @property
+    def extra(self) -> Sequence[Tensor | None] | None:
+        """The gradient, by variable, of what is added to the combination as it is."""
+        return self._extra
+
+    def products(self, variable: int) -> Tensor:
+        """(k, k) float32 inner products of what reaches a variable, its extra term last.
+
+        Args:
+            variable: its index
+
+        Returns:
+            As many times too large as the square of `scale`.
+        """
+        if variable not in self._products:
+            self._products[variable] = self._by_variable[variable].gram()
+        return self._products[variable]
+
+    def squares(self, variable: int) -> list[Tensor]:
+        """The diagonal of the same, () each, found with less work.
+
+        Args:
+            variable: its index
+
+        Returns:
+            As many times too large as the square of `scale`.
+        """
+        if variable not in self._squares:
+            self._squares[variable] = self._by_variable[variable].squares()
+        return self._squares[variable]
 
     @property
     def scale(self) -> Any:
@@ -151,7 +184,7 @@ class Jacobian:
 
         def product(variable: int) -> Tensor:
             among = len(self.connectivity.objectives(variable))
-            return self._by_variable[variable].gram()[:among, :among]
+            return self.products(variable)[:among, :among]
 
         return self._assembled(blocks, product)
 
@@ -238,10 +271,10 @@ class Jacobian:
         known = set(self.connectivity.shared) if gramian is not None else set()
         squares = []
         owners: list[int] = []
-        for variable, rows in self._by_variable.items():
+        for variable in self._by_variable:
             if variable not in known:
                 objectives = self.connectivity.objectives(variable)
-                squares += rows.squares()[: len(objectives)]
+                squares += self.squares(variable)[: len(objectives)]
                 owners += objectives
         losses = ops.stack([ops.cast(loss, "float32") for loss in self.losses.values()])
         total = ops.where(ops.isfinite(losses), 0.0, losses)

@@ -375,6 +375,10 @@ class Engine(Protocol):
         """Give back values that a training loop took away and did not return when it failed."""
         ...
 
+    def readable(self, variable: Variable) -> bool:
+        """Whether a variable has its value, which a step that failed half-way may have taken."""
+        ...
+
     def train_step(self, model: Any, step: Callable[[Any], Any], *args: Any) -> Any:
         """Keras's `train_step` in the signature of this backend, around a stateful `step(data)`."""
         ...

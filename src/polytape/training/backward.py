@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 from polytape.contract import State, Tensor
@@ -18,6 +19,17 @@ from polytape.training.recording import PhaseRecording
 from polytape.training.routing.failure_groups import FailureGroup
 
 
+class Weights(NamedTuple):
+    """What the gradients are multiplied by.
+
+    shared   (T,) or (B, T) on variables that several objectives reach
+    private  (T,) on the others; None: one for each objective that is active
+    """
+
+    shared: Tensor
+    private: Tensor | None
+
+
 class BackwardResult(NamedTuple):
     """Update directions by variable, and what must happen besides.
 
@@ -28,6 +40,8 @@ class BackwardResult(NamedTuple):
                 finite; None if `active` says it
     reach       (T, V) bool, known while tracing: who reaches what on its route; None if it is what
                 the recording says
+    weights     in the directions, told where a monitor asks
+    gradients   of all objectives, where they were needed in any case
     """
 
     directions: Directions
@@ -35,6 +49,8 @@ class BackwardResult(NamedTuple):
     state: State
     fine: Sequence[Tensor] | None = None
     reach: Flags | None = None
+    weights: Weights | None = None
+    gradients: Jacobian | None = None
 
 
 def backward(recording: PhaseRecording) -> BackwardResult:
@@ -49,6 +65,15 @@ def backward(recording: PhaseRecording) -> BackwardResult:
     return _per_objective(recording)
 
 
+def sees_every_gradient(recording: PhaseRecording) -> bool:
+    """Whether every step has the gradient of each objective by each variable."""
+    aggregator = recording.phase.aggregator
+    if aggregator.single_pass or aggregator.round_robin:
+        return False
+    periodic = aggregator.period > 1 and not aggregator.blocks.shape
+    return not periodic and recording.recording.measure == "parameters"
+
+
 # ---------------------------------------------------------------------- single pass
 # Methods whose weights do not depend on gradients: one backward pass over all objectives.
 
@@ -58,27 +83,29 @@ def _single_pass(recording: PhaseRecording) -> BackwardResult:
     phase = recording.phase
     if recording.known_reach is None:
         _ = recording.connectivity  # raises for an objective without a path
-    seeds, state = _seeds(recording)
+    seeds, state, weights = _seeds(recording)
     directions = recording.vjp(seeds, last=not phase.isolates)
     fine = [_finite(recording, directions, group) for group in recording.failure_groups]
+    told = Weights(weights, weights) if recording.monitored else None
     if not phase.isolates:
-        return BackwardResult(directions, recording.active, state, fine)
+        return BackwardResult(directions, recording.active, state, fine, weights=told)
 
     def isolated() -> BackwardResult:
         terms = recording.cotangents(None) if phase.plain else seeds
         return _one_by_one(recording, terms, directions, state)
 
     whole = BackwardResult(directions, recording.active, state)
-    return _either(fine[0], lambda: whole, isolated)
+    return _either(fine[0], lambda: whole, isolated)._replace(weights=told)
 
 
-def _seeds(recording: PhaseRecording) -> tuple[dict[int, Tensor], State]:
-    """The cotangents of the backward pass, and the method's next state."""
+def _seeds(recording: PhaseRecording) -> tuple[dict[int, Tensor], State, Tensor]:
+    """The cotangents of the backward pass, the method's next state, and its (T,) weights."""
     phase, aggregator = recording.phase, recording.phase.aggregator
-    if phase.plain and phase.routes.open:  # Keras's own total, so that it is Keras's gradient
-        return {recording.total: recording.scale}, aggregator.state.read()
     if phase.plain:
-        return recording.cotangents(None), aggregator.state.read()
+        ones = np.ones(len(recording.losses), "float32")
+        whole = phase.routes.open  # Keras's own total, so that it is Keras's gradient
+        seeds = {recording.total: recording.scale} if whole else recording.cotangents(None)
+        return seeds, aggregator.state.read(), ones
     if aggregator.method.constant:  # no backward pass waits for the values of the losses
         active, losses = recording.wanted, ops.zeros((len(recording.losses),), "float32")
     else:
@@ -86,7 +113,7 @@ def _seeds(recording: PhaseRecording) -> tuple[dict[int, Tensor], State]:
         losses = ops.where(active, recording.loss_vector, 0.0)
     readings = aggregator.measure(Measurement(recording.step, recording))
     weights, _, state = aggregator.weigh(losses, None, active, recording.step, readings)
-    return recording.cotangents(weights), state
+    return recording.cotangents(weights), state, weights
 
 
 def _finite(recording: PhaseRecording, directions: Directions, group: FailureGroup) -> Tensor:
@@ -160,7 +187,10 @@ def _aggregated(recording: PhaseRecording, gradients: Jacobian) -> BackwardResul
     found = recording.phase.aggregator.aggregate(
         gradients, recording.wanted, recording.step, recording
     )
-    return BackwardResult(found.directions, found.active, found.state)
+    result = BackwardResult(found.directions, found.active, found.state)
+    if not recording.monitored:
+        return result
+    return result._replace(weights=Weights(found.shared, found.private), gradients=gradients)
 
 
 # ---------------------------------------------------------------------- round robin
@@ -211,7 +241,10 @@ def _periodic(recording: PhaseRecording) -> BackwardResult:
         directions = _weighted(recording, shared, private)
         reached = [gradient for gradient in directions if gradient is not None]
         fine = engine().in_range(reached, recording.added)
-        return BackwardResult(directions, active & fine, state)
+        told = None
+        if recording.monitored:
+            told = Weights(shared, private if aggregator.private == "own" else shared)
+        return BackwardResult(directions, active & fine, state, weights=told)
 
     return _either(again, recall, lambda: _per_objective(recording))
 
@@ -242,9 +275,18 @@ def _either(
     def flat(result: BackwardResult) -> list[Tensor]:
         layout[:] = [[gradient is not None for gradient in result.directions], result.state]
         reached = [gradient for gradient in result.directions if gradient is not None]
-        return [*reached, result.active, *keras.tree.flatten(result.state)]
+        told = result.weights
+        if told is not None and told.private is None:
+            told = told._replace(private=ops.cast(result.active, "float32"))
+        return [*reached, *(told or ()), result.active, *keras.tree.flatten(result.state)]
 
     results = list(ops.cond(first, lambda: flat(one()), lambda: flat(other())))
     present, state = layout
     directions = [results.pop(0) if there else None for there in present]
-    return BackwardResult(directions, results[0], keras.tree.pack_sequence_as(state, results[1:]))
+    told = Weights(results.pop(0), results.pop(0)) if len(results) > 1 + _count(state) else None
+    state = keras.tree.pack_sequence_as(state, results[1:])
+    return BackwardResult(directions, results[0], state, weights=told)
+
+
+def _count(nest: State) -> int:
+    return len(keras.tree.flatten(nest))

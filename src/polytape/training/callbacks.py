@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import keras
 
@@ -10,6 +11,8 @@ from polytape.contract.types import Anything, Logs
 from polytape.training.compilation import Compilation
 from polytape.training.nonfinite_report import bad_data, bad_weights, raise_if_dropped
 from polytape.training.reweighting import live_weights, write_weights
+
+T = TypeVar("T", bound=keras.callbacks.Callback)
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,11 @@ def _listed(callbacks: Anything) -> list[keras.callbacks.Callback]:
     if isinstance(callbacks, (list, tuple)):
         return list(callbacks)
     return [callbacks] if callbacks else []
+
+
+def among(callbacks: Anything, kind: type[T]) -> list[T]:
+    """Those of a kind among the callbacks of a `fit`."""
+    return [each for each in _listed(callbacks) if isinstance(each, kind)]
 
 
 def insert(callbacks: Anything, *own: keras.callbacks.Callback) -> Anything:

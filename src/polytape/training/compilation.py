@@ -1,7 +1,7 @@
 """One `compile` of a model: what was told, the plan of a step, what the first step found out."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -19,6 +19,7 @@ from polytape.training.losses.keras_losses import KerasLosses
 from polytape.training.losses.objective import Step
 from polytape.training.losses.objectives import Objectives
 from polytape.training.losses.running_means import attend, share
+from polytape.training.monitor_state import MonitorState
 from polytape.training.optimizers.assignment import as_optimizers, assign_owners
 from polytape.training.plan import Clock, PhasePlan, Settings, StepPlan, build_plan, owners_of
 from polytape.training.reporting.advice import advise, advise_alone, advise_untracked
@@ -35,6 +36,7 @@ class Compilation:
     settings  what was told;  reached  whether a step came here
     reaches   {objective: (V,) bool}: the variables it has a path to, once that is known
     data      the inputs and targets of the `fit` that runs;  snapshot  what its failure would need
+    monitor   keeps records of the steps of the `fit` that runs, if one was asked for
     """
 
     def __init__(self, model: keras.Model, settings: Settings) -> None:
@@ -49,6 +51,8 @@ class Compilation:
         self.reached = False
         self.data: tuple[Anything, Anything] = (None, None)
         self.snapshot: Anything = None
+        self.monitor: MonitorState | None = None
+        self._monitor_of: Callable[[StepPlan], MonitorState] | None = None
 
     # ------------------------------------------------------------------ the plan
 
@@ -98,8 +102,30 @@ class Compilation:
             for owner, phase in zip(owners, plan.phases, strict=True)
         ]
         model.method_state.attach(StateStore(states, clock.variable), metrics, seeds)
+        self._attach_monitor()
         advise_alone(settings.method, names)
         advise_untracked(settings.source.losses, model.variables)
+
+    @property
+    def is_monitored(self) -> bool:
+        """Whether a fit has asked for records."""
+        return self._monitor_of is not None
+
+    def monitored(self, make: Callable[[StepPlan], MonitorState] | None) -> None:
+        """Keep records of the steps from now on, or none.
+
+        make  what keeps them, as soon as there is a plan
+        """
+        self._monitor_of = make
+        if self.monitor is not None:
+            self.model.method_state.metrics_leave(self.monitor)
+            self.monitor = None
+        self._attach_monitor()
+
+    def _attach_monitor(self) -> None:
+        if self._monitor_of is not None and self._plan is not None:
+            self.monitor = self._monitor_of(self._plan)
+            self.model.method_state.metrics_join(self.monitor)
 
     @property
     def output_names(self) -> Sequence[str]:

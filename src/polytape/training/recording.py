@@ -61,6 +61,7 @@ class PhaseRecording:
     phase      what is decided for the phase;  step  () int, of the phase
     scale      () what everything is to be multiplied by: that of loss scaling
     present    (T,) bool: objectives that are active in this step; None: all of them
+    monitored  whether a monitor asks for weights and gradients
     """
 
     def __init__(
@@ -71,10 +72,11 @@ class PhaseRecording:
         scale: Tensor,
         present: Tensor | None = None,
         reach: Flags | None = None,
+        monitored: bool = False,
     ) -> None:
         """reach  (T, V) bool: what each objective reaches, if an earlier step has found it out"""
         self.recording, self.phase, self.step, self.scale = recording, phase, step, scale
-        self.present = present
+        self.present, self.monitored = present, monitored
         self.known_reach = reach
         groups = recording.groups
         self.objectives = range(len(phase.names))

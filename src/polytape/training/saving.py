@@ -20,7 +20,7 @@ class Carried:
     """What one `compile` gives the model to carry: plain, so that Keras does not track it twice."""
 
     def __init__(
-        self, states: StateStore, metrics: list[keras.Variable], seeds: list[keras.Variable]
+        self, states: StateStore, metrics: list[keras.metrics.Metric], seeds: list[keras.Variable]
     ) -> None:
         self.states, self.metrics, self.seeds = states, metrics, seeds
 
@@ -81,7 +81,7 @@ class MethodState(keras.layers.Layer):
         return self.pending.saved
 
     def attach(
-        self, store: StateStore, metrics: list[keras.Variable], seeds: list[keras.Variable]
+        self, store: StateStore, metrics: list[keras.metrics.Metric], seeds: list[keras.Variable]
     ) -> None:
         """Carry the state of methods, and metrics of objectives; save the seeds of layers, too.
 
@@ -117,6 +117,16 @@ class MethodState(keras.layers.Layer):
         """Carry nothing, until the next `attach`."""
         self._carried = None
         self.pending = replace(self.pending, before=True)
+
+    def metrics_join(self, metric: keras.metrics.Metric) -> None:
+        """Carry one more metric."""
+        if self._carried is not None:
+            self._carried.metrics.append(metric)
+
+    def metrics_leave(self, metric: keras.metrics.Metric) -> None:
+        """Carry a metric no longer."""
+        if self._carried is not None:
+            self._carried.metrics = [each for each in self._carried.metrics if each is not metric]
 
     @property
     def variables(self) -> list[keras.Variable]:

@@ -16,6 +16,7 @@ from polytape.training.losses.masks import carry
 from polytape.training.losses.objectives import batch_size
 from polytape.training.losses.running_means import track
 from polytape.training.nonfinite import UpdateDecision, decide_update
+from polytape.training.observation import Observation
 from polytape.training.optimizers.assignment import as_optimizers
 from polytape.training.recording import PhaseRecording, losses_again, record_phase
 from polytape.training.statistics import restore
@@ -33,6 +34,8 @@ def train_step(model: keras.Model, data: Nest) -> dict[str, Tensor]:
         totals.append(total)
     track(model.running_loss, sum(totals[1:], start=totals[0]), batch_size(batch.inputs))
     compilation.plan.clock.tick()
+    if (monitor := compilation.monitor) is not None:
+        monitor.tick(monitor.due())
     return model.compute_metrics(*batch[:2], outputs, sample_weight=batch.sample_weight)
 
 
@@ -56,7 +59,12 @@ def _run_phase(
     if phase.steps > 1:
         count = count * phase.steps + repeat
     known = compilation.known_reach(phase)
-    recording = PhaseRecording(recorded, phase, count, scale, present, known)
+    monitor = compilation.monitor if repeat == 0 else None
+    monitored = monitor is not None
+    recording = PhaseRecording(recorded, phase, count, scale, present, known, monitored)
+    seen = None if monitor is None else Observation(monitor, number, recording)
+    if seen is not None:
+        seen.measure()
     # Evidence, and weights: the directions of all variables.
     result = backward(recording)
     if known is None:
@@ -65,6 +73,8 @@ def _run_phase(
     compilation.tell()
     # Guard: what of it is finite.
     decision = decide_update(recording, result, compilation.settings.on_nonfinite == "skip")
+    if seen is not None:
+        seen.write(result, decision)
     # Apply.
     phase.aggregator.state.write(result.state, decision.accept)
     plan.dropped.update_state(phase.spread(decision.left_out, len(plan.names)), present)

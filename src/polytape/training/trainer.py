@@ -16,7 +16,7 @@ from polytape.contract.types import Anything, Config, LossLike, Nest
 from polytape.engines import Measure, check_replicas, engine
 from polytape.evidence import kinds_of
 from polytape.stages.scopes import PerNetwork
-from polytape.training.callbacks import aligned, callbacks_of, insert
+from polytape.training.callbacks import aligned, among, callbacks_of, insert
 from polytape.training.compilation import Compilation
 from polytape.training.functional import plain_functional
 from polytape.training.gradient_norms import gradient_norms
@@ -27,6 +27,7 @@ from polytape.training.losses.keras_losses import KerasLosses, Path
 from polytape.training.losses.label_metrics import names_of_results, of_labels
 from polytape.training.losses.objective import Objective
 from polytape.training.losses.objectives import Objectives
+from polytape.training.monitor import GradientMonitor
 from polytape.training.nonfinite_report import raise_if_dropped
 from polytape.training.optimizers.assignment import resolve_optimizer
 from polytape.training.overrides import overriding
@@ -204,6 +205,7 @@ class Trainer:
         compilation = self._compiled("fit")
         given = self._given(super().fit, args, kwargs)  # type: ignore[misc]
         callbacks = given.pop("callbacks", None)
+        monitor = self._monitor(compilation, among(callbacks, GradientMonitor))
         callbacks = insert(callbacks, *callbacks_of(compilation, callbacks))
         compilation.data = given.get("x"), given.get("y")
         try:
@@ -214,6 +216,28 @@ class Trainer:
         finally:
             compilation.snapshot = None
             compilation.data = None, None
+            if monitor is not None:
+                monitor.finish()
+
+    def _monitor(
+        self, compilation: Compilation, monitors: Sequence[GradientMonitor]
+    ) -> GradientMonitor | None:
+        """The monitor of a fit, whose records the steps keep from now on; None: nobody's."""
+        if len(monitors) > 1:
+            raise ValueError(
+                f"fit(callbacks=...) has {len(monitors)} GradientMonitors. One records all "
+                'objectives and networks, to files of every kind: GradientMonitor("run", csv=True).'
+            )
+        if not monitors and not compilation.is_monitored:
+            return None
+        if monitors and monitors[0].serves(compilation.monitor):
+            return monitors[0]
+        compilation.monitored(None)
+        if monitors:
+            monitors[0].make_state(compilation, getattr(self, "steps_per_execution", 1))
+        if self.train_function is not None:  # type: ignore[attr-defined]
+            super().make_train_function(force=True)  # type: ignore[misc]
+        return monitors[0] if monitors else None
 
     def evaluate(self, *args: object, **kwargs: object) -> Nest:
         self._compiled("evaluate")

@@ -123,6 +123,12 @@ def restore_snapshot(kept: list[tuple[Variable, Tensor]] | None) -> None:
                 variable.assign(value)
 
 
+def readable(variable: Variable) -> bool:
+    # Keras empties the variables while an epoch runs, and a step is given their arrays for good.
+    value = variable._value
+    return value is not None and not value.is_deleted()
+
+
 def train_step(model: Any, step: Callable[[Any], Any], state: Any, data: Any) -> Any:
     groups = _state(model)
     mapping = [

@@ -80,6 +80,11 @@ def restore_snapshot(kept: None) -> None:
     del kept
 
 
+def readable(variable: Variable) -> bool:
+    del variable  # it is updated in place and never taken away
+    return True
+
+
 def train_step(model: Any, step: Callable[[Any], Any], data: Any) -> Any:
     del model
     return step(data)

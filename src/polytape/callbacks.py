@@ -1,0 +1,5 @@
+"""Callbacks for `fit`."""
+
+from polytape.training.monitor import GradientMonitor
+
+__all__ = ["GradientMonitor"]
