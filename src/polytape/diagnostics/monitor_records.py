@@ -21,6 +21,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +74,16 @@ class Figures:
             for row, one in zip(self.gramian, lengths, strict=True)
         ]
 
-    @property
+    @cached_property
     def pairs(self) -> dict[tuple[str, str], float]:
         """{(a, b): cosine} of each pair of objectives, once, where it is a number."""
         names, found = self.objectives, {}
-        for place, row in enumerate(self.cosines):
+        lengths = [_root(row[place]) for place, row in enumerate(self.gramian)]
+        for place, row in enumerate(self.gramian):
             for other in range(place + 1, len(row)):
-                if not math.isnan(row[other]):
-                    found[names[place], names[other]] = row[other]
+                length = lengths[place] * lengths[other]
+                if length > 0:  # NaN is not
+                    found[names[place], names[other]] = row[other] / length
         return found
 
     @property
@@ -93,14 +96,18 @@ class Figures:
         cosines = [*self.pairs.values()]
         return sum(cosine < 0 for cosine in cosines) / len(cosines) if cosines else math.nan
 
-    @property
+    @cached_property
     def scalars(self) -> dict[str, float]:
         """The numbers by name: "norm/a", "cosine/a/b", "weight/a", "share/a", "conflict_rate"."""
+        return self._named()
+
+    def _named(self) -> dict[str, float]:
         found = {f"norm/{name}": value for name, value in self.norms.items()}
-        names, cosines = self.objectives, self.cosines
-        for place, row in enumerate(cosines):
-            for other in range(place + 1, len(row)):
-                found[f"cosine/{names[place]}/{names[other]}"] = row[other]
+        names, pairs = self.objectives, self.pairs
+        if len(self.gramian) > 1:
+            for place, one in enumerate(names):
+                for other in names[place + 1 :]:
+                    found[f"cosine/{one}/{other}"] = pairs.get((one, other), math.nan)
         found.update({f"weight/{name}": value for name, value in self.weights.items()})
         found.update({f"share/{name}": value for name, value in self.share.items()})
         if len(self.gramian) > 1:
@@ -139,10 +146,9 @@ class StepRecord(Figures):
     losses: ByObjective = dataclasses.field(default_factory=dict)
     networks: dict[str, Figures] = dataclasses.field(default_factory=dict)
 
-    @property
-    def scalars(self) -> dict[str, float]:
+    def _named(self) -> dict[str, float]:
         found = {f"loss/{name}": value for name, value in self.losses.items()}
-        found.update(super().scalars)
+        found.update(super()._named())
         for network, figures in self.networks.items():
             found.update({f"{network}/{key}": value for key, value in figures.scalars.items()})
         return found

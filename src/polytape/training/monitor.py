@@ -28,7 +28,7 @@ from polytape.diagnostics.monitor_records import (
 from polytape.diagnostics.monitor_table import MonitorTable
 from polytape.engines import engine
 from polytape.training.compilation import Compilation
-from polytape.training.monitor_figures import step_record
+from polytape.training.monitor_figures import step_records
 from polytape.training.monitor_state import MonitorState
 from polytape.training.observation import monitor_state
 from polytape.training.optimizers.assignment import as_optimizers, unscaled
@@ -138,7 +138,6 @@ class GradientMonitor(keras.callbacks.Callback):
         self._state: MonitorState | None = None
         self._epoch = 0
         self._known = 0  # records that were fetched
-        self._step: int | None = None  # the next one, once a fit has begun
         self._base = 0  # the step at the last fetch
         self._first = 0  # its batch
         self._last = 0.0  # when that was
@@ -168,7 +167,7 @@ class GradientMonitor(keras.callbacks.Callback):
         """Fetch what is there, also where a fit has failed, and close the files."""
         if self._begun and self._state is not None and engine().readable(self._state.count):
             self._fetch()
-            self._step = self._base
+        self._begun = False
         for file in (self._writer, self._events):
             if file is not None:
                 file.close()
@@ -255,13 +254,14 @@ class GradientMonitor(keras.callbacks.Callback):
                 "GradientMonitor is a callback of `fit` of a pt.Model, which must know of it when "
                 "it begins: model.fit(..., callbacks=[monitor])."
             )
-        late = state.made() > 0 and not self._begun and state is not self._state
-        if state is not self._state or self._step is None:
-            self._state, self._known = state, 0
-            self._step = 0 if late else int(ops.convert_to_numpy(compilation.plan.clock.read()))
-        self._base = self._step
-        if not late:
-            state.start(self._base)
+        made = state.made()
+        if state is self._state:
+            self._known, self._base = made, int(ops.convert_to_numpy(state.step.value))
+        else:
+            self._state, self._known, self._base = state, 0, 0
+            if made == 0:  # else the steps of this fit are its first ones, and made the model
+                self._base = int(ops.convert_to_numpy(compilation.plan.clock.read()))
+                state.start(self._base)
         self._begun, self._times, self._columns = True, [], []
         self._room, self._offset = state.capacity, 0.0
         self._last = self._started
@@ -319,14 +319,14 @@ class GradientMonitor(keras.callbacks.Callback):
         made = state.made()
         arrays = [ops.convert_to_numpy(each.value) for each in (state.steps, *state.records)]
         steps, tables = arrays[0], arrays[1:]
-        found = []
-        for number in range(max(self._known, made - state.capacity), made):
-            place = number % state.capacity
-            step = int(steps[place])
-            seconds = self._offset + self._time_of(step) - self._started
-            for phase, (layout, table) in enumerate(zip(state.layouts, tables, strict=True)):
-                row = np.asarray(table[place])
-                found.append(step_record(layout, row, step, self._epoch, phase, seconds))
+        kept = [n % state.capacity for n in range(max(self._known, made - state.capacity), made)]
+        numbers = [int(steps[place]) for place in kept]
+        seconds = [self._offset + self._time_of(step) - self._started for step in numbers]
+        by_phase = [
+            step_records(layout, table[kept], numbers, self._epoch, phase, seconds)
+            for phase, (layout, table) in enumerate(zip(state.layouts, tables, strict=True))
+        ]
+        found = [record for records in zip(*by_phase, strict=True) for record in records]
         self._known, self._base = made, int(ops.convert_to_numpy(state.step.value))
         self._last, self._times = time.monotonic(), []
         self._hand_on(found)

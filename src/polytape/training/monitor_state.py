@@ -1,6 +1,6 @@
 """What a monitor keeps on the device between two looks at it: the last few records of a step."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,6 +9,7 @@ from keras import ops
 
 from polytape.contract import Tensor
 from polytape.contract.types import Anything, Numbers
+from polytape.engines import engine
 
 
 @dataclass(frozen=True)
@@ -56,15 +57,16 @@ class Layout:
         """How many numbers a record has."""
         return sum(self.sizes.values())
 
-    def parts(self, record: Numbers) -> dict[str, Numbers]:
-        """The parts of a record (width,), each in its shape."""
+    def parts(self, records: Numbers) -> dict[str, Numbers]:
+        """The parts of R records (R, width), each in its shape."""
         count = len(self.objectives)
         found, start = {}, 0
         for name, size in self.sizes.items():
-            found[name] = record[start : start + size]
+            found[name] = records[:, start : start + size]
             start += size
-        found["shared"] = found["shared"].reshape(self.blocks, count)
-        found["products"] = found["products"].reshape(-1, 2, count + 1, count + 1)
+        found["shared"] = found["shared"].reshape(-1, self.blocks, count)
+        shape = len(records), len(self.groups), 2, count + 1, count + 1
+        found["products"] = found["products"].reshape(shape)
         return found
 
 
@@ -97,7 +99,7 @@ class MonitorState(keras.metrics.Metric):
         """() bool: whether this step leaves a record."""
         return ops.equal(ops.mod(self.step.value, self.every), 0)
 
-    def write(self, number: int, due: Tensor, record: Anything) -> None:
+    def write(self, number: int, due: Tensor, record: Callable[[], Tensor]) -> None:
         """Keep what `record()` gives, (width,), of a phase, where that is due."""
         variable = self.records[number]
         before = variable.value
@@ -106,22 +108,22 @@ class MonitorState(keras.metrics.Metric):
             row = ops.expand_dims(ops.cast(record(), "float32"), 0)
             return ops.slice_update(before, [ops.mod(self.count.value, self.capacity), 0], row)
 
-        after = ops.cond(due, written, lambda: before)
+        after = engine().choose(due, written, lambda: before)
         if after is not before:
             variable.assign(after)
 
     def tick(self, due: Tensor) -> None:
         """A step has ended."""
-        before = self.steps.value, self.count.value
+        before = self.steps.value
 
-        def noted() -> tuple[Tensor, Tensor]:
-            here = ops.equal(ops.arange(self.capacity), ops.mod(before[1], self.capacity))
-            return ops.where(here, self.step.value, before[0]), before[1] + 1
+        def noted() -> Tensor:
+            here = ops.equal(ops.arange(self.capacity), ops.mod(self.count.value, self.capacity))
+            return ops.where(here, self.step.value, before)
 
-        after = ops.cond(due, noted, lambda: before)
-        if after[0] is not before[0]:
-            self.steps.assign(after[0])
-            self.count.assign(after[1])
+        after = engine().choose(due, noted, lambda: before)
+        if after is not before:
+            self.steps.assign(after)
+        self.count.assign_add(ops.cast(due, "int32"))
         self.step.assign_add(1)
 
     # ------------------------------------------------------------------ between steps

@@ -9,6 +9,7 @@ from polytape.contract import Method, Tensor, iter_methods
 from polytape.contract.types import Array
 from polytape.differentiation.connectivity import Connectivity
 from polytape.differentiation.jacobian import Jacobian
+from polytape.engines import engine
 from polytape.stages.chain import Chain
 from polytape.training.backward import BackwardResult, sees_every_gradient
 from polytape.training.monitor_state import Layout, MonitorState
@@ -20,11 +21,12 @@ from polytape.training.recording import PhaseRecording
 class Observation:
     """A monitor that looks at one phase of one step."""
 
-    def __init__(self, state: MonitorState, number: int, recording: PhaseRecording) -> None:
-        """number  of the phase"""
+    def __init__(
+        self, state: MonitorState, due: Tensor, number: int, recording: PhaseRecording
+    ) -> None:
+        """due  () bool: whether this step leaves a record;  number  of the phase"""
         self._state, self._number, self._recording = state, number, recording
-        self._layout = state.layouts[number]
-        self._due = state.due()
+        self._layout, self._due = state.layouts[number], due
         self._measured: Tensor | None = None
 
     def measure(self) -> None:
@@ -35,7 +37,7 @@ class Observation:
         if sees_every_gradient(self._recording):
             return
         layout, recording = self._layout, self._recording
-        self._measured = ops.cond(
+        self._measured = engine().choose(
             self._due,
             lambda: products_of(_all_gradients(recording, layout), layout),
             lambda: ops.zeros((layout.cells,), "float32"),
