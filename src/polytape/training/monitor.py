@@ -63,7 +63,7 @@ class GradientMonitor(keras.callbacks.Callback):
     that begins at step 0 renames what is there, to `monitor.1.jsonl`.
 
     Args:
-        folder: for files, made if missing; None: `records` keeps them in memory
+        folder: for files, made if missing; None: the attribute `records` keeps all in memory
         every: a step out of so many leaves a record
         ring: room for so many records on the device; more are fetched less often, and more are lost
             if the training is killed
@@ -72,9 +72,6 @@ class GradientMonitor(keras.callbacks.Callback):
         csv: whether there is `monitor.csv`, too, with a column for each number
         tensorboard: whether there are files for TensorBoard, too: curves, and the cosines of each
             epoch as a picture
-
-    Attributes:
-        records: those fetched so far, if there is no folder; else those of the epoch
 
     Raises:
         ImportError: If files for TensorBoard are asked for without the package `tensorboard`.
@@ -151,7 +148,12 @@ class GradientMonitor(keras.callbacks.Callback):
     # ------------------------------------------------------------------ for `fit`
 
     def make_state(self, compilation: Compilation, at_once: int) -> None:
-        """Have the steps of a compilation keep records, from the next train function on."""
+        """Have the steps of a compilation keep records, from the next train function on.
+
+        Args:
+            compilation: of the model
+            at_once: how many steps it makes in one execution
+        """
         capacity = max(self.ring, -(-at_once // self.every))
 
         def make(plan: StepPlan) -> MonitorState:
@@ -160,7 +162,14 @@ class GradientMonitor(keras.callbacks.Callback):
         compilation.monitored(make)
 
     def serves(self, state: MonitorState | None) -> bool:
-        """Whether a state is the one that this monitor reads."""
+        """Whether a state is the one that this monitor reads.
+
+        Args:
+            state: of a compilation, or None
+
+        Returns:
+            Whether it is.
+        """
         return state is not None and state is self._state
 
     def finish(self) -> None:
