@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import json
+import math
 import re
 from html.parser import HTMLParser
 
@@ -15,6 +16,9 @@ from made_up import made_up, spoil
 from monitored import METHOD, monitored, write
 from polytape import cli
 from polytape.diagnostics.monitor_records import Figures
+from polytape.explanation.explanation import Explanation as ExplanationOf
+from polytape.explanation.explanation import Products
+from polytape.explanation.finding import Finding
 from polytape.reports.html.comparisons import of_comparison
 from polytape.reports.html.monitors import of_monitors
 from polytape.reports.html.page import page as page_text
@@ -201,6 +205,7 @@ def test_a_monitored_training_has_all_its_figures():
     assert numbers(page.figures["conflict-0"]["data"][0]["z"]).shape == (3, 40)
     assert "UPGrad" in page.text
     assert "monitored every step" in page.text
+    assert "optimizer Adam(learning_rate=0.001)" in page.text
 
 
 def test_weights_that_each_network_has_for_itself():
@@ -259,14 +264,52 @@ def test_an_explanation_has_its_place(tmp_path):
     write(monitored(4), tmp_path)
     assert "The folder holds no explanation." in page_of(read(tmp_path)).text
     (tmp_path / "explanation.txt").write_text("image  <cut> by argmax\n  in decoder")
-    findings = [{"objective": "image", "kind": "cut", "where": "a.py:3", "remedy": "softmax"}]
-    (tmp_path / "explanation.json").write_text(json.dumps({"findings": findings, "text": "told"}))
     page = page_of(read(tmp_path))
     assert "image  <cut> by argmax\n  in decoder" in "".join(page.words)
-    assert "objective kind where remedy image cut a.py:3 softmax" in page.text
-    (tmp_path / "explanation.json").write_text("{")
+
+
+def explained(*findings):
+    """What `pt.explain` says of two objectives and two networks."""
+    count = np.ones((4, 2, 2))
+    products = Products(count, np.ones((4, 2)), np.ones(4), np.full((4, 2), 0.5))
+    reach = np.array([[True, True, True, True], [True, False, False, False]])
+    return ExplanationOf(
+        objectives=("left", "right"),
+        networks=("encoder", "decoder"),
+        method="UPGrad",
+        losses={"left": 0.5, "right": math.nan},
+        paths=("a", "b", "c", "d"),
+        owners=("encoder", "encoder", "decoder", "decoder"),
+        layers=("a", "b", "c", "d"),
+        reach=reach,
+        routes=np.ones((2, 4), bool),
+        products=products,
+        findings=findings,
+    )
+
+
+def test_an_explanation_that_was_saved_is_shown_as_tables(tmp_path):
+    write(monitored(4), tmp_path)
+    cut = Finding(
+        "right", "decoder", "cut", "argmax lets none through", "Use a softmax.", line="m.py:3"
+    )
+    explained(cut).save(tmp_path / "explanation.json")
+    page = page_of(read(tmp_path))
+    assert "objective loss encoder decoder left 0.5 norm 1.41e+00, share 50%" in page.text
+    assert "no path" in page.text
+    expected = "right x decoder: cut. argmax lets none through, at m.py:3. Use a softmax."
+    assert expected in page.text
+    (tmp_path / "inner").mkdir()
+    explained().save(tmp_path / "inner" / "explanation.json")
+    assert "Nothing is wrong: every gradient is where it should be." in page_of(read(tmp_path)).text
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"findings": [], "networks": ["a"]}'])
+def test_a_file_that_is_no_explanation(tmp_path, text):
+    write(monitored(4), tmp_path)
+    (tmp_path / "explanation.json").write_text(text)
     with pytest.raises(
-        ValueError, match=r"explanation\.json is no JSON: .*Mend it, or move it away"
+        ValueError, match=r"explanation\.json is no explanation: .*or write it again"
     ):
         read(tmp_path)
 

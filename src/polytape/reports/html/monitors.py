@@ -187,6 +187,17 @@ def _flat(described: dict[str, Any]) -> dict[str, str]:
     return {key: json.dumps(value) for key, value in settings.items() if key != "name"}
 
 
+def _optimizer(described: dict[str, Any]) -> str:
+    """An optimizer with its settings, or those of several networks."""
+    if isinstance(described.get("name"), str):
+        settings = described.get("settings", {})
+        # What Keras leaves out by default says nothing.
+        said = [f"{k}={v}" for k, v in settings.items() if v not in (None, False) and k != "name"]
+        return f"{described['name']}({', '.join(said)})"
+    inner = {k: _optimizer(v) for k, v in described.items() if isinstance(v, dict)}
+    return "; ".join(f"{k}: {v}" for k, v in inner.items())
+
+
 def _settings(monitors: dict[str, MonitorRun]) -> list[tuple[str, dict[str, Any]]]:
     """Of each training, those that are alike once."""
     found: dict[str, tuple[list[str], dict[str, Any]]] = {}
@@ -195,7 +206,7 @@ def _settings(monitors: dict[str, MonitorRun]) -> list[tuple[str, dict[str, Any]
         said = {
             "method": _method(header.method),
             **_flat(header.method),
-            "optimizer": json.dumps(header.optimizer),
+            "optimizer": _optimizer(header.optimizer),
             "monitored": "every step" if header.every == 1 else f"one step in {header.every}",
         }
         if len(header.phases) > 1:

@@ -7,6 +7,7 @@ Three kinds of folder tell something: of a comparison (`records.json`), of a mon
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 from polytape.diagnostics.monitor_records import FILE, MonitorRun
 from polytape.diagnostics.records import Comparison
@@ -50,30 +51,71 @@ def monitors_in(folder: Path) -> dict[str, MonitorRun]:
     return found
 
 
+# --------------------------------------------------------------------------- explanations
+
+
 def _explanations(folder: Path) -> list[Explanation]:
     """Every explanation.txt and explanation.json in a folder and in those inside it."""
     found = []
     for path in sorted(folder.rglob("explanation.*")):
-        name = path.parent.relative_to(folder).as_posix()
-        name = "" if name == "." else name
-        text = path.read_text(encoding="utf-8", errors="replace")
+        place = path.parent.relative_to(folder).as_posix()
+        name = "" if place == "." else place
         if path.suffix == ".txt":
-            found.append(Explanation(name, text.rstrip()))
+            found.append(Explanation(name, path.read_text("utf-8", errors="replace").rstrip()))
         elif path.suffix == ".json":
-            found.append(_from_json(path, name, text))
+            found.append(_from_json(path, name))
     return found
 
 
-def _from_json(path: Path, name: str, text: str) -> Explanation:
+def _from_json(path: Path, name: str) -> Explanation:
+    """What `Explanation.save` wrote.
+
+    Errors: ValueError if the file is something else.
+    """
     try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}. Mend it, or move it away.") from error
-    findings = content.get("findings", []) if isinstance(content, dict) else content
-    table = [
-        {key: "" if value is None else str(value) for key, value in finding.items()}
-        for finding in findings
-        if isinstance(finding, dict)
+        content = json.loads(path.read_text("utf-8"))
+        findings = [_finding(finding) for finding in content["findings"]]
+        head = ["objective", "loss", *content["networks"]]
+        rows = [
+            [
+                objective,
+                _number(content["losses"].get(objective), "{:.3g}"),
+                *(_cell(content["cells"][objective][network]) for network in content["networks"]),
+            ]
+            for objective in content["objectives"]
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path} is no explanation: {type(error).__name__}: {error}. Expected what "
+            "pt.explain(model, x, y).save(path) writes. Move it away, or write it again."
+        ) from error
+    return Explanation(
+        name,
+        cells=[head, *rows],
+        findings=findings,
+        verdict="" if findings else "Nothing is wrong: every gradient is where it should be.",
+    )
+
+
+def _finding(finding: dict[str, Any]) -> tuple[str, str]:
+    """As it is printed: who and what; the sentence, where, and what to do."""
+    who = " x ".join(filter(None, [finding["objective"], finding["network"]]))
+    told = ", ".join(filter(None, [finding["text"], finding["where"]])) + "."
+    return f"{who}: {finding['kind']}" if who else finding["kind"], f"{told} {finding['remedy']}"
+
+
+def _cell(cell: dict[str, Any]) -> str:
+    if not cell["reached"]:
+        return "no path"
+    if not cell["routed"]:
+        return "not on its route"
+    parts = [
+        _number(cell["norm"], "norm {:.2e}") or "not finite",
+        _number(cell["share"], "share {:.0%}"),
+        _number(cell["cosine"], "cosine {:+.2f}"),
     ]
-    told = content.get("text", "") if isinstance(content, dict) else ""
-    return Explanation(name, str(told), table)
+    return ", ".join(filter(None, parts))
+
+
+def _number(value: float | None, text: str) -> str:
+    return "" if value is None else text.format(value)

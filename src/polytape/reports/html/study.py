@@ -34,16 +34,19 @@ class Track:
 
 @dataclasses.dataclass(frozen=True)
 class Explanation:
-    """What `pt.explain` had to say: its text, and its findings one by one."""
+    """What `pt.explain` had to say, as text or as data.
+
+    name      of the folder it lay in; "" for that of the report
+    cells     rows of a table objectives x networks, the head first
+    findings  (who and what, the rest) of each thing that is wrong
+    verdict   what is said in the place of findings; "" if nothing is known of any
+    """
 
     name: str
-    text: str
-    findings: list[dict[str, str]] = dataclasses.field(default_factory=list)
-
-    @property
-    def columns(self) -> list[str]:
-        """The names of what any finding has, in the order in which they appear."""
-        return list(dict.fromkeys(key for finding in self.findings for key in finding))
+    text: str = ""
+    cells: list[list[str]] = dataclasses.field(default_factory=list)
+    findings: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    verdict: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
