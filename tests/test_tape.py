@@ -372,6 +372,18 @@ def asked(sources: Any, losses: Callable[[], Any], **options: Any) -> Callable[[
     return program
 
 
+def late(x: Any) -> Callable[[], Any]:
+    def program() -> Any:
+        with pt.GradientTape() as tape:
+            tape.watch(x)
+            target = x**2
+        target = tf.reduce_sum(target)
+        sources = [x]
+        return tape.gradient(target, sources)
+
+    return program
+
+
 FROZEN = tf.Variable([1.0], trainable=False)
 X, V = tf.constant([1.0]), tf.Variable([1.0, 2.0], name="v")
 OUTSIDE = tf.reduce_sum(V * 2.0)
@@ -392,6 +404,7 @@ SILENT = {
         lambda w: asked(tf.constant([1]), lambda: w * 1.0),
         "Of sources of type int32 there is no gradient",
     ),
+    "behind": (lambda w: late(X), "finished behind the `with` block"),
     "no access": (
         lambda w: asked([w], lambda: w * 1.0, watch_accessed_variables=False),
         "was told to watch no variable",

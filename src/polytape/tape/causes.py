@@ -72,7 +72,7 @@ def why_unreached(tape: Tape, targets: Sequence[Any], sources: Sequence[Any]) ->
     if all(map(partial(_unknown, tape, causes), sources, trace.sources)):
         late = "" if tape.finished(targets[0]) else f" {_BEHIND}"
         return f"{_UNWATCHED}{late}"
-    if not tape.read():
+    if not tape.read() and all(map(tape.is_variable, sources)):
         return _NOTHING_READ if tape.accessed else _NOT_ACCESSED
     cuts = causes.missing(0, range(len(sources)))
     if cuts and cuts[0].kind == "cut" and cuts[0].operation:
@@ -119,7 +119,7 @@ def _otherwise(tape: Tape, targets: Sequence[Any], sources: Sequence[Any]) -> st
         )
     if not any(map(tape.is_variable, sources)) and not any(map(tape.was_told, sources)):
         return _UNWATCHED
-    if not tape.read():
+    if not tape.read() and all(map(tape.is_variable, sources)):
         return _NOTHING_READ if tape.accessed else _NOT_ACCESSED
     return _NO_PATH if tape.finished(targets[0]) else _BEHIND
 
@@ -175,9 +175,9 @@ _OTHERS = (
     "block, or its output went through NumPy or stop_gradient."
 )
 _BEHIND = (
-    "The loss itself was finished behind the `with` block: variables were read inside it, but what "
-    "was computed afterwards, such as a mean, a sum or a weight, is not recorded. Finish the "
-    "losses inside the block, and ask for gradients behind it."
+    "The loss itself was finished behind the `with` block: what is computed there, such as a mean, "
+    "a sum or a weight, is not recorded. Finish the losses inside the block, and ask for gradients "
+    "behind it."
 )
 _NO_PATH = (
     "It has no recorded path to any variable, though some were read inside the `with` block: its "

@@ -249,18 +249,21 @@ class GradientTape:
             with tape.aside():
                 self._tell(name, line, tape.leaves(target), tape.leaves(sources))
         elif name == "gradient" and self._adds and self._persistent:
-            self._compare(_Row(line, tape.leaves(sources), tape.leaves(found)))
+            self._compare(line, tape.leaves(target), tape.leaves(sources), tape.leaves(found))
         _settled.add(self._opened)
         return found
 
-    def _compare(self, row: "_Row") -> None:
+    def _compare(
+        self, line: Line | None, targets: Sequence[Any], sources: Sequence[Any], found: list[Any]
+    ) -> None:
         """Warn of gradients that cannot be added to those of another loss."""
+        row = _Row(line, targets, sources, found)
         for other in self._rows:
-            apart = row.apart_from(other)
-            if apart and row.line not in _told:
-                _told.add(row.line)
-                at = " and ".join(str(line) for line in (other.line, row.line) if line)
-                _warn(_NOT_ADDED.format(names(self._tape, apart), at), row.line)
+            apart = [sources[place] for place in row.apart_from(other)]
+            if apart and line not in _told:
+                _told.add(line)
+                at = " and ".join(str(each) for each in (other.line, line) if each)
+                _warn(_NOT_ADDED.format(names(self._tape, apart), at), line)
         self._rows.append(row)
 
     def _tell(
@@ -430,16 +433,23 @@ class GradientTape:
 class _Row:
     """Which sources had a gradient of one target, and which had None."""
 
-    def __init__(self, line: Line | None, sources: Sequence[Any], found: Sequence[Any]) -> None:
-        self.line, self._sources = line, sources
+    def __init__(
+        self,
+        line: Line | None,
+        targets: Sequence[Any],
+        sources: Sequence[Any],
+        found: Sequence[Any],
+    ) -> None:
+        self.line = line
+        self._targets, self._sources = [*map(id, targets)], [*map(id, sources)]
         self._there = [gradient is not None for gradient in found]
 
-    def apart_from(self, other: "_Row") -> list[Any]:
-        """The sources, if they are the same, that have a gradient of only one of the two."""
-        if [*map(id, self._sources)] != [*map(id, other._sources)]:
+    def apart_from(self, other: "_Row") -> list[int]:
+        """The places of sources that have a gradient of only one of two targets."""
+        if self._sources != other._sources or self._targets == other._targets:
             return []
-        pairs = zip(self._sources, self._there, other._there, strict=True)
-        return [source for source, one, another in pairs if one != another]
+        pairs = zip(self._there, other._there, strict=True)
+        return [place for place, (one, another) in enumerate(pairs) if one != another]
 
 
 def _warn(text: str, line: Line | None) -> None:

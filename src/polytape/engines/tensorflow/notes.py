@@ -10,6 +10,8 @@ from polytape.engines.operations import Operation, Trace, name_of
 from polytape.engines.tensorflow.operations import EagerNumbers, Recorder, of_graph, path
 from polytape.engines.tensorflow.recording import raw
 
+MOST = 100_000  # operations that are noted for somebody who may never ask
+
 
 class Notes:
     """Of the operations between `resume` and `pause`.
@@ -22,7 +24,9 @@ class Notes:
         """examine: whether to note what runs eagerly; keep: and the tensors, for their values"""
         self._graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
         eager = self._graph is None
-        self._recorder = Recorder(keep) if eager and (examine or keep) else None
+        self._recorder = (
+            Recorder(keep, None if keep else MOST) if eager and (examine or keep) else None
+        )
         self._keep, self._running = keep, False
         self._spans: list[range] = []
         self._start, self._end = 0, None
@@ -67,7 +71,7 @@ class Notes:
         """
         graph = self._graph
         recorder = self._recorder if graph is None else self._read(graph)
-        if recorder is None:
+        if recorder is None or recorder.full:
             return None
         numbers = self._numbers()
         known = [_number(raw(source), numbers) for source in sources]

@@ -1,9 +1,9 @@
-"""The operations that TensorFlow runs, or traces, while a recorder is open."""
+"""The operations that TensorFlow runs while a recorder is open."""
 
 import contextlib
 import gc
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -19,16 +19,19 @@ from polytape.engines.tensorflow.recording import TapeRecording, raw, record
 
 
 class Recorder:
-    """Notes every operation while it is open.
+    """Notes every operation that runs eagerly while it is open.
 
     tensors  those that were met, by number, if they are kept
+    full     whether there were more operations than it notes
     """
 
-    def __init__(self, keep: bool = False) -> None:
+    full = False
+
+    def __init__(self, keep: bool = False, most: int | None = None) -> None:
         self.operations: list[Operation] = []
         self.dtypes: dict[int, str] = {}
         self.tensors: dict[int, Tensor] = {}
-        self._keep = keep
+        self._keep, self._most = keep, most
 
     def __enter__(self) -> "Recorder":
         op_callbacks.add_op_callback(self._note)
@@ -47,10 +50,12 @@ class Recorder:
         graph: Any = None,
     ) -> None:
         del attrs, op_name
+        self.full = self._most is not None and len(self.operations) >= self._most
+        if self.full or graph is not None:  # what a function that is traced will do
+            return
         name = op_type.decode() if isinstance(op_type, bytes) else op_type
-        place = here() if graph is None else of_graph(outputs)
-        if graph is None:
-            self._note_reads(inputs, sys._getframe(1), place)
+        place = here()
+        self._note_reads(inputs, sys._getframe(1), place)
         for tensor in (*inputs, *outputs):
             self.dtypes[tensor._id] = tensor.dtype.name
             if self._keep:
@@ -72,9 +77,7 @@ class Recorder:
         new = [tensor for tensor in inputs if tensor._id not in self.dtypes]
         if not new:
             return
-        for variable in tf.nest.flatten(list(caller.f_locals.values())):
-            if not isinstance(variable, tf.Variable):
-                continue
+        for variable in _variables(caller.f_locals.values()):
             like = (t for t in new if t.dtype == variable.dtype and t.shape == variable.shape)
             value = next(like, None)
             if value is not None:
@@ -82,6 +85,14 @@ class Recorder:
                 handle = variable.handle._id
                 self.dtypes[handle] = "resource"
                 self.operations.append(Operation("ReadVariableOp", (handle,), (value._id,), place))
+
+
+def _variables(arguments: Iterable[Any]) -> Iterator[tf.Variable]:
+    """Those among the arguments of an operation, alone or in lists."""
+    for argument in arguments:
+        for each in argument if isinstance(argument, (list, tuple)) else (argument,):
+            if isinstance(each, tf.Variable):
+                yield each
 
 
 def of_graph(outputs: Sequence[Any]) -> Place:

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow import GradientTape  # bound here: tf.GradientTape may be given another meaning
 
 from polytape.engines.contract import Forward, Measure, Scalars, Tensor, Variable
 from polytape.engines.grouped import flattened
@@ -15,7 +16,7 @@ from polytape.engines.marking import Marker, listening
 class TapeRecording:
     def __init__(
         self,
-        tape: tf.GradientTape,
+        tape: GradientTape,
         scalars: Scalars,
         variables: Sequence[Any],
         marked: Sequence[Tensor] = (),
@@ -55,7 +56,7 @@ def record(
     measure: Measure = "parameters",
     stand_ins: bool = False,
 ) -> TapeRecording:
-    tape = tf.GradientTape(persistent=True)
+    tape = GradientTape(persistent=True)
     marked: list[Tensor] = []
     losses: list[Tensor] = []
 
@@ -90,7 +91,7 @@ def derivative(
     function: Callable[[list[Tensor]], Tensor], at: Sequence[Tensor]
 ) -> list[Tensor | None]:
     stand_ins = [tf.identity(value) for value in at]  # so that only what the function does counts
-    with tf.GradientTape(watch_accessed_variables=False) as tape:
+    with GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(stand_ins)
         value = function(stand_ins)
     found = tape.gradient(value, stand_ins)
