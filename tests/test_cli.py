@@ -45,6 +45,11 @@ def test_compare_trains_tables_and_draws(tmp_path):
         assert np.shape(made.norms) == (2, 3)
         assert len(made.history["val_east_loss"]) == 2
         assert made.step_seconds[1] > 0
+        assert made.recorded == [0]  # four steps, and one record of ten
+        assert made.layers.keys() == {"shared"}
+        assert sum(share for (share,) in made.shares.values()) == pytest.approx(1, abs=1e-4)
+        assert "conflict_rate" not in made.history
+    assert found.runs[0].weights == {"east": [1.0], "west": [1.0], "north": [1.0]}
 
 
 @needs_training

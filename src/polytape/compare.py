@@ -10,8 +10,10 @@ import numpy as np
 from keras import ops
 
 import polytape
+from polytape.callbacks import GradientMonitor
 from polytape.contract import Method
 from polytape.diagnostics.environment import environment
+from polytape.diagnostics.monitor_records import StepRecord
 from polytape.diagnostics.records import Comparison, Run, Watch, opposition
 from polytape.differentiation.connectivity import Blocks
 from polytape.interrupts import Interrupts
@@ -21,6 +23,7 @@ from polytape.problems.registry import fingerprint
 
 PROBE = 256  # examples on which the conflict is measured
 LARGEST = 512  # batch in validation
+RAREST = 10  # steps at least between two records of weights: they take time, and steps are timed
 
 
 def compare(
@@ -154,6 +157,9 @@ class _Training:
             cosines=record.cosines,
             norms=record.norms,
             layers=record.layers,
+            recorded=record.recorded,
+            weights=record.weights,
+            shares=record.shares,
             step_seconds=record.step_seconds,
             seconds=time.perf_counter() - begun,
         )
@@ -174,14 +180,17 @@ class _Training:
             combine=method,
         )
         keras.utils.set_random_seed(seed)  # building may draw differently often per method
+        batches = Batches(x_train, y_train, self.plan.batch_size, seed)
+        monitor = GradientMonitor(every=max(len(batches), RAREST), networks=False)
         model.fit(
-            Batches(x_train, y_train, self.plan.batch_size, seed),
+            batches,
             epochs=self.plan.epochs,
             validation_data=(x_val, y_val),
             validation_batch_size=-(-tested // -(-tested // LARGEST)),  # of one size, if possible
-            callbacks=[record],
+            callbacks=[record, monitor],
             verbose=0,
         )
+        record.take(monitor.records)
 
     def _judge(self, history: dict[str, list[float]]) -> tuple[Any, str]:
         for objective in self.problem.objectives:
@@ -205,6 +214,9 @@ class _Record(keras.callbacks.Callback):
         self.cosines: list[list[list[float]]] = []
         self.norms: list[list[float]] = []
         self.layers: dict[str, list[float]] = {}
+        self.recorded: list[int] = []
+        self.weights: dict[str, list[float]] = {}
+        self.shares: dict[str, list[float]] = {}
         self.step_seconds: list[float] = []
         self._begun = 0.0
 
@@ -232,6 +244,15 @@ class _Record(keras.callbacks.Callback):
             self.layers.setdefault(layers.names[index], []).append(opposed)
         self.training.watch.epoch(epoch + 1, numbers)
         self.training.interrupts.check()
+
+    def take(self, records: Sequence[StepRecord]) -> None:
+        """Weights and shares of the training steps that left a record, where there are such."""
+        self.recorded = [record.step for record in records]
+        for objective in self.training.problem.objectives:
+            if all(objective in record.weights for record in records):
+                self.weights[objective] = [record.weights[objective] for record in records]
+            if all(objective in record.share for record in records):
+                self.shares[objective] = [record.share[objective] for record in records]
 
     def _losses(self) -> dict[str, Any]:
         x, y = self.training.data[:2]
