@@ -145,7 +145,7 @@ def test_a_comparison_has_all_its_figures():
     without = page_of(of_comparison(full(weighed=False)))
     assert "No weights were recorded: the runs were not monitored" in without.text
     assert without.plots("shares") == []
-    assert "Most opposed: left – right, cosine -0.50 on average, below 0 in 100 %" in page.text
+    assert "Most opposed: left – right, cosine -0.50 on average, below 0 in 100 % of t" in page.text
     assert "Most opposed: narrow (0.50); least: wide (0.25)." in page.text
     assert "Adam, learning rate 0.001" in page.text
     assert "keras 3" in page.text

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from polytape.diagnostics.records import Comparison, Run
+from polytape.reports.html.parts import plain, settings_of
 from polytape.reports.html.sampling import Series
 from polytape.reports.html.study import Quantity, Study, Track
 from polytape.reports.summary import baseline
@@ -29,7 +30,8 @@ def of_comparison(found: Comparison) -> Study:
         )
     ]
     for name in found.methods:
-        settings.append((name, found.settings.get(name, {}).get("config", {})))
+        own = settings_of(found.settings.get(name, {}))
+        settings.append((name, {key: plain(value) for key, value in own.items()}))
     return Study(
         title=found.problem,
         description=found.description,

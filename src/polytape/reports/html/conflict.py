@@ -5,7 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from polytape.reports.html.parts import ROWS, Budget, Plot, Section, cut, empty, safe, short
+from polytape.reports.html.parts import (
+    ROWS,
+    Budget,
+    Plot,
+    Section,
+    cut,
+    empty,
+    safe,
+    short,
+    whole_epochs,
+)
 from polytape.reports.html.sampling import Series, mean_over, over_runs, window_means
 from polytape.reports.html.study import Study
 from polytape.reports.style import NEUTRAL, OPPOSED, TOGETHER
@@ -55,9 +65,8 @@ def _seen_pair(rows: dict[str, list[Series]], means: dict[str, float]) -> str:
     numbers = np.concatenate([one.y[np.isfinite(one.y)] for one in rows[lowest]])
     below = 100 * float((numbers < 0).mean())
     word = "Most opposed" if means[lowest] < 0 else "Least together"
-    return (
-        f"{word}: {lowest}, cosine {means[lowest]:.2f} on average, below 0 in {below:.0f} % of it."
-    )
+    mean = f"{round(means[lowest], 2) + 0.0:.2f} on average"  # no minus before a zero
+    return f"{word}: {lowest}, cosine {mean}, below 0 in {below:.0f} % of the records."
 
 
 def layers(study: Study, budget: Budget) -> list[Section]:
@@ -197,4 +206,6 @@ def _heat_map(
         zeroline=False,
     )
     figure.update_xaxes(title=x, showgrid=False)
+    if x == "epoch":
+        whole_epochs(figure, x_values)
     return Plot(name, title, figure, height=110 + 22 * max(len(rows), 3), seen=seen)

@@ -17,6 +17,7 @@ from polytape.reports.html.parts import (
     looks,
     safe,
     short,
+    whole_epochs,
 )
 from polytape.reports.html.sampling import Series, fenced, mean_over, over_runs, window_means
 from polytape.reports.html.study import Quantity, Study
@@ -190,6 +191,8 @@ def lines(
     if logarithmic and len(numbers) and numbers.min() > 0 and numbers.max() > 8 * numbers.min():
         figure.update_yaxes(type="log", dtick=1 if numbers.max() > 100 * numbers.min() else "D2")
     figure.update_xaxes(title=x)
+    if x == "epoch":
+        whole_epochs(figure, np.concatenate([one.x for group in runs.values() for one in group]))
     return Plot(name, title, figure, seen=seen)
 
 

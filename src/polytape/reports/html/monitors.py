@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from polytape.diagnostics.monitor_records import Figures, MonitorRun
+from polytape.reports.html.parts import plain, settings_of
 from polytape.reports.html.sampling import Series, mean_of
 from polytape.reports.html.study import Pair, Quantity, Study, Track
 
@@ -160,15 +161,14 @@ def _once(x: np.ndarray, y: np.ndarray) -> Series:
 
 def _labels(monitors: dict[str, MonitorRun]) -> dict[str, str]:
     """{run: what the legend calls its method}: with settings only where these tell two apart."""
-    plain = {name: _method(run.header.method) for name, run in monitors.items()}
-    flat = {name: _flat(run.header.method) for name, run in monitors.items()}
+    methods = {name: _method(run.header.method) for name, run in monitors.items()}
+    settings = {name: _flat(run.header.method) for name, run in monitors.items()}
     found = {}
-    for name, method in plain.items():
-        alike = [flat[other] for other in plain if plain[other] == method]
-        keys = sorted(
-            {k for one in alike for k in one if any(one.get(k) != o.get(k) for o in alike)}
-        )
-        said = ", ".join(f"{key}={flat[name].get(key)}" for key in keys)
+    for name, method in methods.items():
+        alike = [settings[other] for other in methods if methods[other] == method]
+        known = dict.fromkeys(key for one in alike for key in one)
+        telling = [key for key in known if len({one.get(key) for one in alike}) > 1]
+        said = ", ".join(f"{key}={settings[name].get(key)}" for key in telling)
         found[name] = f"{method} ({said})" if said else method
     return found
 
@@ -183,19 +183,18 @@ def _method(described: dict[str, Any]) -> str:
 
 def _flat(described: dict[str, Any]) -> dict[str, str]:
     """{setting: value} of a method, as text."""
-    settings = described.get("settings", described)
-    return {key: json.dumps(value) for key, value in settings.items() if key != "name"}
+    return {k: plain(value) for k, value in settings_of(described).items() if k != "name"}
 
 
 def _optimizer(described: dict[str, Any]) -> str:
     """An optimizer with its settings, or those of several networks."""
-    if isinstance(described.get("name"), str):
-        settings = described.get("settings", {})
-        # What Keras leaves out by default says nothing.
-        said = [f"{k}={v}" for k, v in settings.items() if v not in (None, False) and k != "name"]
-        return f"{described['name']}({', '.join(said)})"
-    inner = {k: _optimizer(v) for k, v in described.items() if isinstance(v, dict)}
-    return "; ".join(f"{k}: {v}" for k, v in inner.items())
+    if not isinstance(described.get("name"), str):
+        return "; ".join(f"{network}: {_optimizer(one)}" for network, one in described.items())
+    # What is off or left out by default says nothing.
+    settings = {
+        k: value for k, value in settings_of(described).items() if value not in (None, False)
+    }
+    return plain({"name": described["name"], "settings": settings})
 
 
 def _settings(monitors: dict[str, MonitorRun]) -> list[tuple[str, dict[str, Any]]]:

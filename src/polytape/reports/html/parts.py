@@ -125,3 +125,34 @@ def cut(name: str) -> str:
 
 def _dash(linestyle: Any) -> str:
     return "solid" if linestyle == "-" else ",".join(f"{2 * step:g}px" for step in linestyle[1])
+
+
+def whole_epochs(figure: go.Figure, epochs: np.ndarray) -> None:
+    """There is no half an epoch to put a number at."""
+    if np.ptp(epochs) < 6:
+        figure.update_xaxes(dtick=1)
+
+
+def plain(value: Any) -> str:
+    """A setting, as one would say it.
+
+    >>> plain({"name": "Adam", "settings": {"learning_rate": 0.004999999888, "clipnorm": None}})
+    'Adam(learning_rate=0.005, clipnorm=none)'
+    """
+    if value is None:
+        return "none"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, (list, tuple)):
+        return f"({', '.join(map(plain, value))})"
+    if isinstance(value, dict):
+        name, inner = value.get("class_name", value.get("name")), settings_of(value)
+        said = ", ".join(f"{key}={plain(item)}" for key, item in inner.items() if key != "name")
+        return f"{name}({said})" if isinstance(name, str) else f"{{{said}}}"
+    return str(value)
+
+
+def settings_of(described: dict[str, Any]) -> dict[str, Any]:
+    """Of something that Keras serialised, that a monitor described, or that is settings itself."""
+    inner = described.get("config", described.get("settings", described))
+    return inner if isinstance(inner, dict) else {}
