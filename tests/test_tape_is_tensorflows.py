@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import polytape as pt
+from fresh import fresh
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("for TensorFlow", allow_module_level=True)
@@ -1084,6 +1085,28 @@ def test_another_meaning_for_the_name_in_tensorflow_itself(
     monkeypatch.setattr(tf, "GradientTape", lambda: opened.append(1) or own())
     assert_same(outcome(fitted, None), expected)
     assert opened
+
+
+RENAMED = """
+import keras
+import numpy as np
+import tensorflow as tf
+import polytape as pt
+
+tf.GradientTape = pt.GradientTape
+model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+model.compile("sgd", "mse", run_eagerly=True)
+model.fit(np.ones((4, 3)), np.ones((4, 1)), verbose=0)
+w = tf.Variable(3.0)
+with tf.GradientTape() as tape:
+    y = w * w
+print("slope", float(tape.gradient(y, w)))
+"""
+
+
+def test_another_meaning_from_the_start() -> None:
+    """Before polytape has looked at TensorFlow."""
+    assert "slope 6.0" in fresh(RENAMED)
 
 
 def test_nothing_listens_behind_the_block() -> None:

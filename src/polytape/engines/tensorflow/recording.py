@@ -6,7 +6,6 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow import GradientTape  # bound here: tf.GradientTape may be given another meaning
 
 from polytape.engines.contract import Forward, Measure, Scalars, Tensor, Variable
 from polytape.engines.grouped import flattened
@@ -16,7 +15,7 @@ from polytape.engines.marking import Marker, listening
 class TapeRecording:
     def __init__(
         self,
-        tape: GradientTape,
+        tape: tf.autodiff.GradientTape,
         scalars: Scalars,
         variables: Sequence[Any],
         marked: Sequence[Tensor] = (),
@@ -56,7 +55,7 @@ def record(
     measure: Measure = "parameters",
     stand_ins: bool = False,
 ) -> TapeRecording:
-    tape = GradientTape(persistent=True)
+    tape = tf.autodiff.GradientTape(persistent=True)
     marked: list[Tensor] = []
     losses: list[Tensor] = []
 
@@ -91,7 +90,7 @@ def derivative(
     function: Callable[[list[Tensor]], Tensor], at: Sequence[Tensor]
 ) -> list[Tensor | None]:
     stand_ins = [tf.identity(value) for value in at]  # so that only what the function does counts
-    with GradientTape(watch_accessed_variables=False) as tape:
+    with tf.autodiff.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(stand_ins)
         value = function(stand_ins)
     found = tape.gradient(value, stand_ins)

@@ -8,7 +8,6 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from tensorflow import GradientTape  # bound here: tf.GradientTape may be given another meaning
 
 from polytape.engines.contract import Asked, Scalars, Tensor, Variable
 from polytape.engines.operations import Trace
@@ -25,13 +24,14 @@ class _Tape:
     methods are called on a tape with the options given. If that serves once only, a persistent one
     can record the same beside it, to be differentiated loss by loss. The first use of either ends
     both. Two tapes make TensorFlow prepare a `tf.function` called in the block for derivatives of
-    derivatives: hence the second one is only made where it may be needed.
+    derivatives: hence the second one is only made where it may be needed. TensorFlow's tape has two
+    names; a program may have given `tf.GradientTape` another meaning, namely this tape.
     """
 
     def __init__(self, persistent: bool, watch_accessed_variables: bool) -> None:
         self._persistent, self.accessed = persistent, watch_accessed_variables
-        self._own = GradientTape(persistent, watch_accessed_variables)
-        self._beside: GradientTape | None = None
+        self._own = tf.autodiff.GradientTape(persistent, watch_accessed_variables)
+        self._beside: tf.autodiff.GradientTape | None = None
         self._asked = Asked()
         self._notes = Notes(examine=False, keep=False)
         self._watched: Sequence[Variable] = ()
@@ -82,7 +82,7 @@ class _Tape:
         self.recorded, self._watched, self._told = True, (), []
         self._notes = Notes(self._asked.causes, self._asked.explanation)
         if not self._persistent and (self._asked.several or self._asked.explanation):
-            self._beside = GradientTape(True, self.accessed)
+            self._beside = tf.autodiff.GradientTape(True, self.accessed)
 
     def _resume(self) -> None:
         if self._beside is not None:
@@ -100,7 +100,7 @@ class _Tape:
     # --------------------------------------------------------- differentiating
 
     @contextlib.contextmanager
-    def single(self) -> Iterator[GradientTape]:
+    def single(self) -> Iterator[tf.autodiff.GradientTape]:
         if not self._persistent:
             self._pause()
             self._forget()
@@ -115,7 +115,7 @@ class _Tape:
     def spend(self) -> None:
         if not self._persistent:
             self._watched = self.read()
-            self._own = GradientTape(False, self.accessed)
+            self._own = tf.autodiff.GradientTape(False, self.accessed)
             self.recorded = False
             self._forget()
 
@@ -130,7 +130,7 @@ class _Tape:
         return TapeRecording(self._record, scalars, sources)
 
     @property
-    def _record(self) -> GradientTape | None:
+    def _record(self) -> tf.autodiff.GradientTape | None:
         """What can be differentiated any number of times."""
         return self._own if self._persistent else self._beside
 
