@@ -1,8 +1,11 @@
 """What a forward pass did, operation by operation, in the same words on all frameworks."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
+
+import numpy as np
 
 from polytape.engines.places import Line, Place
 
@@ -35,6 +38,17 @@ class Size(NamedTuple):
     @property
     def zero(self) -> bool:
         return self.finite and self.largest == 0
+
+    @classmethod
+    def of(cls, entries: np.ndarray) -> "Size":
+        """Of an array of any dtype."""
+        if not entries.size:
+            return cls(0.0, True)
+        lowest, highest = float(entries.min()), float(entries.max())  # NaN if there is one
+        if math.isfinite(lowest) and math.isfinite(highest):
+            return cls(max(-lowest, highest, 0.0), True)
+        there = np.abs(entries[np.isfinite(entries)])
+        return cls(float(there.max(initial=0.0)), False)
 
 
 class Numbers(Protocol):

@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import itertools
 import linecache
 import sys
 import sysconfig
@@ -24,7 +25,8 @@ _PACKAGES = (
     "polytape",
     "_pytest",
 )
-_OURS = str(Path(__file__).resolve().parents[1])
+_OURS = Path(__file__).resolve().parents[1]
+_ENDS = {str(_OURS / "explaining.py"), str(_OURS / "training" / "explained.py")}
 
 
 LONGEST = 80  # of a line that is shown
@@ -61,7 +63,7 @@ def here(frame: FrameType | None = None) -> Place:
     """
     layer, line = "", None
     frame = frame or sys._getframe(1)
-    while frame is not None:
+    while frame is not None and not _ends(frame.f_code.co_filename):
         code = frame.f_code
         if not layer and code.co_name in ("call", "__call__"):
             owner = frame.f_locals.get("self")
@@ -69,7 +71,7 @@ def here(frame: FrameType | None = None) -> Place:
                 layer = path_of_layer(owner)
         if line is None and not of_library(code.co_filename):
             line = Line(code.co_filename, frame.f_lineno)
-        if line is not None and (layer or _is_ours(code.co_filename)):
+        if layer and line is not None:
             break
         frame = frame.f_back
     return Place(layer, line)
@@ -82,7 +84,8 @@ def path_of_layer(layer: keras.layers.Layer) -> str:
 
 def own_line(lines: Iterable[tuple[str, int]]) -> Line | None:
     """The first of some lines, innermost first, that is neither polytape's nor a library's."""
-    found = next((pair for pair in lines if not of_library(pair[0])), None)
+    inside = itertools.takewhile(lambda pair: not _ends(pair[0]), lines)
+    found = next((pair for pair in inside if not of_library(pair[0])), None)
     return None if found is None else Line(*found)
 
 
@@ -132,9 +135,9 @@ def of_library(file: str) -> bool:
     return file.startswith(_roots()) or (file.startswith(_standard()) and not installed)
 
 
-@functools.cache
-def _is_ours(file: str) -> bool:
-    return file.startswith(_OURS)
+def _ends(file: str) -> bool:
+    """Whether a file is where an explanation begins: what called it is no part of the program."""
+    return file in _ENDS
 
 
 def _roots() -> tuple[str, ...]:

@@ -126,11 +126,8 @@ class EagerNumbers:
 
 
 def size_of(value: Any) -> Size:
-    entries = np.abs(np.asarray(value))
-    if entries.dtype.kind not in "fc":
-        entries = entries.astype("float32")
-    there = entries[np.isfinite(entries)]
-    return Size(float(there.max(initial=0.0)), there.size == entries.size)
+    entries = np.asarray(value)
+    return Size.of(np.abs(entries) if entries.dtype.kind == "c" else entries)
 
 
 def trace(

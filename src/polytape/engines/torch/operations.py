@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
@@ -112,9 +111,9 @@ class _Numbers:
 def size_of(value: Tensor) -> Size:
     entries = value.detach()
     entries = entries.to_dense() if entries.is_sparse else entries
-    flat = entries.abs().to(torch.float32).cpu().numpy()
-    there = flat[np.isfinite(flat)]
-    return Size(float(there.max(initial=0.0)), there.size == flat.size)
+    entries = entries.abs() if entries.is_complex() else entries
+    wide = entries.dtype in (torch.float32, torch.float64)
+    return Size.of((entries if wide else entries.to(torch.float32)).cpu().numpy())
 
 
 def trace(
