@@ -6,6 +6,7 @@
 10
 """
 
+from polytape.training.diagnosis import StopOnNonfinite
 from polytape.training.monitor import GradientMonitor
 
-__all__ = ["GradientMonitor"]
+__all__ = ["GradientMonitor", "StopOnNonfinite"]

@@ -8,6 +8,10 @@ from typing import Any
 import numpy as np
 
 
+class NoPathError(ValueError):
+    """No differentiable path leads from a loss to what it shall train."""
+
+
 @dataclass(frozen=True)
 class Connectivity:
     """The (objective, variable) pairs joined by a differentiable path.
@@ -65,7 +69,7 @@ class Connectivity:
         resting = f"{len(frozen)} of these are frozen: {', '.join(frozen[:4])}. " if frozen else ""
         for name, row in zip(self.names, self.reach, strict=True):
             if not row.any():
-                raise ValueError(
+                raise NoPathError(
                     f"Objective {name!r} reaches no trainable variable: no differentiable path "
                     f"leads from its loss to any of the {len(self.paths)} variables. {resting}"
                     "Likely causes: its output was computed outside the step or by a frozen "

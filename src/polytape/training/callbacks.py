@@ -9,6 +9,7 @@ import keras
 
 from polytape.contract.types import Anything, Logs
 from polytape.training.compilation import Compilation
+from polytape.training.diagnosis import Stillness, StopOnNonfinite
 from polytape.training.nonfinite_report import bad_data, bad_weights, raise_if_dropped
 from polytape.training.reweighting import live_weights, write_weights
 
@@ -142,6 +143,10 @@ def callbacks_of(compilation: Compilation, given: Anything) -> list[keras.callba
         found.append(RaiseOnNonfinite())
     if compilation.settings.may_bypass:
         found.append(Reach())
+    if not compilation.looked_at_stillness:
+        found.append(Stillness(compilation))
+    if not any(isinstance(each, StopOnNonfinite) for each in _listed(given)):
+        found.append(StopOnNonfinite())
     return [*found, SyncWeights(compilation)] if live_weights(compilation) else found
 
 

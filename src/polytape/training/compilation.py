@@ -29,13 +29,16 @@ from polytape.training.settings import bypassed
 from polytape.training.statistics import Statistics
 from polytape.training.variables import VariableIndex
 
+NO_DATA = Batch(None, None, None)
+
 
 class Compilation:
     """What a model has compiled.
 
     settings  what was told;  reached  whether a step came here
     reaches   {objective: (V,) bool}: the variables it has a path to, once that is known
-    data      the inputs and targets of the `fit` that runs;  snapshot  what its failure would need
+    data      of the `fit` that runs;  looked_at_stillness  whether a `fit` has been told of it
+    snapshot  what its failure would need
     monitor   keeps records of the steps of the `fit` that runs, if one was asked for
     """
 
@@ -49,7 +52,8 @@ class Compilation:
         self._told: str | None = None  # the routing table that was shown
         self.reaches: dict[str, Flags] = {}
         self.reached = False
-        self.data: tuple[Anything, Anything] = (None, None)
+        self.data = NO_DATA
+        self.looked_at_stillness = False
         self.snapshot: Anything = None
         self.monitor: MonitorState | None = None
         self._monitor_of: Callable[[StepPlan], MonitorState] | None = None

@@ -14,6 +14,7 @@ class Dropped(keras.metrics.Metric):
 
     counts  (T,) float32
     idle    () float32: phases of a step without an active objective
+    rows    (T,) float32: steps in a row up to now in which an objective was left out
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -21,10 +22,18 @@ class Dropped(keras.metrics.Metric):
         self.names = tuple(names)
         self.counts = self.add_variable((len(names),), initializer="zeros", name="counts")
         self.idle = self.add_variable((), "zeros", name="idle")
+        self.rows = self.add_variable((len(names),), "zeros", name="rows")
+
+    def reset_state(self) -> None:
+        """Begin an epoch, which interrupts no row."""
+        for variable in (self.counts, self.idle):
+            variable.assign(ops.zeros(variable.shape, variable.dtype))
 
     def update_state(self, dropped: Tensor, present: Tensor | None) -> None:
         """dropped, present: (T,) bool; None: all objectives are present."""
         self.counts.assign_add(ops.cast(dropped, "float32"))
+        known = 0.0 if present is None else ops.where(present, 0.0, self.rows)
+        self.rows.assign(ops.where(dropped, self.rows + 1.0, known))
         if present is not None:
             self.idle.assign_add(ops.cast(~ops.any(present), "float32"))
 
@@ -40,6 +49,11 @@ class Dropped(keras.metrics.Metric):
 
     def _found(self) -> Numbers:
         return ops.convert_to_numpy(self.counts.value)
+
+    def in_a_row(self) -> dict[str, int]:
+        """The steps in a row up to now in which each objective was left out."""
+        rows = ops.convert_to_numpy(self.rows.value)
+        return {name: int(count) for name, count in zip(self.names, rows, strict=True)}
 
     def describe(self) -> str:
         """The objectives and how often, as text; empty if none was left out."""

@@ -1,6 +1,7 @@
 """Why a `polytape.Model` is learning, or not, on one batch."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -275,8 +276,17 @@ def _joined(compilation: Compilation, parts: Sequence[_Part]) -> Explanation:
         reach=reach,
         routes=routes,
         products=Products(rows, update, square, weights),
-        findings=_merged([finding for part in parts for finding in part.findings]),
+        findings=_merged(
+            [_within(finding, compilation.model) for part in parts for finding in part.findings]
+        ),
     )
+
+
+def _within(finding: Finding, model: keras.Model) -> Finding:
+    """The finding without the name of the model itself among the layers."""
+    inner = finding.layer.removeprefix(model.name).removeprefix("/")
+    known = finding.layer == model.name or finding.layer.startswith(f"{model.name}/")
+    return replace(finding, layer=inner) if known else finding
 
 
 def _merged(findings: Sequence[Finding]) -> tuple[Finding, ...]:

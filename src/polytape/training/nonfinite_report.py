@@ -22,7 +22,6 @@ def raise_if_dropped(compilation: Compilation) -> None:
 
 def bad_data(compilation: Compilation) -> str:
     """What is not finite in the data of the `fit` that runs and in the model, as sentences."""
-    x, y = compilation.data
     plan, objectives = compilation.plan, compilation.settings.objectives
     keys: dict[str, Anything] = {name: name for name in plan.dropped.left_out()}
     if objectives is not None:
@@ -32,7 +31,7 @@ def bad_data(compilation: Compilation) -> str:
     model = compilation.model
     held = [*model.weights, *model.optimizer.variables]
     own = [variable for variable in held if "reweight" not in variable.path]  # `bad_weights`
-    return culprits(x, y, keys, places) + spoilt(own)
+    return culprits(compilation.data, keys, places) + spoilt(own)
 
 
 def bad_weights(compilation: Compilation) -> str:

@@ -13,11 +13,13 @@ from polytape.catalogue.names import MethodLike
 from polytape.combiner import Combiner
 from polytape.contract import Method
 from polytape.contract.types import Anything, Config, LossLike, Nest
+from polytape.differentiation.connectivity import NoPathError
 from polytape.engines import Measure, check_replicas, engine
 from polytape.evidence import kinds_of
 from polytape.stages.scopes import PerNetwork
 from polytape.training.callbacks import aligned, among, callbacks_of, insert
-from polytape.training.compilation import Compilation
+from polytape.training.compilation import NO_DATA, Compilation
+from polytape.training.diagnosis import why_unreached
 from polytape.training.functional import plain_functional
 from polytape.training.gradient_norms import gradient_norms
 from polytape.training.loadable import named_functions, warn_of_lost
@@ -207,15 +209,18 @@ class Trainer:
         callbacks = given.pop("callbacks", None)
         monitor = self._monitor(compilation, among(callbacks, GradientMonitor))
         callbacks = insert(callbacks, *callbacks_of(compilation, callbacks))
-        compilation.data = given.get("x"), given.get("y")
+        compilation.data = _data_of(given)
         try:
             return aligned(super().fit(**given, callbacks=callbacks))  # type: ignore[misc]
+        except NoPathError as error:
+            engine().restore_snapshot(compilation.snapshot)
+            raise NoPathError(f"{error}{why_unreached(compilation)}") from error
         except BaseException:
             engine().restore_snapshot(compilation.snapshot)
             raise
         finally:
             compilation.snapshot = None
-            compilation.data = None, None
+            compilation.data = NO_DATA
             if monitor is not None:
                 monitor.finish()
 
@@ -338,13 +343,13 @@ class Trainer:
         if compilation.planned and (weights := live_weights(compilation)):
             write_weights(compilation, weights)
         given = self._given(super().train_on_batch, args, kwargs)  # type: ignore[misc]
-        compilation.data = given.get("x"), given.get("y")
+        compilation.data = _data_of(given)
         try:
             logs = super().train_on_batch(**given)  # type: ignore[misc]
             compilation.check_reached()
             raise_if_dropped(compilation)
         finally:
-            compilation.data = None, None
+            compilation.data = NO_DATA
         return logs
 
     @property
@@ -426,6 +431,10 @@ class Trainer:
         self.compile(**{**keras.saving.deserialize_keras_object(config), "verbose": 0})
         if self.built and self.optimizer is not None:  # type: ignore[attr-defined]
             self.optimizer.build(self.trainable_variables)  # type: ignore[attr-defined]
+
+
+def _data_of(given: Mapping[str, Anything]) -> Batch:
+    return Batch(*(given.get(name) for name in ("x", "y", "sample_weight")))
 
 
 def combination(combine: Anything) -> Method:

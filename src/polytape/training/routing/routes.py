@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from polytape.contract.types import Anything, Flags
+from polytape.differentiation.connectivity import NoPathError
 from polytape.differentiation.jacobian import path_of
 from polytape.training.losses.objective import Objective
 from polytape.training.variables import VariableIndex, shown
@@ -68,7 +69,7 @@ class Routes:
         for row, objective in zip(reach, objectives, strict=True):
             for item in objective.trains or ():
                 if not row[index.select(item, f"Objective {objective.name!r}")].any():
-                    raise ValueError(_nowhere(objective.name, item, row, index))
+                    raise NoPathError(_nowhere(objective.name, item, row, index))
 
 
 def _nowhere(name: str, item: Anything, row: Flags, index: VariableIndex) -> str:
@@ -91,7 +92,7 @@ def check_trained(reach: Flags, index: VariableIndex) -> None:
     for name in index.networks:
         own = index.of(name)
         if own and not trained[own].any():
-            raise ValueError(
+            raise NoPathError(
                 f"Network {name!r} has {len(own)} trainable variables and no objective trains "
                 "them: it is not called in the forward pass, no loss reads what it makes, or the "
                 "routes leave it out. Mend that, or set its `trainable = False` before compile()."

@@ -1,0 +1,55 @@
+"""The data of the `fit` that runs, looked at a second time."""
+
+import itertools
+from collections.abc import Iterator
+
+import keras
+import numpy as np
+from keras import ops
+
+from polytape.contract.types import Anything, Nest
+from polytape.training.losses.evaluation import Batch
+
+BATCHES = 100  # of a data set are looked through
+SAMPLES = 64  # of arrays make a batch that is looked at
+
+
+def batches(data: Batch) -> Iterator[Batch]:
+    """The batches of a data set; of arrays all samples as one. A generator has none: it is spent.
+
+    data  as given to `fit`: arrays, or a data set as inputs
+    """
+    x, y, _ = data
+    if y is not None or all(is_array(leaf) for leaf in keras.tree.flatten(x)):
+        if x is not None:
+            yield data
+        return
+    if isinstance(x, keras.utils.PyDataset):
+        count = x.num_batches
+        places = itertools.count() if count is None else range(count)
+        found: Anything = (x[place] for place in places)
+    elif getattr(x, "__next__", None) is not None:
+        return
+    else:
+        found = iter(x)
+    for batch in itertools.islice(found, BATCHES):
+        yield Batch(*keras.utils.unpack_x_y_sample_weight(batch))
+
+
+def first_batch(data: Batch) -> Batch | None:
+    """A batch to look at; None if there is none to be had a second time."""
+    batch = next(batches(data), None)
+    if batch is not data or batch is None:
+        return batch
+    return Batch(*(keras.tree.map_structure(_cut, part) for part in batch))
+
+
+def _cut(leaf: Anything) -> Anything:
+    if leaf is None:
+        return None
+    array = ops.convert_to_numpy(leaf) if ops.is_tensor(leaf) else np.asarray(leaf)
+    return array[:SAMPLES]
+
+
+def is_array(leaf: Nest) -> bool:
+    return leaf is None or getattr(leaf, "shape", None) is not None
