@@ -32,8 +32,9 @@ class Dropped(keras.metrics.Metric):
     def update_state(self, dropped: Tensor, present: Tensor | None) -> None:
         """dropped, present: (T,) bool; None: all objectives are present."""
         self.counts.assign_add(ops.cast(dropped, "float32"))
-        known = 0.0 if present is None else ops.where(present, 0.0, self.rows)
-        self.rows.assign(ops.where(dropped, self.rows + 1.0, known))
+        rows = self.rows.value
+        known = 0.0 if present is None else ops.where(present, 0.0, rows)
+        self.rows.assign(ops.where(dropped, rows + 1.0, known))
         if present is not None:
             self.idle.assign_add(ops.cast(~ops.any(present), "float32"))
 
