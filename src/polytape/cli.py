@@ -1,4 +1,4 @@
-"""The command line: `polytape compare`, `report`, `methods`. Keras is imported when needed."""
+"""The command line: `compare`, `explain`, `report`, `methods`. Keras is imported when needed."""
 
 import os
 import tempfile
@@ -239,6 +239,44 @@ def _resume(keep: "Keeping", said: dict[str, Any]) -> "Comparison":
             watch=progress,
             save=lambda so_far: keep.write("records.json", so_far.save),
         )
+
+
+@app.command("explain")
+def run_explanation(
+    function: Annotated[
+        str,
+        typer.Argument(
+            help="As file.py:function; it returns (model, x, y) or (losses, variables)."
+        ),
+    ],
+    by: Annotated[str, typer.Option(help="network, layer or variable.")] = "network",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for explanation.json, which `report` shows.")
+    ] = None,
+) -> None:
+    """Say why a model is not learning: which gradient is missing, zero or not finite, and why."""
+    if by not in ("network", "layer", "variable"):
+        _refuse(f"--by is network, layer or variable. Received: {by}.")
+    with quiet_frameworks():
+        try:
+            choose_backend(training=True)
+            from polytape.explaining import explain
+            from polytape.problems.registry import function_in
+
+            subject = function_in(function)()
+            given = subject if isinstance(subject, tuple) else (subject,)
+            found = explain(*given)
+            if out is not None:
+                out.mkdir(parents=True, exist_ok=True)
+                found.save(out / "explanation.json")
+        except ImportError as error:
+            _refuse(f"{error}. {REMEDY}")
+        except (ValueError, TypeError, RuntimeError, OSError) as error:
+            _refuse(str(error))
+    texts = {"network": found.__str__, "layer": found.by_layer, "variable": found.by_variable}
+    typer.echo(texts[by]())
+    if found.findings:
+        raise typer.Exit(1)
 
 
 @app.command("report")

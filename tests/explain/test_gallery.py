@@ -1,13 +1,17 @@
 """Broken programs are explained: objective, network and cause, in the same words everywhere."""
 
 import warnings
+from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import polytape as pt
 from broken import PROGRAMS
+from polytape.explanation.finding import Kind
 
 pytestmark = pytest.mark.engine
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "why-is-it-not-learning.md"
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -33,3 +37,13 @@ def test_the_cause_is_named(name: str) -> None:
     assert finding.layer.endswith(program.layer), text
     assert finding.remedy, text
     assert finding.told in text
+
+
+def test_the_page_has_every_kind() -> None:
+    headings = {
+        line.removeprefix("## ") for line in PAGE.read_text().splitlines() if line[:3] == "## "
+    }
+    assert set(get_args(Kind)) == headings - {"Symptoms"}
+    assert {program.kind for program in PROGRAMS.values()} >= {
+        kind for kind in headings if kind not in ("Symptoms", "unknown")
+    }

@@ -495,6 +495,11 @@ def compared_with_itself() -> tuple[Any, ...]:
     return of(losses, net("net"))
 
 
+@broken("loss", "net", "cancelled")
+def a_loss_minus_itself() -> tuple[Any, ...]:
+    return of(lambda p: {"loss": ops.mean(p) - ops.mean(p)}, net("net"))
+
+
 @broken("loss", "net", "saturated", "relu", line=True)
 def hinge_without_a_violation() -> tuple[Any, ...]:
     return of(lambda p: {"loss": ops.mean(ops.relu(1.0 - (p + 100)))}, net("net"))

@@ -21,6 +21,7 @@ SHARES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("problems", TORCH, "data from NumPy"),
     ("test_style.py", TORCH, "it reads the source"),
     ("test_types.py", TORCH, "it reads the source"),
+    ("explain/test_command.py", TORCH, "the same on any backend"),
     ("test_cli.py", TORCH, "an experiment on any backend; lowest.py has the other two"),
     ("users/test_command_line_survives.py", TORCH, "the same"),
     ("training/test_compiled_is_eager.py", ("tensorflow", "jax"), "what compiles"),

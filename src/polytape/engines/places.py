@@ -40,7 +40,7 @@ class Line(NamedTuple):
 
     def __str__(self) -> str:
         text = linecache.getline(self.file, self.number).strip()
-        text = text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."
+        text = text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
         return f"{Path(self.file).name}:{self.number}" + f": {text}" * bool(text)
 
 

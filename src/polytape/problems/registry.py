@@ -86,7 +86,33 @@ def fingerprint(spec: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16] if separator else ""
 
 
+def function_in(spec: str) -> Callable[[], Any]:
+    """The function that `file.py:function` names.
+
+    Raises `ValueError` if there is no such file, or it has no such function.
+    """
+    path, separator, name = spec.rpartition(":")
+    if separator:
+        return _function(Path(path), name)
+    offered = ""
+    if spec.endswith(".py"):
+        offered = _offer(_functions(_module(Path(spec))), prefix=f"{spec}:", lead="It has ")
+    raise ValueError(
+        f"Name a function of a file, as in file.py:function. Received: {spec}.{offered}"
+    )
+
+
 def _from_file(path: Path, name: str) -> Problem:
+    function = _function(path, name)
+    where = f"{path}:{name}"
+    try:
+        found = function()
+    except Exception as error:
+        raise ValueError(f"{where}() failed with {type(error).__name__}: {error}") from error
+    return _as_problem(found, where)
+
+
+def _function(path: Path, name: str) -> Callable[[], Any]:
     module = _module(path)
     function = vars(module).get(name)
     if not callable(function):
@@ -96,12 +122,7 @@ def _from_file(path: Path, name: str) -> Problem:
             f"{path} has no function {name!r}."
             + (_offer(near, lead="Did you mean ", mark="?") or _offer(functions, lead="It has "))
         )
-    where = f"{path}:{name}"
-    try:
-        found = function()
-    except Exception as error:
-        raise ValueError(f"{where}() failed with {type(error).__name__}: {error}") from error
-    return _as_problem(found, where)
+    return function
 
 
 def _as_problem(found: Any, where: str) -> Problem:
