@@ -14,7 +14,7 @@ Look = dict[str, Any]
 Strokes = dict[str, Look]
 PANEL = 300  # pixels high
 LONGEST = 26  # letters of a name beside a heat map
-POINTS = 240_000  # of all curves together: some 3 MB
+POINTS = 180_000  # of all curves together: some 2 MB
 CELLS = 160_000  # of all heat maps together: some 1 MB
 ROWS = 40  # of a heat map at most
 
@@ -77,7 +77,7 @@ class Budget:
                 rows += min(ROWS, max(map(len, table), default=0))
         return cls(
             # In a window a curve takes 5 points: its mean, and two for either edge of its band.
-            windows=min(max(POINTS // (5 * max(curves, 1)), 20), 300),
+            windows=min(max(POINTS // (5 * max(curves, 1)), 12), 300),
             columns=min(max(CELLS // max(rows, 1), 20), 200),
         )
 
