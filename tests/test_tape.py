@@ -522,6 +522,12 @@ def test_a_record_that_is_gone(w: keras.Variable) -> None:
         ask(losses, [w])
 
 
+def test_explained_before_it_was_opened(w: keras.Variable) -> None:
+    for persistent in (False, True):
+        with pytest.raises(RuntimeError, match="recorded nothing"):
+            pt.GradientTape(persistent).explain({"a": w.value[0]}, [w])
+
+
 def test_a_record_without_values(w: keras.Variable) -> None:
     def traced() -> None:
         with pt.GradientTape() as tape:

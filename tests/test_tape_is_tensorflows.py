@@ -1109,6 +1109,45 @@ def test_another_meaning_from_the_start() -> None:
     assert "slope 6.0" in fresh(RENAMED)
 
 
+MIRRORED = """
+import tensorflow as tf
+import warnings
+import polytape as pt
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    w = tf.Variable([1.0, 2.0], name="w")
+
+def slopes(kind, cut):
+    def replica():
+        rank = tf.distribute.get_replica_context().replica_id_in_sync_group
+        with kind() as tape:
+            y = tf.reduce_sum(w**2) * tf.cast(rank + 1, tf.float32)
+            y = tf.stop_gradient(y) if cut else y
+        return tape.gradient(y, [w])
+
+    found = [strategy.run(replica)[0], strategy.run(tf.function(replica))[0]]
+    return [[each.numpy().tolist() for each in strategy.experimental_local_results(one)]
+            for one in found if not cut]
+
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    slopes(pt.GradientTape, True)
+print([str(warning.message) for warning in caught])
+assert slopes(pt.GradientTape, False) == slopes(tf.GradientTape, False)
+print("equal", slopes(pt.GradientTape, False))
+"""
+
+
+def test_replicas_take_their_own_gradients() -> None:
+    """What several losses would need, summing over replicas, is refused by `gradients` alone."""
+    said = fresh(MIRRORED)
+    assert "equal [[[2.0, 4.0], [4.0, 8.0]], [[2.0, 4.0], [4.0, 8.0]]]" in said
+    assert said.count("stop_gradient` ends the gradient") == 1
+
+
 def test_nothing_listens_behind_the_block() -> None:
     from tensorflow.python.eager import context
 

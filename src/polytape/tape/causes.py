@@ -121,7 +121,9 @@ def _otherwise(tape: Tape, targets: Sequence[Any], sources: Sequence[Any]) -> st
         return _UNWATCHED
     if not tape.read() and all(map(tape.is_variable, sources)):
         return _NOTHING_READ if tape.accessed else _NOT_ACCESSED
-    return _NO_PATH if tape.finished(targets[0]) else _BEHIND
+    if not tape.finished(targets[0]):
+        return _BEHIND
+    return f"{_NO_PATH} tape.explain(loss, sources), called in this function, says where."
 
 
 def names(tape: Tape, sources: Sequence[Any]) -> str:

@@ -374,6 +374,8 @@ class GradientTape:
         )
         known = Variables.of("tape.explain", sources)
         tape = self._tape
+        if self._opened is None and not tape.recorded:
+            raise RuntimeError(self._why_spent("explain"))
         if not tape.remembers():
             raise RuntimeError(
                 "The record is gone, or was made for one gradient. Call tape.explain in the "

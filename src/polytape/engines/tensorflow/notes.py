@@ -29,7 +29,7 @@ class Notes:
         )
         self._keep, self._running = keep, False
         self._spans: list[range] = []
-        self._start, self._end = 0, None
+        self._start, self._end = 0, None  # if nothing is noted, nothing is known to be late
 
     def resume(self) -> None:
         self._running = True
@@ -40,12 +40,12 @@ class Notes:
 
     def pause(self) -> None:
         self._running = False
-        if self._recorder is not None:
-            self._recorder.__exit__()
         if self._graph is not None:
             self._spans.append(range(self._start, len(self._graph.get_operations())))
-        elif tf.executing_eagerly():
-            self._end = tf.constant(0.0)  # tensors are numbered: what has a higher number is later
+        if self._recorder is not None:
+            self._recorder.__exit__()
+            # Tensors are numbered: what has a higher number is later.
+            self._end = tf.constant(0.0) if tf.executing_eagerly() else None
 
     def finished(self, tensor: Tensor) -> bool:
         """Whether a tensor was there at the last pause."""

@@ -33,7 +33,7 @@ class _Tape:
         self._own = tf.autodiff.GradientTape(persistent, watch_accessed_variables)
         self._beside: tf.autodiff.GradientTape | None = None
         self._asked = Asked()
-        self._notes = Notes(examine=False, keep=False)
+        self._notes: Notes | None = None  # once it was opened
         self._watched: Sequence[Variable] = ()
         self._told: list[weakref.ref[Tensor]] = []  # tensors that it was told to watch
         self._open = self.recorded = False
@@ -87,13 +87,15 @@ class _Tape:
     def _resume(self) -> None:
         if self._beside is not None:
             self._beside.__enter__()
-        self._notes.resume()
+        if self._notes is not None:
+            self._notes.resume()
         self._open = True
 
     def _pause(self) -> None:
         if self._open:
             self._open = False
-            self._notes.pause()
+            if self._notes is not None:
+                self._notes.pause()
             if self._beside is not None:
                 self._beside.__exit__(None, None, None)
 
@@ -124,7 +126,7 @@ class _Tape:
             self._beside = None
 
     def remembers(self) -> bool:
-        return self._record is not None
+        return self._notes is not None and self._record is not None
 
     def recording(self, scalars: Scalars, sources: Sequence[Any]) -> TapeRecording:
         return TapeRecording(self._record, scalars, sources)
@@ -148,6 +150,8 @@ class _Tape:
 
     def trace(self, targets: Sequence[Tensor], sources: Sequence[Any]) -> Trace | None:
         record = self._record
+        if self._notes is None:
+            return None
 
         def pull(scalar: int, tensors: Sequence[Tensor]) -> Any:
             return record and record.gradient(targets[scalar], list(tensors))
@@ -158,7 +162,7 @@ class _Tape:
         return str(variable.path) if isinstance(variable, keras.Variable) else path(variable)
 
     def finished(self, scalar: Tensor) -> bool:
-        return self._notes.finished(scalar)
+        return self._notes is None or self._notes.finished(scalar)
 
     def plainly(self, function: Callable[[], Any]) -> Any:
         return function() if tf.executing_eagerly() else _unconverted(function)
