@@ -126,8 +126,8 @@ class Tape(Protocol):
         """Whether it was told to watch a tensor."""
         ...
 
-    def path(self, variable: Variable) -> str:
-        """The path that Keras gives to a variable, or the name that it has."""
+    def paths(self, variables: Sequence[Variable]) -> list[str]:
+        """The paths that Keras gives to variables, or the names that they have."""
         ...
 
     def finished(self, scalar: Tensor) -> bool:

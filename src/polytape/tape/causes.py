@@ -128,12 +128,16 @@ def _otherwise(tape: Tape, targets: Sequence[Any], sources: Sequence[Any]) -> st
 
 def names(tape: Tape, sources: Sequence[Any]) -> str:
     """The first sources, by the paths that the user knows them by."""
-    return _listed(
-        [
-            tape.path(source) if tape.is_variable(source) else f"a tensor of {tuple(source.shape)}"
-            for source in sources
-        ]
-    )
+    shown = sources[:4]
+    bare = [s for s in shown if tape.is_variable(s) and not isinstance(s, keras.Variable)]
+    known = dict(zip(map(id, bare), tape.paths(bare), strict=True))
+    found = [
+        source.path
+        if isinstance(source, keras.Variable)
+        else known.get(id(source), f"a tensor of {tuple(source.shape)}")
+        for source in shown
+    ]
+    return f"{', '.join(found)}{', ...' * (len(sources) > 4)}"
 
 
 def _listed(paths: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from polytape.engines.contract import Tensor, Variable
 from polytape.engines.operations import Operation, Trace, name_of
-from polytape.engines.tensorflow.operations import EagerNumbers, Recorder, of_graph, path
+from polytape.engines.tensorflow.operations import EagerNumbers, Recorder, of_graph, paths
 from polytape.engines.tensorflow.recording import raw
 
 MOST = 100_000  # operations that are noted for somebody who may never ask
@@ -83,12 +83,13 @@ class Notes:
         for tensor in targets:
             dtypes.setdefault(tensor._id, tensor.dtype.name)
             recorder.tensors.setdefault(tensor._id, tensor)
+        rest = {number: v for number, v in others.items() if number not in {*known}}
         return Trace(
             recorder.operations,
             dtypes,
             known,
             [tensor._id for tensor in targets],
-            {number: path(v) for number, v in others.items() if number not in {*known}},
+            dict(zip(rest, paths([*rest.values()]), strict=True)),
             EagerNumbers(recorder, pull) if self._keep and pull is not None else None,
         )
 

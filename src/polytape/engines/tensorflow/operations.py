@@ -138,7 +138,8 @@ def trace(
     handles = [raw(variable).handle._id for variable in variables()]
     scalars = [scalar._id for scalar in recording.scalars]
     read = recording.tape.watched_variables()
-    others = {v.handle._id: path(v) for v in read if v.handle._id not in {*handles}}
+    rest = [v for v in read if v.handle._id not in {*handles}]
+    others = dict(zip((v.handle._id for v in rest), paths(rest), strict=True))
 
     def pull(scalar: int, tensors: Sequence[Tensor]) -> Any:
         return recording.tape.gradient(recording.scalars[scalar], list(tensors))
@@ -175,7 +176,16 @@ def run_eagerly() -> Iterator[None]:
         tf.config.run_functions_eagerly(before)
 
 
-def path(variable: Any) -> str:
-    """The path that Keras gives to a variable of TensorFlow, or the name that it has."""
-    holders = [item for item in gc.get_referrers(variable) if isinstance(item, keras.Variable)]
-    return str(holders[0].path if holders else variable.name.removesuffix(":0"))
+def paths(variables: Sequence[Any]) -> list[str]:
+    """The paths that Keras gives to variables of TensorFlow, or the names that they have.
+
+    They do not know the variables of Keras that hold them. Python knows who refers to whom, but
+    looks through all objects for one answer: for several, all variables of Keras are looked at.
+    """
+    if len(variables) == 1:
+        near = gc.get_referrers(variables[0])
+    else:
+        near = gc.get_objects() if variables else []
+    holders = [item for item in near if issubclass(type(item), keras.Variable)]
+    known = {id(holder.value): str(holder.path) for holder in holders}
+    return [known.get(id(v)) or v.name.removesuffix(":0") for v in variables]

@@ -13,7 +13,7 @@ from polytape.engines.contract import Asked, Scalars, Tensor, Variable
 from polytape.engines.operations import Trace
 from polytape.engines.places import Line, line_of, own_line
 from polytape.engines.tensorflow.notes import Notes
-from polytape.engines.tensorflow.operations import path
+from polytape.engines.tensorflow.operations import paths
 from polytape.engines.tensorflow.recording import TapeRecording, raw
 
 
@@ -158,8 +158,8 @@ class _Tape:
 
         return self._notes.trace(targets, sources, self.read(), pull if record else None)
 
-    def path(self, variable: Variable) -> str:
-        return str(variable.path) if isinstance(variable, keras.Variable) else path(variable)
+    def paths(self, variables: Sequence[Variable]) -> list[str]:
+        return paths([raw(variable) for variable in variables])
 
     def finished(self, scalar: Tensor) -> bool:
         return self._notes is None or self._notes.finished(scalar)
