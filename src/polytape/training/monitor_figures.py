@@ -130,4 +130,8 @@ class _Tables:
 
 def _short(values: Numbers) -> list[list[float]]:
     """To seven digits, which is what float32 holds."""
-    return [[float(f"{value:.7g}") for value in row] for row in values.tolist()]
+    with np.errstate(divide="ignore"):
+        size = np.floor(np.log10(np.abs(values)))
+    factor = 10.0 ** (6 - np.where(np.isfinite(size), size, 0.0))
+    found: list[list[float]] = (np.round(values * factor) / factor).tolist()
+    return found

@@ -95,11 +95,14 @@ class MonitorState(keras.metrics.Metric):
 
     # ------------------------------------------------------------------ in a step
 
-    def due(self) -> Tensor:
-        """() bool: whether this step leaves a record."""
-        return ops.equal(ops.mod(self.step.value, self.every), 0)
+    def due(self) -> Tensor | bool:
+        """() bool: whether this step leaves a record; outside of a compiled step it is known."""
+        step = self.step.value
+        if engine().has_value(step):
+            return int(step) % self.every == 0
+        return ops.equal(ops.mod(step, self.every), 0)
 
-    def write(self, number: int, due: Tensor, record: Callable[[], Tensor]) -> None:
+    def write(self, number: int, due: Tensor | bool, record: Callable[[], Tensor]) -> None:
         """Keep what `record()` gives, (width,), of a phase, where that is due."""
         variable = self.records[number]
         before = variable.value
@@ -108,11 +111,10 @@ class MonitorState(keras.metrics.Metric):
             row = ops.expand_dims(ops.cast(record(), "float32"), 0)
             return ops.slice_update(before, [ops.mod(self.count.value, self.capacity), 0], row)
 
-        after = engine().choose(due, written, lambda: before)
-        if after is not before:
-            variable.assign(after)
+        if due is not False:
+            variable.assign(chosen(due, written, lambda: before))
 
-    def tick(self, due: Tensor) -> None:
+    def tick(self, due: Tensor | bool) -> None:
         """A step has ended."""
         before = self.steps.value
 
@@ -120,10 +122,9 @@ class MonitorState(keras.metrics.Metric):
             here = ops.equal(ops.arange(self.capacity), ops.mod(self.count.value, self.capacity))
             return ops.where(here, self.step.value, before)
 
-        after = engine().choose(due, noted, lambda: before)
-        if after is not before:
-            self.steps.assign(after)
-        self.count.assign_add(ops.cast(due, "int32"))
+        if due is not False:
+            self.steps.assign(chosen(due, noted, lambda: before))
+            self.count.assign_add(ops.cast(due, "int32"))
         self.step.assign_add(1)
 
     # ------------------------------------------------------------------ between steps
@@ -144,3 +145,10 @@ class MonitorState(keras.metrics.Metric):
 
     def result(self) -> dict[str, Tensor]:
         return {}
+
+
+def chosen(due: Tensor | bool, one: Callable[[], Tensor], other: Callable[[], Tensor]) -> Tensor:
+    """One of two tensors of the same shape; the other is not worked out."""
+    if isinstance(due, bool):
+        return one() if due else other()
+    return engine().choose(due, one, other)

@@ -1,5 +1,6 @@
 """What a monitor is to know of a step, from what the step has in any case where it has it."""
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -9,10 +10,9 @@ from polytape.contract import Method, Tensor, iter_methods
 from polytape.contract.types import Array
 from polytape.differentiation.connectivity import Connectivity
 from polytape.differentiation.jacobian import Jacobian
-from polytape.engines import engine
 from polytape.stages.chain import Chain
 from polytape.training.backward import BackwardResult, sees_every_gradient
-from polytape.training.monitor_state import Layout, MonitorState
+from polytape.training.monitor_state import Layout, MonitorState, chosen
 from polytape.training.nonfinite import UpdateDecision
 from polytape.training.plan import PhasePlan, Settings, StepPlan
 from polytape.training.recording import PhaseRecording
@@ -22,7 +22,7 @@ class Observation:
     """A monitor that looks at one phase of one step."""
 
     def __init__(
-        self, state: MonitorState, due: Tensor, number: int, recording: PhaseRecording
+        self, state: MonitorState, due: Tensor | bool, number: int, recording: PhaseRecording
     ) -> None:
         """due  () bool: whether this step leaves a record;  number  of the phase"""
         self._state, self._number, self._recording = state, number, recording
@@ -37,7 +37,7 @@ class Observation:
         if sees_every_gradient(self._recording):
             return
         layout, recording = self._layout, self._recording
-        self._measured = engine().choose(
+        self._measured = chosen(
             self._due,
             lambda: products_of(_all_gradients(recording, layout), layout),
             lambda: ops.zeros((layout.cells,), "float32"),
@@ -108,12 +108,12 @@ def products_of(gradients: Jacobian, layout: Layout) -> Tensor:
         found[key] = found[key] + products if key in found else products
     flat = [ops.reshape(products, (-1,)) for products in found.values()]
     flat.append(ops.zeros((1,), "float32"))
-    chosen = _places([*found], layout)
-    numbers = ops.take(ops.concatenate(flat), chosen, axis=0)
+    numbers = ops.take(ops.concatenate(flat), _places(tuple(found), layout), axis=0)
     return ops.sum(numbers, axis=0) / (gradients.scale * gradients.scale)
 
 
-def _places(keys: list[_Key], layout: Layout) -> Array:
+@functools.lru_cache(maxsize=64)  # eager steps ask for the same again and again
+def _places(keys: tuple[_Key, ...], layout: Layout) -> Array:
     """(m, cells) where each cell finds what it is the sum of; the last place holds a zero."""
     count = len(layout.objectives) + 1
     sources: list[list[int]] = [[] for _ in range(layout.cells)]

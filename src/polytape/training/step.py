@@ -46,7 +46,7 @@ def _run_phase(
     batch: Batch,
     number: int,
     repeat: int,
-    due: Tensor | None,
+    due: Tensor | bool | None,
 ) -> tuple[Anything, Tensor]:
     """One forward pass, its backward passes and its update; the outputs and the total loss.
 
