@@ -114,9 +114,9 @@ class MonitorState(keras.metrics.Metric):
         if due is not False:
             variable.assign(chosen(due, written, lambda: before))
 
-    def tick(self, due: Tensor | bool) -> None:
+    def tick(self) -> None:
         """A step has ended."""
-        before = self.steps.value
+        due, before = self.due(), self.steps.value
 
         def noted() -> Tensor:
             here = ops.equal(ops.arange(self.capacity), ops.mod(self.count.value, self.capacity))

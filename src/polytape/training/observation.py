@@ -21,12 +21,10 @@ from polytape.training.recording import PhaseRecording
 class Observation:
     """A monitor that looks at one phase of one step."""
 
-    def __init__(
-        self, state: MonitorState, due: Tensor | bool, number: int, recording: PhaseRecording
-    ) -> None:
-        """due  () bool: whether this step leaves a record;  number  of the phase"""
+    def __init__(self, state: MonitorState, number: int, recording: PhaseRecording) -> None:
+        """number  of the phase"""
         self._state, self._number, self._recording = state, number, recording
-        self._layout, self._due = state.layouts[number], due
+        self._layout, self._due = state.layouts[number], state.due()
         self._measured: Tensor | None = None
 
     def measure(self) -> None:

@@ -28,30 +28,21 @@ def train_step(model: keras.Model, data: Nest) -> dict[str, Tensor]:
     compilation.reached = True
     batch = Batch(*keras.utils.unpack_x_y_sample_weight(data))
     totals = []
-    due = None if compilation.monitor is None else compilation.monitor.due()
     for number, declared in enumerate(compilation.settings.phases):
         for repeat in range(declared.steps):
-            outputs, total = _run_phase(model, compilation, batch, number, repeat, due)
+            outputs, total = _run_phase(model, compilation, batch, number, repeat)
         totals.append(total)
     track(model.running_loss, sum(totals[1:], start=totals[0]), batch_size(batch.inputs))
     compilation.plan.clock.tick()
-    if compilation.monitor is not None and due is not None:
-        compilation.monitor.tick(due)
+    if compilation.monitor is not None:
+        compilation.monitor.tick()
     return model.compute_metrics(*batch[:2], outputs, sample_weight=batch.sample_weight)
 
 
 def _run_phase(
-    model: keras.Model,
-    compilation: Compilation,
-    batch: Batch,
-    number: int,
-    repeat: int,
-    due: Tensor | bool | None,
+    model: keras.Model, compilation: Compilation, batch: Batch, number: int, repeat: int
 ) -> tuple[Anything, Tensor]:
-    """One forward pass, its backward passes and its update; the outputs and the total loss.
-
-    due  () bool: whether this step leaves a record; None: nobody keeps any
-    """
+    """One forward pass, its backward passes and its update; the outputs and the total loss."""
     optimizer = model.optimizer
     # Record: the forward pass, and the losses it comes to.
     before = compilation.statistics.kept(final=bool(compilation.reaches))
@@ -68,10 +59,10 @@ def _run_phase(
     if phase.steps > 1:
         count = count * phase.steps + repeat
     known = compilation.known_reach(phase)
-    monitor = compilation.monitor if due is not None and repeat == 0 else None
+    monitor = compilation.monitor if repeat == 0 else None
     watched = monitor is not None
     recording = PhaseRecording(recorded, phase, count, scale, present, known, watched)
-    seen = None if monitor is None else Observation(monitor, due, number, recording)
+    seen = None if monitor is None else Observation(monitor, number, recording)
     if seen is not None:
         seen.measure()
     # Evidence, and weights: the directions of all variables.

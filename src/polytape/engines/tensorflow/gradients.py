@@ -90,6 +90,8 @@ def _place(gradient: tf.IndexedSlices, touched: Tensor) -> Tensor:
 
 
 def has_value(tensor: Tensor) -> bool:
+    if isinstance(tensor, tf.Variable):  # its value in the function being traced
+        return not tf.inside_function()
     return not tf.is_symbolic_tensor(tensor)
 
 
