@@ -5,7 +5,7 @@ import json
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from polytape.diagnostics.advice import Advice, Measured, advise
 from polytape.explanation.finding import Finding
 
 WIDTH = 100  # where the output is no terminal
@@ -97,6 +98,51 @@ class Explanation:
     products: Products
     findings: tuple[Finding, ...] = field(default=())
 
+    @property
+    def advice(self) -> list[Advice]:
+        """What to try, where the figures of this batch give a reason; often nothing."""
+        norms = np.sqrt(self._gramian(range(len(self.paths))).diagonal())
+        places = {
+            layer: self._cosines([v for v, each in enumerate(self.layers) if each == layer])[None]
+            for layer in dict.fromkeys(self.layers)
+        }
+        shares = [self._cell(t, self._shared()).share for t in range(len(self.objectives))]
+        known = [np.nan if share is None else share for share in shares]
+        losses = [self.losses[name] for name in self.objectives]
+        together, update = self.products.rows[self._shared()].sum(), self._square()
+        stretch = np.sqrt(update / together) if together > 0 and self.method else np.nan
+        return advise(
+            Measured(
+                objectives=self.objectives,
+                method=self.method,
+                norms=norms[None],
+                cosines=self.cosines()[None],
+                shares=np.array([known]),
+                losses=np.array([losses]),
+                places=places,
+                stretch=np.array([stretch]),
+            )
+        )
+
+    def _shared(self) -> list[int]:
+        """Variables that two or more objectives train."""
+        return np.flatnonzero((self.reach & self.routes).sum(axis=0) >= 2).tolist()
+
+    def _square(self) -> float:
+        """Of the update over the shared variables, with itself."""
+        return float(self.products.square[self._shared()].sum())
+
+    def _gramian(self, among: Sequence[int]) -> np.ndarray:
+        """(T, T) inner products over those of some variables that are shared."""
+        shared = {*self._shared()}
+        return np.asarray(self.products.rows[[v for v in among if v in shared]].sum(axis=0))
+
+    def _cosines(self, among: Sequence[int]) -> np.ndarray:
+        gramian = self._gramian(among)
+        length = np.sqrt(np.diagonal(gramian))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(gramian / length[:, None] / length[None, :])
+
     # ------------------------------------------------------------------ numbers
 
     def cell(self, objective: str, network: str) -> Cell:
@@ -129,17 +175,8 @@ class Explanation:
         Returns:
             (T, T) float64; NaN beside a gradient that is zero or not finite.
         """
-        trained = self.reach & self.routes
-        shared = trained.sum(axis=0) >= 2
-        own = [
-            v
-            for v, owner in enumerate(self.owners)
-            if shared[v] and (network is None or owner == network)
-        ]
-        gramian = self.products.rows[own].sum(axis=0)
-        length = np.sqrt(np.diagonal(gramian))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray(gramian / length[:, None] / length[None, :])
+        owners = enumerate(self.owners)
+        return self._cosines([v for v, owner in owners if network in (None, owner)])
 
     def _cell(self, objective: int, own: Sequence[int]) -> Cell:
         places = np.array(own, int)
@@ -211,6 +248,7 @@ class Explanation:
             "cells": cells,
             "cosines": [[_number(each) for each in row] for row in self.cosines()],
             "findings": [finding.as_dict() for finding in self.findings],
+            "advice": [asdict(each) for each in self.advice],
         }
 
     def save(self, path: Any) -> None:
@@ -240,6 +278,7 @@ class Explanation:
         if len(self.objectives) > 1:
             parts.append(self._conflicts(width))
         parts.append(self._found())
+        parts += [f"Advice: {each}." for each in self.advice]
         return "\n\n".join(part for part in parts if part)
 
     def _table(self, what: str, cells: dict[str, list[Cell]], width: int) -> str:
