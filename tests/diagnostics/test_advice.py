@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from monitored import monitored
 from polytape.diagnostics.advice import STEPS, Measured, advise
+from polytape.diagnostics.monitor_advice import advice_of
 
 RNG = np.random.default_rng(0)
 
@@ -99,3 +101,19 @@ def test_a_scale_of_its_own(ratio: float, said: str) -> None:
         f"The update of NashMTL is {said} the sum of the gradients" in text for text in found
     )
     assert texts(figures(stretch=np.array([math.nan]))) == []
+
+
+def test_of_a_monitored_training() -> None:
+    run = monitored(method={"name": "UPGrad", "needs": "gradients", "settings": {}})
+    assert advice_of(run) == []  # random gradients
+    for record in run.steps:
+        for row in record.gramian:
+            row[:] = [abs(product) for product in row]
+    (found,) = advice_of(run)
+    assert found.evidence.startswith("No two gradients were in conflict in 40 steps")
+    for record in run.steps:
+        record.share["left"] = -0.1
+    assert [each.evidence[:32] for each in advice_of(run)] == [
+        "'left' had a negative share of t",
+        "No two gradients were in conflic",
+    ]

@@ -473,3 +473,14 @@ def test_the_library_is_there_once():
     assert text.count('<script id="plotly">') == 1
     assert len(Page(text).library) > 1e6
     assert METHOD["name"] in text
+
+
+def test_advice_is_shown(tmp_path):
+    run = monitored()
+    for record in run.steps:
+        record.share["left"] = -0.1
+    study = of_monitors("run", {"run": run})
+    shown = Page(page_text(study, "0"))
+    assert "advice" in shown.sections
+    assert "'left' had a negative share of the update in 40 of 40 steps" in shown.text
+    assert "advice" not in Page(page_text(of_monitors("run", {"run": monitored()}), "0")).sections

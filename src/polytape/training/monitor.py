@@ -27,6 +27,7 @@ from polytape.diagnostics.monitor_records import (
 )
 from polytape.diagnostics.monitor_table import MonitorTable
 from polytape.engines import engine
+from polytape.stages.chain import split
 from polytape.training.compilation import Compilation
 from polytape.training.monitor_figures import step_records
 from polytape.training.monitor_state import MonitorState
@@ -405,7 +406,8 @@ def _described(method: Method) -> dict[str, Anything]:
     settings = {}
     for field in dataclasses.fields(method):
         settings[field.name] = _plain(getattr(method, field.name))
-    return {"name": type(method).__name__, "settings": settings}
+    needs = "losses" if split(method)[1] is None else "gradients"
+    return {"name": type(method).__name__, "needs": needs, "settings": settings}
 
 
 def _plain(value: Anything) -> Anything:

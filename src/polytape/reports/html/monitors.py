@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from polytape.diagnostics.monitor_advice import advice_of
 from polytape.diagnostics.monitor_records import Figures, MonitorRun
 from polytape.reports.html.parts import plain, settings_of
 from polytape.reports.html.sampling import Series, mean_of
@@ -46,6 +47,7 @@ def of_monitors(title: str, monitors: dict[str, MonitorRun]) -> Study:
         settings=_settings(monitors),
         environments=environments,
         monitors=monitors,
+        advice=[(name, each) for name, run in monitors.items() for each in advice_of(run)],
         notes=notes,
     )
 

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any, Literal
 
+from polytape.diagnostics.advice import Advice
 from polytape.diagnostics.monitor_records import MonitorRun
 from polytape.diagnostics.records import Comparison
 from polytape.reports.html.sampling import Series
@@ -60,6 +61,7 @@ class Study:
     environments  each once; one if all runs were made alike
     comparison    the record, if there is one
     monitors      {name of a run: its record}
+    advice        (name of a run, what to try)
     notes         of what is missing, torn or failed
     """
 
@@ -77,6 +79,7 @@ class Study:
     comparison: Comparison | None = None
     monitors: dict[str, MonitorRun] = dataclasses.field(default_factory=dict)
     explanations: list[Explanation] = dataclasses.field(default_factory=list)
+    advice: list[tuple[str, Advice]] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
 
     def of(self, method: str) -> list[Track]:
