@@ -10,8 +10,6 @@ from monitored import monitored
 from polytape.diagnostics.advice import STEPS, Measured, advise
 from polytape.diagnostics.monitor_advice import advice_of
 
-RNG = np.random.default_rng(0)
-
 
 def figures(steps: int = 1, **given: Any) -> Measured:
     """Two objectives that are alike and get on."""
@@ -104,8 +102,9 @@ def test_a_scale_of_its_own(ratio: float, said: str) -> None:
 
 
 def test_of_a_monitored_training() -> None:
-    run = monitored(method={"name": "UPGrad", "needs": "gradients", "settings": {}})
-    assert advice_of(run) == []  # random gradients
+    method = {"name": "UPGrad", "needs": "gradients", "settings": {}}
+    assert advice_of(monitored(method=method)) == []  # gradients at random
+    run = monitored(method=method)
     for record in run.steps:
         for row in record.gramian:
             row[:] = [abs(product) for product in row]
