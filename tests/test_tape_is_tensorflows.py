@@ -18,6 +18,7 @@ import pytest
 
 import polytape as pt
 from fresh import fresh
+from polytape.engines import Asked
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("for TensorFlow", allow_module_level=True)
@@ -968,6 +969,16 @@ HEALTHY = (
 @pytest.mark.parametrize("name", [*EAGER, *ANYWHERE])
 def test_same_bits_or_same_error(name: str) -> None:
     both({**EAGER, **ANYWHERE}[name])
+
+
+@pytest.mark.parametrize("explained", [False, True], ids=["several", "explained"])
+def test_same_where_more_may_be_asked(explained: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second tape, and notes that keep all tensors, make no difference."""
+    asked = Asked(several=True, explanation=explained)
+    monkeypatch.setattr("polytape.tape.gradient_tape.asked_by", lambda code: asked)
+    for program in {**EAGER, **ANYWHERE}.values():
+        if program not in (a_train_step, compiled_training):  # seconds, and nothing that is new
+            both(program)
 
 
 @pytest.mark.parametrize("name", ANYWHERE)
