@@ -314,6 +314,24 @@ def test_what_is_not_finite_is_null_and_steps_go_on(combine: str, on_nonfinite: 
     assert all(map(math.isfinite, good.share.values()))
 
 
+@pytest.mark.filterwarnings("ignore:Epoch")
+def test_what_is_not_finite_stays_in_its_part_of_the_network() -> None:
+    inputs = keras.Input((4,))
+    one, other = (layers.Dense(3, name=name)(inputs) for name in ("one", "other"))
+    joined = layers.Add()([one, other])
+    parts = {"a": one, "b": joined, "c": other}
+    net = fill(pt.Model(inputs, {n: layers.Dense(1, name=n)(part) for n, part in parts.items()}))
+    net.compile(sgd(0.01), loss=dict.fromkeys("abc", "mse"), combine="upgrad", **EAGER)
+    monitor = pt.callbacks.GradientMonitor(every=1)
+    targets = {name: np.full((32, 1), np.inf if name == "a" else 1.0) for name in "abc"}
+    history = fitted(net, monitor, y=targets).history
+    found = monitor.records[0]
+    assert history["dropped"] == [4]  # "a" in every step, and nothing else
+    assert math.isnan(found.losses["a"])
+    assert [*found.pairs] == [("b", "c")]
+    assert found.share["b"] + found.share["c"] == pytest.approx(1.0, abs=1e-4)
+
+
 def test_half_precision_under_loss_scaling() -> None:
     before = keras.config.dtype_policy()
     found = []
