@@ -6,7 +6,6 @@ returns must be equal bit by bit, in type and nesting, or fail alike.
 
 import contextlib
 import gc
-import logging
 import warnings
 import weakref
 from collections.abc import Callable
@@ -1065,18 +1064,28 @@ def test_what_was_recorded_goes_while_it_is_differentiated() -> None:
     assert alive_at_the_first_layer(pt.GradientTape) == expected
 
 
-def test_warnings_of_tensorflow_come_as_often(caplog: pytest.LogCaptureFixture) -> None:
-    whole = tf.constant([1, 2])
+@pytest.mark.parametrize("several", [False, True])
+def test_warnings_of_tensorflow_come_as_often(
+    several: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a type that has no gradient, and of a persistent tape that records its own gradients."""
+    said: list[str] = []
+    note = "tensorflow.python.platform.tf_logging.log_first_n"
+    monkeypatch.setattr(note, lambda level, text, count, *more: said.append(text))
+    asked = Asked(several=several)
+    monkeypatch.setattr("polytape.tape.gradient_tape.asked_by", lambda code: asked)
 
-    def warned(tape: Any) -> int:
-        caplog.clear()
+    def warned(tape: Any) -> list[str]:
+        said.clear()
         with tape() as t:
-            t.watch([whole, CONSTANT])
-        return len(caplog.records)
+            t.watch([tf.constant([1, 2]), CONSTANT])
+        with tape(persistent=True) as t:
+            t.watch(CONSTANT)
+            t.gradient(CONSTANT * 2.0, CONSTANT)
+        return [*said]
 
-    with caplog.at_level(logging.WARNING, "tensorflow"):
-        before = warned(pt.GradientTape)
-        assert before == warned(tf.GradientTape)
+    assert warned(pt.GradientTape) == warned(tf.GradientTape)
+    assert len(said) == 2
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
