@@ -4,6 +4,7 @@ import warnings
 from pathlib import Path
 from typing import get_args
 
+import keras
 import pytest
 
 import polytape as pt
@@ -17,6 +18,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "why-is-it-not-learning.md
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_the_cause_is_named(name: str) -> None:
     program = PROGRAMS[name]
+    keras.utils.set_random_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = pt.explain(*program.make())

@@ -138,8 +138,11 @@ def _named(equation: Any) -> str:
         return name_of(str(equation.params["name"]))
     if name in _CUSTOM:
         inner = equation.params.get("call_jaxpr", equation.params.get("fun_jaxpr"))
-        info = getattr(getattr(inner, "jaxpr", inner), "debug_info", None)
-        return name_of(str(getattr(info, "func_name", None) or "a custom function"))
+        inner = getattr(inner, "jaxpr", inner)
+        name = getattr(getattr(inner, "debug_info", None), "func_name", None)
+        if name is None and len(inner.eqns) == 1:  # older versions
+            name = inner.eqns[0].params.get("name")
+        return name_of(str(name or "a custom function"))
     return name_of(name)
 
 
