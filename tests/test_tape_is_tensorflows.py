@@ -1069,9 +1069,10 @@ def test_warnings_of_tensorflow_come_as_often(
     several: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a type that has no gradient, and of a persistent tape that records its own gradients."""
+    from tensorflow.python.platform import tf_logging
+
     said: list[str] = []
-    note = "tensorflow.python.platform.tf_logging.log_first_n"
-    monkeypatch.setattr(note, lambda level, text, count, *more: said.append(text))
+    monkeypatch.setattr(tf_logging, "log_first_n", lambda level, text, *more: said.append(text))
     asked = Asked(several=several)
     monkeypatch.setattr("polytape.tape.gradient_tape.asked_by", lambda code: asked)
 
