@@ -25,6 +25,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from polytape.diagnostics.strict_json import numbers, plain
+
 FORMAT = 1  # raised when a reader of the old format could no longer read the file
 FILE = "monitor.jsonl"
 
@@ -276,7 +278,7 @@ class MonitorRun:
         elif kind == "step":
             self.steps.append(_step(record))
         elif kind == "epoch":
-            self.epochs.append(EpochRecord(record["epoch"], _numbers(record["logs"])))
+            self.epochs.append(EpochRecord(record["epoch"], numbers(record["logs"])))
         # Kinds that a later version adds are left aside.
 
     def of_phase(self, phase: int) -> list[StepRecord]:
@@ -391,25 +393,7 @@ def _root(square: float) -> float:
 
 
 def _line(record: Mapping[str, Any]) -> str:
-    return json.dumps(_plain(record), allow_nan=False, separators=(",", ":")) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value
-
-
-def _numbers(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _numbers(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_numbers(item) for item in value]
-    return math.nan if value is None else value
+    return json.dumps(plain(record), allow_nan=False, separators=(",", ":")) + "\n"
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
@@ -453,7 +437,7 @@ def _header(path: Path, record: dict[str, Any]) -> Header:
 
 
 def _step(record: dict[str, Any]) -> StepRecord:
-    record = _numbers(record)
+    record = numbers(record)
     networks = {name: Figures(**_figures(item)) for name, item in record["networks"].items()}
     own = {name: record[name] for name in ("step", "epoch", "phase", "seconds", "losses")}
     return StepRecord(**_figures(record), **own, networks=networks)

@@ -10,6 +10,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
+from polytape.diagnostics.strict_json import numbers, plain
+
 Status = Literal["finished", "diverged", "failed"]
 FORMAT = 2  # raised when a reader of the old format could no longer read the file
 READABLE = (1, 2)  # the first has no layers, weights, shares, settings, source, fingerprint
@@ -142,7 +144,7 @@ class Comparison:
             path: of the file
         """
         path = Path(path)
-        text = json.dumps(_plain({"format": FORMAT, **dataclasses.asdict(self)}), allow_nan=False)
+        text = json.dumps(plain({"format": FORMAT, **dataclasses.asdict(self)}), allow_nan=False)
         unfinished = path.with_name(path.name + ".tmp")
         with open(unfinished, "w", encoding="utf-8") as file:
             file.write(text + "\n")
@@ -181,7 +183,7 @@ class Comparison:
 
     @classmethod
     def _from(cls, found: dict[str, Any]) -> "Comparison":
-        found["runs"] = [Run(**_numbers(run)) for run in found["runs"]]
+        found["runs"] = [Run(**numbers(run)) for run in found["runs"]]
         found["headline"] = {name: tuple(pair) for name, pair in found["headline"].items()}
         for name in ("objectives", "methods", "seeds"):
             found[name] = tuple(found[name])
@@ -236,21 +238,3 @@ class Watch:
         Args:
             run: what came of it
         """
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value
-
-
-def _numbers(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _numbers(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_numbers(item) for item in value]
-    return math.nan if value is None else value
