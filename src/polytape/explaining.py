@@ -84,16 +84,16 @@ def _of_function(objective_fn: Callable[[], Any], variables: Any) -> Explanation
         names[:] = losses.names
         return {"losses": losses.whole}, outputs
 
-    with keras.StatelessScope():
-        try:
-            recording, trace = engine().trace(forward, lambda: known.variables)
-        except LeftFrameworkError as left:
-            return left_framework(left, known)
     every = range(len(known.variables))
-    rows = [
-        recording.vjp({place: ops.ones((), scalar.dtype)}, every)
-        for place, scalar in enumerate(recording.scalars)
-    ]
+    try:
+        with keras.StatelessScope():
+            recording, trace = engine().trace(forward, lambda: known.variables)
+        rows = [
+            recording.vjp({place: ops.ones((), scalar.dtype)}, every)
+            for place, scalar in enumerate(recording.scalars)
+        ]
+    except LeftFrameworkError as left:
+        return left_framework(left, known)
     losses = [float(ops.convert_to_numpy(loss)) for loss in recording.scalars]
     return explained(names, losses, rows, known, trace)
 

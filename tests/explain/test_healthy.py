@@ -140,7 +140,26 @@ def attention() -> tuple[Any, Any, Any]:
     return inputs, hidden, np.random.default_rng(0).normal(size=(8, 5, 4)).astype("float32")
 
 
-LAYERS = (straight, custom, remat, recurrent, convolution, attention)
+def low_rank() -> tuple[Any, Any, Any]:
+    """Half of what is added starts at zero, so that the other half has no gradient yet."""
+    inputs = keras.Input((3,))
+    dense = layers.Dense(4)
+    hidden = dense(inputs)
+    dense.enable_lora(2)
+    return inputs, hidden, X
+
+
+def masked_attention() -> tuple[Any, Any, Any]:
+    """Infinite numbers that are meant."""
+    inputs = keras.Input((4, 3))
+    scores = layers.Dense(4)(inputs)
+    causal = np.where(np.tril(np.ones((4, 4))), 0.0, -np.inf).astype("float32")
+    weights = layers.Lambda(lambda s: ops.softmax(ops.add(s, causal)), output_shape=(4, 4))(scores)
+    hidden = layers.Flatten()(layers.Dot((2, 1))([weights, inputs]))
+    return inputs, hidden, np.random.default_rng(0).normal(size=(8, 4, 3)).astype("float32")
+
+
+LAYERS = (low_rank, masked_attention, straight, custom, remat, recurrent, convolution, attention)
 
 
 @pytest.mark.parametrize("make", LAYERS, ids=lambda make: make.__name__)
@@ -161,6 +180,26 @@ def test_gradients_that_are_meant_to_stop() -> None:
     outputs = {"a": layers.Dense(2, name="a")(hidden), "b": layers.Dense(2, name="b")(aside)}
     model = compiled(pt.Model(inputs, outputs), loss={"a": "mse", "b": "mse"}, combine="upgrad")
     assert not pt.explain(model, X, {"a": Y, "b": Y}).findings
+
+
+def test_a_code_book() -> None:
+    """Three losses, each with a gradient that is stopped for the other two."""
+    encoder, decoder = net("encoder"), net("decoder", 3, 2)
+    book = layers.Embedding(5, 2, name="book")
+    book.build()
+
+    def losses() -> dict[str, Any]:
+        code = encoder(X)
+        away = ops.expand_dims(code, 1) - ops.expand_dims(book.embeddings, 0)
+        chosen = book(ops.argmin(ops.sum(away**2, -1), 1))
+        return {
+            "rec": mse(X, decoder(code + ops.stop_gradient(chosen - code))),
+            "book": mse(ops.stop_gradient(code), chosen),
+            "commit": mse(code, ops.stop_gradient(chosen)),
+        }
+
+    found = pt.explain(losses, {"encoder": encoder, "book": book, "decoder": decoder})
+    assert not found.findings, found
 
 
 # ---------------------------------------------------------------------- nothing moves

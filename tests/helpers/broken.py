@@ -346,6 +346,54 @@ def categorical_sampling() -> tuple[Any, ...]:
     return of(losses, net("net"))
 
 
+@cut("floor")
+def floor_division() -> tuple[Any, ...]:
+    return of(lambda p: {"loss": ops.mean(p // 0.1)}, net("net"))
+
+
+@cut("bucketize", said="softly")
+def number_of_the_bin() -> tuple[Any, ...]:
+    edges = np.array([-1.0, 0.0, 1.0], "float32")
+    return of(lambda p: {"loss": ops.mean(ops.cast(ops.digitize(p, edges), "float32"))}, net("net"))
+
+
+@cut("sampling")
+def binomial_sampling() -> tuple[Any, ...]:
+    return of(
+        lambda p: {"loss": mse(Y, keras.random.binomial((8, 2), 3.0, ops.sigmoid(p), seed=1))},
+        net("net"),
+    )
+
+
+@broken("out", "out", "cut", "argmax")
+def a_metric_as_a_loss() -> tuple[Any, ...]:
+    inputs = keras.Input((3,))
+    model = pt.Model(inputs, {"out": layers.Dense(2, activation="softmax", name="out")(inputs)})
+    return compiled(model, loss={"out": keras.metrics.categorical_accuracy}), X, {"out": ONE_HOT}
+
+
+@broken("rec", "encoder", "cut", "argmin", line=True)
+def code_book_without_a_straight_path() -> tuple[Any, ...]:
+    encoder, decoder = net("encoder"), net("decoder", 3, 2)
+    book = layers.Embedding(5, 2, name="book")
+    book.build()
+
+    def losses() -> dict[str, Any]:
+        away = ops.expand_dims(encoder(X), 1) - ops.expand_dims(book.embeddings, 0)
+        nearest = ops.argmin(ops.sum(away**2, -1), 1)
+        return {"rec": mse(X, decoder(book(nearest)))}
+
+    return losses, {"encoder": encoder, "book": book, "decoder": decoder}
+
+
+@broken("out", "trunk", "cut", "cast", said="int32", layer="table")
+def numbers_as_words() -> tuple[Any, ...]:
+    inputs = keras.Input((3,))
+    words = layers.Embedding(9, 2, name="table")(layers.Dense(3, name="trunk")(inputs))
+    model = pt.Model(inputs, {"out": layers.Dense(2, name="out")(layers.Flatten()(words))})
+    return compiled(model, loss={"out": "mse"}), abs(X), {"out": Y}
+
+
 class Quantiser(layers.Layer):
     def call(self, x: Any) -> Any:
         return ops.round(x)
@@ -514,6 +562,83 @@ def too_small_for_float16() -> tuple[Any, ...]:
     return of(losses, net("net"))
 
 
+@broken("out", "hidden", "saturated", "softmax", layer="out", said="one number only")
+def softmax_over_one_unit() -> tuple[Any, ...]:
+    inputs = keras.Input((3,))
+    hidden = layers.Dense(4, name="hidden")(inputs)
+    model = pt.Model(inputs, {"out": layers.Dense(1, activation="softmax", name="out")(hidden)})
+    return compiled(model, loss={"out": "binary_crossentropy"}), X, {"out": ONE_HOT[:, :1]}
+
+
+@broken("loss", "net", "saturated", "softmax", said="axis", line=True)
+def softmax_on_an_axis_of_one() -> tuple[Any, ...]:
+    return of(lambda p: {"loss": mse(Y[:, :, None], ops.softmax(p[:, :, None]))}, net("net"))
+
+
+@broken("loss", "net", "saturated", "log_softmax", said="one number only", line=True)
+def log_softmax_of_one_class() -> tuple[Any, ...]:
+    return of(lambda p: {"loss": -ops.mean(ops.log_softmax(p))}, net("net", 1))
+
+
+def between(layer: keras.Layer, units: int, samples: int) -> tuple[Any, ...]:
+    """A layer between trunk and head."""
+    inputs = keras.Input((3,))
+    hidden = layer(layers.Dense(units, name="trunk")(inputs))
+    model = pt.Model(inputs, {"out": layers.Dense(2, name="out")(hidden)})
+    return compiled(model, loss={"out": "mse"}), X[:samples], {"out": Y[:samples]}
+
+
+@broken("out", "trunk", "saturated", "a normalisation", layer="norm", said="larger batch")
+def batch_norm_of_one_sample() -> tuple[Any, ...]:
+    return between(layers.BatchNormalization(name="norm"), 4, 1)
+
+
+@broken("out", "trunk", "saturated", "a normalisation", layer="norm", said="mean of one")
+def layer_norm_of_one_unit() -> tuple[Any, ...]:
+    return between(layers.LayerNormalization(name="norm"), 1, 8)
+
+
+@broken("out", "out", "saturated", "matmul", said="'off'")
+def nothing_left_by_dropout() -> tuple[Any, ...]:
+    return between(layers.Dropout(1 - 1e-9, seed=1, name="off"), 4, 8)
+
+
+@broken("loss", "net", "masked", "multiply", line=True)
+def weight_of_zero_in_python() -> tuple[Any, ...]:
+    return of(lambda p: {"loss": mse(Y, p) * 0.0}, net("net"))
+
+
+@broken("loss", "net", "saturated", "concatenate", said="maximum", line=True)
+def a_constant_is_larger() -> tuple[Any, ...]:
+    large = np.full((8, 1), 1e3, "float32")
+    return of(lambda p: {"loss": ops.mean(ops.max(ops.concatenate([p, large], 1), 1))}, net("net"))
+
+
+@broken("loss", "net", "saturated", "product", line=True)
+def product_of_zeros() -> tuple[Any, ...]:
+    return of(lambda p: {"loss": ops.prod(p * 0)}, net("net"))
+
+
+@broken("loss", "net", "saturated", "elu", line=True)
+def elu_far_below_zero() -> tuple[Any, ...]:
+    return of(lambda p: {"loss": mse(Y, ops.elu(p - 1000))}, net("net"))
+
+
+@broken("loss", "net", "saturated", "softplus", line=True)
+def softplus_far_below_zero() -> tuple[Any, ...]:
+    return of(lambda p: {"loss": mse(Y, ops.softplus(p - 1000))}, net("net"))
+
+
+@broken("loss", "net", "saturated", "erf", line=True)
+def error_function_far_out() -> tuple[Any, ...]:
+    return of(lambda p: {"loss": mse(Y, ops.erf(p + 100))}, net("net"))
+
+
+@broken("loss", "net", "saturated", "clip", line=True)
+def hard_tanh_far_out() -> tuple[Any, ...]:
+    return of(lambda p: {"loss": mse(Y, ops.hard_tanh(p + 100))}, net("net"))
+
+
 # ---------------------------------------------------------------------- not finite
 
 
@@ -566,6 +691,46 @@ def exponential_overflows() -> tuple[Any, ...]:
     return of(lambda p: {"loss": ops.mean(ops.exp(p * p + 200.0))}, net("net"))
 
 
+@bad("multiply", said="overflows")
+def recurrence_that_explodes() -> tuple[Any, ...]:
+    def losses(p: Any) -> dict[str, Any]:
+        for _ in range(60):
+            p = p * 10.0
+        return {"loss": ops.mean(p)}
+
+    return of(losses, net("net"))
+
+
+@bad("softmax", said="mask")
+def attention_with_all_masked() -> tuple[Any, ...]:
+    mask = np.where(np.arange(8)[:, None] < 3, -np.inf, 0.0).astype("float32")
+    return of(lambda p: {"loss": mse(Y, ops.softmax(ops.add(p, mask)))}, net("net"))
+
+
+@bad("sqrt", said="negative")
+def root_of_a_negative_number() -> tuple[Any, ...]:
+    return of(lambda p: {"loss": ops.mean(ops.sqrt(p - 100))}, net("net"))
+
+
+@bad("log")
+def logarithm_of_a_softmax_beside_a_mask() -> tuple[Any, ...]:
+    mask = np.where(np.arange(2) > 0, -np.inf, 0.0).astype("float32")
+
+    def losses(p: Any) -> dict[str, Any]:
+        return {"loss": -ops.mean(ops.log(ops.softmax(ops.add(p, mask))))}
+
+    return of(losses, net("net"))
+
+
+@broken("loss", "", "not finite", "divide", line=True)
+def divided_by_the_deviation_of_equals() -> tuple[Any, ...]:
+    def losses(p: Any) -> dict[str, Any]:
+        dead = ops.relu(p - 100)
+        return {"loss": mse(Y, (dead - ops.mean(dead, 0)) / ops.std(dead, 0))}
+
+    return of(losses, net("net"))
+
+
 @bad("power")
 def fractional_power_of_zero() -> tuple[Any, ...]:
     return of(lambda p: {"loss": ops.mean(ops.power(p * 0.0, 0.5))}, net("net"))
@@ -611,6 +776,13 @@ def logits_for_binary_probabilities() -> tuple[Any, ...]:
     inputs = keras.Input((3,))
     model = pt.Model(inputs, {"out": layers.Dense(2, name="out")(inputs)})
     return compiled(model, loss={"out": "binary_crossentropy"}), X * 9, {"out": ONE_HOT}
+
+
+@broken("out", "", "wrong numbers", said="one class only")
+def one_unit_for_many_classes() -> tuple[Any, ...]:
+    inputs = keras.Input((3,))
+    model = pt.Model(inputs, {"out": layers.Dense(1, activation="sigmoid", name="out")(inputs)})
+    return compiled(model, loss={"out": "categorical_crossentropy"}), X, {"out": ONE_HOT[:, :1]}
 
 
 @broken("out", "", "wrong numbers", said="probabilities")
@@ -714,3 +886,181 @@ def item_of_a_tensor() -> tuple[Any, ...]:
     import torch
 
     return of(lambda p: {"loss": torch.tensor(p.mean().item()) * 2}, net("net"))
+
+
+@broken("loss", "net", "saturated", "a custom function", said="backward", on=("torch",))
+def a_function_whose_derivative_is_zero() -> tuple[Any, ...]:
+    import torch
+
+    class Nothing(torch.autograd.Function):
+        @staticmethod
+        def forward(context: Any, x: Any) -> Any:
+            return x * 2 + 1
+
+        @staticmethod
+        def backward(context: Any, upstream: Any) -> Any:
+            return upstream * 0
+
+    return of(lambda p: {"loss": Nothing.apply(p).mean()}, net("net"))
+
+
+@broken("loss", "net", "cut", "a custom function", said="backward", line=True, on=("torch",))
+def a_function_without_a_derivative() -> tuple[Any, ...]:
+    import torch
+
+    class Nothing(torch.autograd.Function):
+        @staticmethod
+        def forward(context: Any, x: Any) -> Any:
+            return x * 2 + 1
+
+        @staticmethod
+        def backward(context: Any, upstream: Any) -> Any:
+            return None
+
+    return of(lambda p: {"loss": Nothing.apply(p).mean()}, net("net"))
+
+
+@broken("loss", "net", "cut", "sampling", line=True, on=("torch",))
+def sample_instead_of_rsample() -> tuple[Any, ...]:
+    import torch
+
+    return of(lambda p: {"loss": torch.distributions.Normal(p, 1.0).sample().mean()}, net("net"))
+
+
+@broken("loss", "net", "cut", "a copy", line=True, on=("torch",))
+def a_new_tensor_of_the_loss() -> tuple[Any, ...]:
+    import torch
+
+    return of(lambda p: {"loss": torch.tensor(p.mean()).requires_grad_()}, net("net"))
+
+
+def torch_net(*modules: Any) -> Any:
+    """A module, and the function that gives a loss of it."""
+    import torch
+
+    module = torch.nn.Sequential(*modules)
+    return (lambda: {"loss": ((module(torch.tensor(X)) - torch.tensor(Y)) ** 2).mean()}), module
+
+
+@broken("loss", "0", "saturated", "relu", said="dead", on=("torch",))
+def dead_relu_in_place() -> tuple[Any, ...]:
+    import torch
+
+    losses, module = torch_net(
+        torch.nn.Linear(3, 4), torch.nn.ReLU(inplace=True), torch.nn.Linear(4, 2)
+    )
+    torch.nn.init.constant_(module[0].bias, -100.0)
+    return losses, module
+
+
+@broken("loss", "0", "saturated", "a normalisation", on=("torch",))
+def torch_layer_norm_of_one_unit() -> tuple[Any, ...]:
+    import torch
+
+    return torch_net(torch.nn.Linear(3, 1), torch.nn.LayerNorm(1), torch.nn.Linear(1, 2))
+
+
+@broken("loss", "net", "saturated", "cross_entropy", said="one number only", on=("torch",))
+def cross_entropy_of_one_class() -> tuple[Any, ...]:
+    import torch
+
+    labels = torch.zeros(8, dtype=torch.long)
+    return of(
+        lambda p: {"loss": torch.nn.functional.cross_entropy(p, labels)},
+        net("net", 1),
+    )
+
+
+@broken("loss", "", "not finite", "cross_entropy", said="labels", line=True, on=("torch",))
+def every_label_is_ignored() -> tuple[Any, ...]:
+    import torch
+
+    labels = torch.full((8,), -100)
+    return of(lambda p: {"loss": torch.nn.functional.cross_entropy(p, labels)}, net("net"))
+
+
+@broken("loss", "net", "cut", "an assignment", line=True, on=("tensorflow",))
+def through_a_variable() -> tuple[Any, ...]:
+    import tensorflow as tf
+
+    held = tf.Variable(tf.zeros((8, 2)), trainable=False)
+
+    def losses(p: Any) -> dict[str, Any]:
+        held.assign(p)
+        return {"loss": tf.reduce_mean(held * 2.0)}
+
+    return of(losses, net("net"))
+
+
+@broken("", "", "cut", "a host function", line=True, on=("tensorflow",))
+def numpy_in_a_py_function() -> tuple[Any, ...]:
+    import tensorflow as tf
+
+    return of(
+        lambda p: {"loss": tf.reduce_mean(tf.py_function(lambda v: v.numpy(), [p], tf.float32))},
+        net("net"),
+    )
+
+
+@broken("loss", "net", "saturated", "a custom function", said="backward", on=("tensorflow",))
+def a_gradient_of_zeros() -> tuple[Any, ...]:
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def nothing(x: Any) -> Any:
+        return x * 2, lambda upstream: upstream * 0
+
+    return of(lambda p: {"loss": tf.reduce_mean(nothing(p))}, net("net"))
+
+
+@broken("loss", "net", "saturated", "SoftmaxCrossEntropyWithLogits", on=("tensorflow",))
+def softmax_cross_entropy_of_one_class() -> tuple[Any, ...]:
+    import tensorflow as tf
+
+    def losses(p: Any) -> dict[str, Any]:
+        entropy = tf.nn.softmax_cross_entropy_with_logits(labels=tf.ones((8, 1)), logits=p)
+        return {"loss": tf.reduce_mean(entropy)}
+
+    return of(losses, net("net", 1))
+
+
+@broken("loss", "", "not finite", "Mean", said="of nothing", line=True, on=("tensorflow",))
+def a_mask_leaves_nothing() -> tuple[Any, ...]:
+    import tensorflow as tf
+
+    nowhere = np.zeros((8, 2), bool)
+    return of(lambda p: {"loss": tf.reduce_mean(tf.boolean_mask(p, nowhere))}, net("net"))
+
+
+@broken("loss", "net", "saturated", "a custom function", said="backward", on=("jax",))
+def a_derivative_of_zeros() -> tuple[Any, ...]:
+    import jax
+
+    @jax.custom_vjp
+    def nothing(x: Any) -> Any:
+        return x * 2
+
+    nothing.defvjp(lambda x: (x * 2, None), lambda _, upstream: (upstream * 0,))
+    return of(lambda p: {"loss": ops.mean(nothing(p))}, net("net"))
+
+
+@broken("loss", "net", "cut", "sampling", line=True, on=("jax",))
+def a_coin_of_jax() -> tuple[Any, ...]:
+    import jax
+
+    def losses(p: Any) -> dict[str, Any]:
+        drawn = jax.random.bernoulli(jax.random.key(0), jax.nn.sigmoid(p))
+        return {"loss": ops.mean(ops.cast(drawn, "float32"))}
+
+    return of(losses, net("net"))
+
+
+@broken("loss", "net", "cut", "round", line=True, on=("jax",))
+def in_a_scope_of_the_users_own() -> tuple[Any, ...]:
+    import jax
+
+    def losses(p: Any) -> dict[str, Any]:
+        with jax.named_scope("mine"):
+            return {"loss": ops.mean(ops.round(p))}
+
+    return of(losses, net("net"))

@@ -29,11 +29,12 @@ class Operation:
 class Size(NamedTuple):
     """How large the entries of a tensor are.
 
-    largest  magnitude, of the finite ones;  finite  whether all are
+    largest  magnitude, of the finite ones;  finite  whether all are;  nan  whether any is NaN
     """
 
     largest: float
     finite: bool
+    nan: bool = False
 
     @property
     def zero(self) -> bool:
@@ -48,7 +49,7 @@ class Size(NamedTuple):
         if math.isfinite(lowest) and math.isfinite(highest):
             return cls(max(-lowest, highest, 0.0), True)
         there = np.abs(entries[np.isfinite(entries)])
-        return cls(float(there.max(initial=0.0)), False)
+        return cls(float(there.max(initial=0.0)), False, bool(np.isnan(entries).any()))
 
 
 class Numbers(Protocol):
@@ -112,7 +113,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "floor": ("Floor", "FloorDiv", "floor", "floor_", "floor_divide", "floordiv"),
     "ceil": ("Ceil", "ceil", "ceil_"),
     "trunc": ("trunc", "fix"),
-    "sign": ("Sign", "sign", "sign_", "sgn"),
+    "sign": ("Sign", "sign", "sign_", "sgn", "heaviside"),
     "argmax": ("ArgMax", "argmax"),
     "argmin": ("ArgMin", "argmin"),
     "argsort": ("argsort",),
@@ -143,14 +144,20 @@ NAMES: dict[str, tuple[str, ...]] = {
         *("Cast", "convert_element_type", "to", "type", "float", "double", "half", "int", "long"),
         *("bool", "short", "byte", "bfloat16", "type_as"),
     ),
+    "an assignment": ("AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp"),
+    "a copy": ("tensor", "new_tensor"),
     "bitcast": ("Bitcast", "bitcast_convert_type", "view"),
     "a host function": (
         *("PyFunc", "PyFuncStateless", "EagerPyFunc", "pure_callback", "io_callback"),
         *("numpy", "item", "tolist", "array", "python_number"),
     ),
     "a string operation": ("AsString", "StringFormat", "StringToNumber", "StringJoin"),
-    "sampling": ("Multinomial", "StatelessMultinomial", "multinomial", "bernoulli", "poisson"),
-    "bincount": ("Bincount", "DenseBincount", "bincount"),
+    "sampling": (
+        *("Multinomial", "StatelessMultinomial", "StatelessRandomBinomial", "RandomPoissonV2"),
+        *("StatelessRandomPoisson", "RandomBinomial"),
+        *("multinomial", "bernoulli", "poisson", "binomial", "normal"),
+    ),
+    "bincount": ("Bincount", "DenseBincount", "bincount", "histc", "histogram"),
     "bucketize": (
         "Bucketize",
         "SearchSorted",
@@ -158,10 +165,12 @@ NAMES: dict[str, tuple[str, ...]] = {
         "LowerBound",
         "bucketize",
         "searchsorted",
+        "digitize",
+        "_searchsorted",
     ),
     # what can be flat
     "relu": ("Relu", "relu", "relu_", "threshold"),
-    "relu6": ("Relu6", "relu6", "hardtanh"),
+    "relu6": ("Relu6", "relu6"),
     "sigmoid": ("Sigmoid", "logistic", "sigmoid", "sigmoid_"),
     "tanh": ("Tanh", "tanh", "tanh_"),
     "softmax": ("Softmax", "softmax"),
@@ -173,9 +182,15 @@ NAMES: dict[str, tuple[str, ...]] = {
     "hard_sigmoid": ("hard_sigmoid", "hardsigmoid"),
     "maximum": ("Maximum", "max", "maximum", "fmax"),
     "minimum": ("Minimum", "min", "minimum", "fmin"),
-    "clip": ("ClipByValue", "clamp", "clip", "clip_", "clamp_"),
+    "clip": ("ClipByValue", "clamp", "clip", "clip_", "clamp_", "hardtanh", "hard_tanh"),
     "where": ("SelectV2", "Select", "select_n", "where"),
     "abs": ("Abs", "abs", "absolute"),
+    "erf": ("Erf", "erf"),
+    "product": ("Prod", "prod", "reduce_prod"),
+    "join": (
+        *("ConcatV2", "concatenate", "cat", "stack", "Pack", "hstack", "vstack", "concat"),
+        *("pad", "Pad", "PadV2", "MirrorPad", "constant_pad_nd"),
+    ),
     "square": ("Square", "square", "SquaredDifference", "squared_difference"),
     "power": ("Pow", "pow", "integer_pow", "rpow", "power"),
     "multiply": ("Mul", "mul", "multiply", "rmul", "imul", "mul_", "MulNoNan"),

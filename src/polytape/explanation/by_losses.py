@@ -23,7 +23,8 @@ def explained(
     """Of gradients by variables, all of which every objective may train."""
     owners = tuple(path.split("/")[0] for path in known.paths)
     reach = np.array([[gradient is not None for gradient in row] for row in rows])
-    everywhere = np.ones_like(reach)
+    frozen = {*known.frozen}
+    everywhere = np.ones_like(reach) & [path not in frozen for path in known.paths]
     products = products_of(rows, None)
     squares = np.diagonal(products.rows, axis1=1, axis2=2).T
     asked = Asked(

@@ -1,6 +1,6 @@
 """From a trace to the causes of a gradient that is missing, zero or not finite."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -12,11 +12,21 @@ from polytape.explanation.finding import Kind
 from polytape.explanation.flow import Flow
 from polytape.explanation.words import (
     CANCELLED,
+    CUSTOM,
     CUTS,
     FLAT,
+    INDICES,
     INFINITE,
+    LEFT_OUT,
+    LOST,
     MASKED,
     MINIMUM,
+    NORMALISED,
+    OF_INFINITE,
+    OF_NOTHING,
+    ONE_CLASS,
+    OUTSIDE,
+    OVERFLOW,
     UNDERFLOW,
     WHERE,
     ZEROS,
@@ -29,16 +39,26 @@ _SUMS = {  # of what they add up, parts may cancel
     *("add", "AddV2", "AddN", "BiasAdd", "sub", "Sub", "radd", "rsub", "iadd", "isub", "subtract"),
     *("sum", "Sum", "mean", "Mean", "reduce_sum", "neg", "Neg", "negative", "matmul", "addmm"),
     *("broadcast_in_dim", "BroadcastTo", "expand", "broadcast_to", "reshape", "Reshape", "view"),
-    *("transpose", "Transpose", "permute", "ConcatV2", "concatenate", "cat", "stack", "Pack"),
+    *("transpose", "Transpose", "permute"),
     *("squeeze", "Squeeze", "unsqueeze", "ExpandDims", "ReadVariableOp", "convolution", "linear"),
 }
 _PRODUCTS = ("multiply", "matmul", "convolution", "divide")
-_DISTANCES = ("square", "abs", "power", "SquaredDifference")
+_DISTANCES = ("square", "abs", "power", "SquaredDifference", "norm", "std")
+_MEANS = ("mean", "Mean", "reduce_sum", "sum", "Sum", "var_mean", "var")
+_ENTROPIES = ("cross_entropy", "nll_loss", "SoftmaxCrossEntropyWithLogits")
+_CUSTOM = ("a custom function", "Identity", "IdentityN")
+_NORMALISERS = ("layer_norm", "batch_norm", "group_norm", "instance_norm")
+_CHOOSING = (  # what hands on a number as it was given
+    *("where", "join", "broadcast_in_dim", "BroadcastTo", "broadcast_to", "expand", "full", "Fill"),
+    *("zeros_like", "ones_like", "full_like", "masked_fill", "masked_fill_", "setitem", "cast"),
+    *("maximum", "minimum", "clip"),
+    *("reshape", "Reshape", "scatter", "ReadVariableOp"),
+)
 
 
 @dataclass(frozen=True)
 class Cause:
-    """kind, text, remedy, share: as of a `Finding`."""
+    """kind, text, remedy, share: as of a `Finding`; by: the variable whose zeros are behind it."""
 
     kind: Kind
     text: str
@@ -46,6 +66,7 @@ class Cause:
     operation: str = ""
     place: Place = NOWHERE
     share: float | None = None
+    by: int | None = None
 
 
 class Causes:
@@ -69,7 +90,7 @@ class Causes:
         below = flow.downstream(sources)
         if loss in below:
             cuts = self._cuts(sources, loss)
-            return cuts or [Cause("cut", "the gradient is lost on its way", "")]
+            return cuts or self._custom(below, loss)
         return [self._apart(sources, below, loss)]
 
     def _cuts(self, sources: set[Number], loss: Number) -> list[Cause]:
@@ -90,12 +111,25 @@ class Causes:
                 found.append(self._cut(operation, ends[0][1]))
         return _distinct(found)
 
+    def _custom(self, below: set[Number], loss: Number) -> list[Cause]:
+        """A function with a derivative of its own, where nothing else ends the gradient."""
+        behind = self.flow.upstream([loss])
+        for operation in self.trace.operations:
+            between = below.intersection(operation.inputs) and behind.intersection(
+                operation.outputs
+            )
+            if operation.name in _CUSTOM and between:
+                name = replace(operation, name="a custom function")
+                return [_cause("cut", name, CUTS["a custom function"])]
+        return [Cause("cut", "the gradient is lost on its way", LOST)]
+
     def _cut(self, operation: Operation, made: Number) -> Cause:
         dtype = self.trace.dtypes.get(made, "")
         words = CUTS.get(operation.name)
         if words is None:
             whole = "int" in dtype or dtype == "bool"
-            words = CUTS["cast"] if whole else Words("has no derivative", "")
+            index = CUTS["cast"] if operation.name == "cast" else INDICES
+            words = index if whole else Words("has no derivative", "")
         return _cause("cut", operation, words, dtype=dtype)
 
     def _apart(self, sources: set[Number], below: set[Number], loss: Number) -> Cause:
@@ -103,6 +137,8 @@ class Causes:
         flow, trace = self.flow, self.trace
         behind = flow.upstream([loss]) if loss >= 0 else set()
         used = [operation for source in sources for operation in flow.users[source]]
+        if (copied := self._assigned(below, behind)) is not None:
+            return copied
         if used and (lost := self._left(below)) is not None:
             return lost
         if not behind & {*trace.sources, *trace.others}:
@@ -136,6 +172,14 @@ class Causes:
                 return operation
         return None
 
+    def _assigned(self, below: set[Number], behind: set[Number]) -> Cause | None:
+        """Where what came of some tensors was put into a variable that the loss reads."""
+        for operation in self.trace.operations:
+            name, inputs = operation.name, operation.inputs
+            if name == "an assignment" and inputs[0] in behind and below.intersection(inputs[1:]):
+                return _cause("cut", operation, CUTS[name])
+        return None
+
     def _left(self, below: set[Number]) -> Cause | None:
         """Where what came of some tensors became NumPy or a Python number."""
         for operation in self.trace.operations:
@@ -159,6 +203,8 @@ class Causes:
         behind = self.flow.upstream([loss])
         if loss not in moved:
             return self._cuts(sources, loss)
+        if (alone := self._one_class(moved, behind)) is not None:
+            return [alone]
         cotangents = self._of(scalar)
         found = []
         for operation in reversed(self.trace.operations):
@@ -181,20 +227,68 @@ class Causes:
         if tensor in sources:
             return True
         size = cotangents.get(tensor)
+        maker = self.flow.maker.get(tensor)
+        if size is None and maker is not None and maker.name == "a custom function":
+            # Inside of it nothing has a gradient.
+            return all(self._vanishes(given, sources, cotangents) for given in maker.inputs)
         return size is None or size.zero
+
+    def _one_class(self, moved: set[Number], behind: set[Number]) -> Cause | None:
+        """A softmax over a single number."""
+        for operation in self.trace.operations:
+            same = {"softmax": 1.0, "log_softmax": 0.0}.get(operation.name)
+            made = operation.outputs[-1] if operation.outputs else -1
+            entropy = operation.name in _ENTROPIES
+            made = operation.outputs[0] if entropy else made
+            if (same is None and not entropy) or made not in moved or made not in behind:
+                continue
+            if entropy:
+                if np.asarray(self.numbers.value(operation.inputs[0])).shape[1:2] == (1,):
+                    return _cause("saturated", operation, ONE_CLASS)
+                continue
+            if any(user.name == operation.name for user in self.flow.users[made]):
+                continue  # a part of it
+            value = np.asarray(self.numbers.value(made))
+            if value.size and (value == same).all():
+                return _cause("saturated", operation, ONE_CLASS)
+        return None
+
+    def _normalises_one(self, operation: Operation) -> bool:
+        """Whether it belongs to a layer that takes the mean of single numbers."""
+        layer = operation.place.layer
+        for other in self.trace.operations if layer else ():
+            if other.place.layer != layer or not other.inputs or not other.outputs:
+                continue
+            if other.name in _NORMALISERS:
+                return True
+            if other.name in _MEANS:
+                before = np.asarray(self.numbers.value(other.inputs[0]))
+                after = np.asarray(self.numbers.value(other.outputs[-1]))
+                if before.ndim and before.size == after.size:
+                    return True
+        return False
 
     def _flat(self, operation: Operation, given: Sequence[Number], made: Number) -> Cause:
         """Why an operation lets nothing through."""
         numbers = self.numbers
         name, dtype = self._known_as(operation), self.trace.dtypes.get(made, "")
+        if name in _CUSTOM:
+            custom = replace(operation, name="a custom function")
+            return _cause("saturated", custom, CUSTOM)
         share = self._share(operation, given[0], made)
         if name in FLAT and (share is None or share > 0):
             return _cause("saturated", replace(operation, name=name), FLAT[name], share=share)
         others = [t for t in operation.inputs if t not in given and self.trace.floating(t)]
+        if name in _NORMALISERS or (name not in FLAT and self._normalises_one(operation)):
+            return _cause("saturated", replace(operation, name="a normalisation"), NORMALISED)
         if name in _PRODUCTS:
             for other in others:
                 if self.trace.dtypes[other] != "resource" and self._size(other).zero:
                     return self._product(operation, other)
+            if not others and self._size(made).zero and not self._size(given[0]).zero:
+                return _cause("masked", operation, MASKED)  # by a number of Python's
+        if name == "join":
+            return _cause("saturated", replace(operation, name="concatenate"), LEFT_OUT)
         if name in _DISTANCES and not np.any(numbers.value(given[0])):
             return _cause("at a minimum", operation, MINIMUM)
         half = {self.trace.dtypes.get(t, "") for t in (*given, made)} & {"float16", "bfloat16"}
@@ -219,7 +313,29 @@ class Causes:
         trained = [n for n, source in enumerate(self.trace.sources) if source in origin]
         if not trained and operation.name in ("multiply", "divide"):
             return _cause("masked", operation, MASKED)
-        return _cause("saturated", operation, ZEROS)
+        text, by = self._origin(other)
+        return replace(_cause("saturated", operation, Words(ZEROS.why + text, ZEROS.remedy)), by=by)
+
+    def _origin(self, zeros: Number) -> tuple[str, int | None]:
+        """What made some zeros, in words, and the variable that is them."""
+        tensor = zeros
+        while (maker := self.flow.maker.get(tensor)) is not None:
+            inputs = [t for t in maker.inputs if self.trace.floating(t)]
+            if maker.name == "ReadVariableOp" and inputs:
+                tensor = inputs[0]
+                break
+            zero = [t for t in inputs if self._size(t).zero]
+            before = zero[0] if zero else None
+            if before is None or (len(zero) < len(inputs) and maker.name not in _PRODUCTS):
+                inner = maker.place.layer.rpartition("/")[2]
+                layer = f" in layer {inner!r}" * bool(inner)
+                name = maker.name if " " in maker.name else f"`{maker.name}`"
+                return f", which come from {name}{layer}", None
+            tensor = before
+        if tensor in self.trace.sources:
+            by = list(self.trace.sources).index(tensor)
+            return f": the variable {self.paths[by]!r} is zero" if self.paths else "", by
+        return "", None
 
     def _share(self, operation: Operation, given: Number, made: Number) -> float | None:
         """The share of units at which an operation is flat."""
@@ -231,7 +347,7 @@ class Causes:
             return float(np.mean(value == 0))
         if name in ("sigmoid", "hard_sigmoid", "softmax"):
             return float(np.mean((value == 0) | (value == 1)))
-        if name == "tanh":
+        if name in ("tanh", "erf"):
             return float(np.mean(np.abs(value) == 1))
         if name in ("clip", "relu6", "maximum", "minimum"):
             before = np.asarray(numbers.value(given))
@@ -252,14 +368,59 @@ class Causes:
         behind = flow.upstream([loss])
         lies = [t for t in behind if trace.floating(t) and trace.dtypes[t] != "resource"]
         self._measure(lies)
-        given = self._bad_leaf(behind)
-        if given is not None:
-            return [given]
-        for operation in trace.operations:
-            outputs = [t for t in operation.outputs if t in behind and t in self._sizes]
-            if any(not self._sizes[t].finite for t in outputs):
-                return [self._infinite(operation, hidden=self._sizes[loss].finite)]
-        return self._backward(scalar, behind)
+        if not self._sizes[loss].finite:
+            return [self._forward(loss)]
+        found = self._backward(scalar, behind)
+        given = None if found else self._bad_leaf(behind)
+        return found if given is None else [given]
+
+    def _forward(self, loss: Number) -> Cause:
+        """Where it is that a number on the way to the loss is not finite."""
+        if not self._sizes[loss].nan:
+            return self._overflow([loss]) or self._last_infinite(loss)
+        spoilt = self._chain([loss], lambda size: size.nan)
+        if (given := self._bad_leaf(spoilt)) is not None:
+            return given
+        first = self._roots(spoilt)[0]
+        infinite = [t for t in first.inputs if t in self._sizes and not self._sizes[t].finite]
+        if infinite:
+            given = self._bad_leaf(self._chain(infinite, _not_finite), variables=True)
+            found = given or self._overflow(infinite)
+            return found or _cause("not finite", first, OF_INFINITE)
+        return self._infinite(first, hidden=False, forward=True)
+
+    def _chain(self, ends: Iterable[Number], spoilt: Callable[[Size], bool]) -> set[Number]:
+        """Tensors that hold such numbers, from some of them back to where they come from."""
+        found, waiting = set(ends), list(ends)
+        while waiting:
+            maker = self.flow.maker.get(waiting.pop())
+            for given in maker.inputs if maker else ():
+                size = self._sizes.get(given)
+                if given not in found and size is not None and spoilt(size):
+                    found.add(given)
+                    waiting.append(given)
+        return found
+
+    def _roots(self, chain: set[Number]) -> list[Operation]:
+        """The operations that make a chain out of what does not belong to it."""
+        return [
+            operation
+            for operation in self.trace.operations
+            if chain.intersection(operation.outputs) and not chain.intersection(operation.inputs)
+        ]
+
+    def _overflow(self, infinite: Sequence[Number]) -> Cause | None:
+        """The operation that made infinite numbers of finite ones, if one computed them."""
+        chain = self._chain(infinite, _not_finite)
+        made = [op for op in self._roots(chain) if op.name not in _CHOOSING]
+        return self._infinite(made[0], hidden=False, forward=True) if made else None
+
+    def _last_infinite(self, loss: Number) -> Cause:
+        chain = self._chain([loss], _not_finite)
+        given = self._bad_leaf(chain)
+        makers = [op for op in self.trace.operations if chain.intersection(op.outputs)]
+        known = [op for op in makers if op.name in INFINITE]
+        return given or self._infinite((known or makers)[-1], hidden=False, forward=True)
 
     def _backward(self, scalar: int, behind: set[Number]) -> list[Cause]:
         """The first operation on the way back that makes a gradient not finite."""
@@ -289,8 +450,11 @@ class Causes:
     def _orders(self) -> dict[int, int]:
         return {id(operation): place for place, operation in enumerate(self.trace.operations)}
 
-    def _bad_leaf(self, behind: set[Number]) -> Cause | None:
-        """What is not finite before anything is computed."""
+    def _bad_leaf(self, behind: set[Number], variables: bool = False) -> Cause | None:
+        """What is not finite before anything is computed.
+
+        variables  whether only those count, as infinite constants are masks
+        """
         trace, named = self.trace, dict(self.trace.others)
         named.update(zip(trace.sources, self.paths or map(str, trace.sources), strict=True))
         for operation in trace.operations:
@@ -298,6 +462,10 @@ class Causes:
             read = [t for t in operation.inputs if t in self._sizes and t not in self.flow.maker]
             if operation.name == "ReadVariableOp":
                 read = [t for t in operation.outputs if t in self._sizes]
+                held = held or [
+                    named[t] for t in operation.inputs if t in named and {*read} & behind
+                ]
+            read = [tensor for tensor in read if tensor in behind]
             if all(self._sizes[t].finite for t in read):
                 continue
             bad = next(t for t in read if not self._sizes[t].finite)
@@ -307,6 +475,8 @@ class Causes:
                     f"the variable {held[0]!r} is not finite before anything is computed",
                     "Load sound weights, or make the model anew.",
                 )
+            if variables:
+                continue
             return Cause(
                 "not finite",
                 "a value that was given (data, targets, a constant) is not finite before anything "
@@ -317,11 +487,21 @@ class Causes:
             )
         return None
 
-    def _infinite(self, operation: Operation, hidden: bool) -> Cause:
-        words = INFINITE.get(operation.name, Words("is the first that is not finite", ""))
+    def _infinite(self, operation: Operation, hidden: bool, forward: bool = False) -> Cause:
+        words = INFINITE.get(operation.name)
+        made = [t for t in operation.outputs if t in self._sizes]
+        overflows = forward and made and not any(self._sizes[t].nan for t in made)
+        if forward and not overflows:
+            words = OUTSIDE.get(operation.name, words)
+        elif overflows and (words is None or operation.name in ("power", "abs")):
+            words = OVERFLOW
+        if forward and operation.name in ("mean", "Mean", *_ENTROPIES) and not overflows:
+            words = OF_NOTHING
+        words = words or Words("is the first that is not finite", "")
         chosen = any(op.name == "where" for op in self.trace.operations)
         remedy = WHERE if hidden and chosen else words.remedy
-        return _cause("not finite", operation, Words(words.why, remedy))
+        dtype = self.trace.dtypes.get(made[0], "") if made else ""
+        return _cause("not finite", operation, Words(words.why, remedy), dtype=dtype)
 
     # ------------------------------------------------------------------ numbers
 
@@ -361,6 +541,10 @@ def _cause(
     name = operation.name if " " in operation.name else f"`{operation.name}`"
     text = f"{name} {why}"
     return Cause(kind, text, words.remedy, operation.name, operation.place, share)
+
+
+def _not_finite(size: Size) -> bool:
+    return not size.finite
 
 
 def _distinct(causes: Sequence[Cause]) -> list[Cause]:

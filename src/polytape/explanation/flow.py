@@ -9,13 +9,13 @@ from polytape.engines.operations import Number, Operation, Trace
 OF_SHAPES = {
     *("Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike", "zeros_like", "ones_like"),
     *("full_like", "empty_like", "rand_like", "randn_like", "numel", "size", "shape"),
-    *("AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp"),
+    *("empty", "new_zeros", "new_ones", "new_full"),
 }
 # Operations from whose output no gradient comes back, though it may be a floating-point number.
 CUTS = {
     *("stop_gradient", "no_grad", "round", "floor", "ceil", "trunc", "sign", "argmax", "argmin"),
     *("argsort", "one_hot", "a comparison", "a logical operation", "isfinite", "a host function"),
-    *("a string operation", "sampling", "bincount", "bucketize"),
+    *("a string operation", "sampling", "a copy", "bincount", "bucketize"),
 }
 
 

@@ -100,9 +100,12 @@ def _missing(asked: Asked, causes: Causes | None) -> Iterator[Finding]:
             yield from _findings(asked, t, network, may, found, "not connected", "")
         elif not trained[:, own].any():
             orphans.setdefault(network, []).append((t, may, found))
-        elif mistakes := [cause for cause in found if _mistaken(cause)]:
-            # Somebody else trains the network: only what looks like a mistake.
-            yield from _findings(asked, t, network, may, mistakes, "not connected", "")
+        elif not any(_meant(cause) for cause in found):
+            # Somebody else trains the network: only what looks like a mistake, and nobody who cuts
+            # a path means another.
+            mistakes = [cause for cause in found if _mistaken(cause)]
+            if mistakes:
+                yield from _findings(asked, t, network, may, mistakes, "not connected", "")
     for network, each in orphans.items():
         cut = [one for one in each if any(cause.kind == "cut" for cause in one[2])]
         for t, may, found in cut:
@@ -113,8 +116,12 @@ def _missing(asked: Asked, causes: Causes | None) -> Iterator[Finding]:
 
 
 def _mistaken(cause: Cause) -> bool:
-    """Whether a missing path is no decision of the user's, as `stop_gradient` is."""
-    return cause.kind == "cut" and cause.operation not in ("stop_gradient", "no_grad", "")
+    return cause.kind == "cut" and cause.operation != ""
+
+
+def _meant(cause: Cause) -> bool:
+    """Whether a missing path is a decision of the user's."""
+    return cause.operation in ("stop_gradient", "no_grad")
 
 
 def _untrained(asked: Asked, causes: Causes | None) -> Iterator[Finding]:
@@ -142,7 +149,8 @@ def _zero(asked: Asked, causes: Causes | None) -> Iterator[Finding]:
             found = causes.zero(asked.scalars[t], flat.tolist()) if causes else []
             moving = asked.reach[t, own] & ~asked.zero[t, own]
             if moving.any():  # a bias may well cancel, as a critic's does
-                kept = [cause for cause in found if cause.kind != "cancelled"]
+                moved = set(own[moving].tolist())  # zeros that move are gone after a step
+                kept = [c for c in found if c.kind != "cancelled" and c.by not in moved]
                 if found and not kept:
                     continue
                 found = kept

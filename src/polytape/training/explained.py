@@ -86,18 +86,16 @@ class _Part:
             recorded, trace = engine().trace(
                 forward_of(compilation, number, batch), lambda: model.trainable_variables
             )
+            recorded = taken_apart(compilation, number, recorded)
+            one, group = ops.ones((), "float32"), [*recorded.groups["losses"]]
+            rows: Table = [recorded.vjp({place: one}, range(count)) for place in group]
         except LeftFrameworkError as left:
             self.findings.append(_left(left))
             return
-        recorded = taken_apart(compilation, number, recorded)
-        present = recorded.outputs[2]
-        step, one = compilation.plan.clock.read(), ops.ones((), "float32")
+        present, step = recorded.outputs[2], compilation.plan.clock.read()
         recording = PhaseRecording(recorded, self.plan, step, one, present)
         self.present = _flags(present, len(self.plan.names))
         self.losses = np.array([float(ops.convert_to_numpy(loss)) for loss in recording.losses])
-        every = range(count)
-        group = [*recorded.groups["losses"]]
-        rows: Table = [recorded.vjp({place: one}, every) for place in group]
         self.reach = np.array([[gradient is not None for gradient in row] for row in rows])
         allowed = self.plan.routes.allowed
         self.products = products_of(rows, self._update(recording))
@@ -142,6 +140,17 @@ def _wrong_numbers(
         if name not in phase.names or not (of_probabilities(loss) or of_logits(loss)):
             continue
         values = np.asarray(ops.convert_to_numpy(output))
+        if "categorical" in str(loss.name) and values.shape[-1:] == (1,):
+            yield Finding(
+                name,
+                "",
+                "wrong numbers",
+                f"{loss.name} gets one number for each example, so there is one class only and its "
+                "probability is always 1",
+                "For two classes use binary_crossentropy with one unit, or two units.",
+                str(loss.name),
+            )
+            continue
         number = outside(values)
         if of_probabilities(loss) and number:
             yield Finding(

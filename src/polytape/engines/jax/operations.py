@@ -1,11 +1,13 @@
 """The operations of a function that JAX has traced, and their values by running them once more."""
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import keras
 import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
@@ -14,7 +16,14 @@ from polytape.engines.grouped import flattened
 from polytape.engines.jax.linearized import Linearized
 from polytape.engines.jax.scope import Scope
 from polytape.engines.operations import LeftFrameworkError, Operation, Size, Trace, name_of
-from polytape.engines.places import Place, line_of_error, of_losses, own_line, path_of_holder
+from polytape.engines.places import (
+    Place,
+    line_of_error,
+    of_library,
+    of_losses,
+    own_line,
+    path_of_holder,
+)
 
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2")
 _CUSTOM = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr")
@@ -26,7 +35,16 @@ _AS_ONE = (
     "relu6",
     "hard_sigmoid",
     "hard_tanh",
+    "silu",
+    "elu",
+    "selu",
+    "softplus",
+    "searchsorted",
+    "digitize",
+    "floor_divide",
 )  # calls that people know by their name
+
+_STEPS = ("argmax", "floor", "ceil", "round", "sign", "a comparison", "cast", "where")
 
 
 class _Step(NamedTuple):
@@ -60,7 +78,9 @@ class _Flat:
         self.dtypes[number] = str(getattr(variable.aval, "dtype", ""))
         return number
 
-    def _run(self, jaxpr: Any, given: Sequence[Any], within: Place) -> list[Any]:
+    def _run(
+        self, jaxpr: Any, given: Sequence[Any], within: Place, drawn: bool = False
+    ) -> list[Any]:
         known = dict(zip([*jaxpr.constvars, *jaxpr.invars], given, strict=True))
 
         def read(atom: Any) -> Any:
@@ -68,37 +88,48 @@ class _Flat:
 
         for equation in jaxpr.eqns:
             inputs = [read(atom) for atom in equation.invars]
-            place = _place(equation, within)
-            known.update(zip(equation.outvars, self._through(equation, inputs, place), strict=True))
+            place, random = _place(equation, within), drawn or _draws(equation)
+            known.update(
+                zip(equation.outvars, self._through(equation, inputs, place, random), strict=True)
+            )
         return [read(atom) for atom in jaxpr.outvars]
 
-    def _through(self, equation: Any, inputs: list[Any], place: Place) -> Sequence[Any]:
+    def _through(
+        self, equation: Any, inputs: list[Any], place: Place, drawn: bool
+    ) -> Sequence[Any]:
         name = equation.primitive.name
         inner = equation.params.get("jaxpr")
         if name in _CALLS and equation.params.get("name") not in _AS_ONE:
             if "consts" in dir(inner):  # closed
                 consts = [self._constant(value) for value in inner.consts]
-                return self._run(inner.jaxpr, [*consts, *inputs], place)
-            return self._run(inner, inputs, place)
+                return self._run(inner.jaxpr, [*consts, *inputs], place, drawn)
+            return self._run(inner, inputs, place, drawn)
         outputs = tuple(self._new(variable) for variable in equation.outvars)
         self.steps.append(_Step(equation, tuple(inputs), outputs))
         numbers = tuple(each for each in inputs if isinstance(each, int))
-        self.operations.append(Operation(_named(equation), numbers, outputs, place))
+        name = _named(equation)
+        if drawn and name in _STEPS:
+            name = "sampling"
+        self.operations.append(Operation(name, numbers, outputs, place))
         return outputs
 
     def _name_softmax(self) -> None:
-        """Both halves of it: JAX writes it out as exponentials, divided by their sum."""
+        """All parts of it: JAX writes it out as exponentials, divided by their sum."""
         maker = {made: op for op in self.operations for made in op.outputs}
-        halves: set[int] = set()
+        parts: set[int] = set()
         for operation in self.operations:
             if operation.name == "divide" and len(operation.inputs) == 2:
                 above, below = (maker.get(tensor) for tensor in operation.inputs)
+                between = []
                 while below and below.name in ("broadcast_in_dim", "reshape", "reduce_sum"):
+                    between.append(below)
                     below = maker.get(below.inputs[0])
                 if above is not None and above is below and above.name == "exp":
-                    halves |= {id(above), id(operation)}
+                    shift = maker.get(above.inputs[0])
+                    found = [operation, *between, above, *_largest(shift, maker)]
+                    parts |= {id(each) for each in found}
         self.operations = [
-            replace(operation, name="softmax") if id(operation) in halves else operation
+            replace(operation, name="softmax") if id(operation) in parts else operation
             for operation in self.operations
         ]
 
@@ -132,6 +163,25 @@ class _Flat:
         return known
 
 
+def _largest(shift: Operation | None, maker: Mapping[int, Operation]) -> list[Operation]:
+    """The operations that subtract the largest number, if one does."""
+    if shift is None or shift.name != "sub" or len(shift.inputs) != 2:
+        return []
+    found, step = [shift], maker.get(shift.inputs[1])
+    while step and step.name in ("stop_gradient", "broadcast_in_dim", "reshape", "maximum"):
+        found.append(step)
+        step = maker.get(step.inputs[-1])
+    ends = step is not None and step.name == "reduce_max"
+    return [*found, *filter(None, [step])] if ends else []
+
+
+def _draws(equation: Any) -> bool:
+    """Whether an equation belongs to what JAX draws random numbers by."""
+    traceback = equation.source_info.traceback
+    frames = traceback.frames if traceback else []
+    return any("/jax/_src/random" in frame.file_name for frame in frames)
+
+
 def _named(equation: Any) -> str:
     name = equation.primitive.name
     if name in _CALLS:
@@ -139,25 +189,38 @@ def _named(equation: Any) -> str:
     if name in _CUSTOM:
         inner = equation.params.get("call_jaxpr", equation.params.get("fun_jaxpr"))
         inner = getattr(inner, "jaxpr", inner)
-        name = getattr(getattr(inner, "debug_info", None), "func_name", None)
+        info = getattr(inner, "debug_info", None)
+        name, file = getattr(info, "func_name", None), getattr(info, "func_filename", None)
+        if file is not None and not of_library(file):
+            return "a custom function"
         if name is None and len(inner.eqns) == 1:  # older versions
             name = inner.eqns[0].params.get("name")
         return name_of(str(name or "a custom function"))
     return name_of(name)
 
 
-def _layer(scope: str) -> str:
-    """The scope without what JAX's transformations add to it."""
-    return "/".join(part for part in scope.split("/") if part and "(" not in part)
+def _layer(scope: str, depth: int) -> str:
+    """The scope without what JAX's transformations, and users, add to it.
+
+    depth  how many calls of layers there are
+    """
+    parts = [part for part in scope.split("/") if part and "(" not in part]
+    if len(parts) > depth:  # a scope of the user's own
+        layers = [item for item in gc.get_objects() if issubclass(type(item), keras.layers.Layer)]
+        names = {layer.name for layer in layers}
+        parts = [part for part in parts if part in names]
+    return "/".join(parts)
 
 
 def _place(equation: Any, within: Place) -> Place:
     """Of an equation of a function that is called in some place."""
     traceback = equation.source_info.traceback
-    lines = [(f.file_name, f.line_num) for f in traceback.frames] if traceback else []
+    frames = traceback.frames if traceback else []
+    lines = [(frame.file_name, frame.line_num) for frame in frames]
+    depth = sum(frame.function_name == "Layer.__call__" for frame in frames)
     scopes = [within.layer]
     if not any(of_losses(file) for file, _ in lines):  # whose names are scopes, too
-        scopes.append(_layer(str(equation.source_info.name_stack)))
+        scopes.append(_layer(str(equation.source_info.name_stack), depth))
     return Place("/".join(filter(None, scopes)), own_line(lines) or within.line)
 
 
@@ -196,15 +259,16 @@ class _Numbers:
         return _sizes(tensors, jax.jit(run)(self._values))
 
 
-def _size(value: Tensor) -> tuple[Tensor, Tensor]:
+def _size(value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     entries = jnp.abs(value).astype("float32")
     there = jnp.isfinite(entries)
-    return jnp.max(jnp.where(there, entries, 0.0), initial=0.0), jnp.all(there)
+    largest = jnp.max(jnp.where(there, entries, 0.0), initial=0.0)
+    return largest, jnp.all(there), jnp.any(jnp.isnan(entries))
 
 
 def _sizes(tensors: Sequence[int], found: Any) -> dict[int, Size]:
     pairs = zip(tensors, found, strict=True)
-    return {tensor: Size(float(largest), bool(finite)) for tensor, (largest, finite) in pairs}
+    return {tensor: Size(float(size), bool(ok), bool(nan)) for tensor, (size, ok, nan) in pairs}
 
 
 def trace(

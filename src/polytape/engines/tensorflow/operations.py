@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorflow.python.framework import op_callbacks  # what `tf.debugging` itself listens by
 
 from polytape.engines.contract import Forward, Tensor, Variable
-from polytape.engines.operations import Operation, Size, Trace, name_of
+from polytape.engines.operations import LeftFrameworkError, Operation, Size, Trace, name_of
 from polytape.engines.places import Line, Place, here, line_of_error, own_line
 from polytape.engines.tensorflow.recording import TapeRecording, raw, record
 
@@ -150,7 +150,26 @@ def trace(
 
     dtypes = {**recorder.dtypes, **dict.fromkeys(handles, "resource")}
     numbers = EagerNumbers(recorder, pull)
-    return recording, Trace(recorder.operations, dtypes, handles, scalars, others, numbers, left)
+    found = Trace(recorder.operations, dtypes, handles, scalars, others, numbers, left)
+    host = next((each for each in recorder.operations if each.name == "a host function"), None)
+    hosted: Any = recording if host is None else _Hosted(recording, host.place.line)
+    return hosted, found
+
+
+class _Hosted:
+    """A recording with a host function, whose gradient may be of a wrong shape."""
+
+    def __init__(self, recording: TapeRecording, line: Line | None) -> None:
+        self._recording, self._line = recording, line
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._recording, name)
+
+    def vjp(self, *arguments: Any, **settings: Any) -> Any:
+        try:
+            return self._recording.vjp(*arguments, **settings)
+        except tf.errors.InvalidArgumentError as error:
+            raise LeftFrameworkError(self._line) from error
 
 
 def _left(forward: Forward) -> Line | None:

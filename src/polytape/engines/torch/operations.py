@@ -1,10 +1,13 @@
 """The operations of PyTorch that a function calls, as its overrides see them."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType
 from typing import Any
 
 import keras
 import torch
+from torch.autograd.graph import get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from polytape.engines.contract import Forward, Tensor, Variable
@@ -13,6 +16,7 @@ from polytape.engines.places import here, line_of_error, path_of_holder
 from polytape.engines.torch.recording import GraphRecording, record
 
 _IN_PLACE = ("setitem", "iadd", "isub", "imul", "itruediv", "ipow", "imatmul")
+CUSTOM = "a custom function"
 _PROPERTIES = ("data", "real", "imag", "T", "mT", "H")
 
 
@@ -24,15 +28,20 @@ class Recorder(TorchFunctionMode):
         self.operations: list[Operation] = []
         self.dtypes: dict[int, str] = {}
         self.tensors: dict[int, Tensor] = {}
+        self._custom: set[int] = set()  # numbers of what was made inside of one
+        self._kept: list[Tensor] = []
         self._numbers: dict[int, int] = {}  # of tensors by identity; those met are kept alive
-        self._blocked = 0
+        self.edges: dict[int, Any] = {}  # to tensors that were changed since, in place
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         given = [self.number(tensor) for tensor in _tensors((args, kwargs or {}))]
-        found = func(*args, **(kwargs or {}))
         name = _name(func)
+        changed = name.endswith("_") or name in _IN_PLACE or bool((kwargs or {}).get("inplace"))
+        if changed and given and name:
+            self._keep(given[0])
+        found = _differentiable(func(*args, **(kwargs or {})))
         if not given or not name:
             return found
         made = list(_tensors(found))
@@ -43,14 +52,24 @@ class Recorder(TorchFunctionMode):
         grows = [t for t in _tensors((args, kwargs or {})) if t.requires_grad]
         inside = torch.is_grad_enabled()
         if grows and not inside and any(tensor.is_floating_point() for tensor in made):
-            name = "no_grad"
+            name = _switched_off(name)
+        elif not inside and self._custom.intersection(given):
+            name = CUSTOM
         fresh = [t for t in made if not any(t is other for other in _tensors((args, kwargs or {})))]
-        changed = name.endswith("_") or name in _IN_PLACE
         outputs = [self.number(t, anew=changed or any(t is f for f in fresh)) for t in made]
         if outputs == given[:1]:
             return found  # handed back as it was: `to` of the same type
+        self._custom.update(outputs if name == CUSTOM else ())
         self.operations.append(Operation(name_of(name), tuple(given), tuple(outputs), here()))
         return found
+
+    def _keep(self, number: int) -> None:
+        """What a tensor is before it is changed in place."""
+        tensor = self.tensors[number]
+        if tensor.requires_grad and not tensor.is_leaf:
+            self.edges[number] = get_gradient_edge(tensor)
+        self.tensors[number] = tensor.detach().clone()
+        self._kept.append(tensor)
 
     def number(self, tensor: Tensor, anew: bool = False) -> int:
         """Of a tensor; another one for what it has become."""
@@ -61,6 +80,25 @@ class Recorder(TorchFunctionMode):
             self.tensors[known] = tensor
             self.dtypes[known] = str(tensor.dtype).removeprefix("torch.")
         return known
+
+
+def _differentiable(found: Any) -> Any:
+    """What a function returned, without the promise of a derivative that PyTorch has not."""
+    known = isinstance(found, torch.Tensor) and found.grad_fn is not None
+    return found.detach() if known and found.grad_fn.name().endswith("NotImplemented") else found
+
+
+def _switched_off(name: str) -> str:
+    """What an operation is called where PyTorch records nothing."""
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if file.endswith("torch/autograd/function.py"):
+            return CUSTOM  # whose derivative is its own
+        if "torch/distributions" in file:
+            return "sampling"
+        frame = frame.f_back
+    return name if name_of(name) == "sampling" else "no_grad"
 
 
 def _name(func: Any) -> str:
@@ -88,8 +126,8 @@ def _tensors(nest: Any) -> Iterator[Tensor]:
 
 
 class _Numbers:
-    def __init__(self, tensors: Mapping[int, Tensor], scalars: Sequence[Tensor]) -> None:
-        self._tensors, self._scalars = tensors, scalars
+    def __init__(self, recorder: Recorder, scalars: Sequence[Tensor]) -> None:
+        self._tensors, self._edges, self._scalars = recorder.tensors, recorder.edges, scalars
 
     def value(self, tensor: int) -> Any:
         return self._tensors[tensor].detach().cpu().float().numpy()
@@ -99,11 +137,13 @@ class _Numbers:
 
     def cotangents(self, scalar: int, tensors: Sequence[int]) -> dict[int, Size]:
         loss = self._scalars[scalar]
-        moving = [n for n in tensors if self._tensors[n].requires_grad]
+        moving = [n for n in tensors if n in self._edges or self._tensors[n].requires_grad]
         if not loss.requires_grad or not moving:
             return {}
-        sources = [self._tensors[n] for n in moving]
-        found = torch.autograd.grad(loss, sources, retain_graph=True, allow_unused=True)
+        sources: Any = [self._edges.get(n, self._tensors[n]) for n in moving]
+        found: Sequence[Any] = torch.autograd.grad(
+            loss, sources, retain_graph=True, allow_unused=True
+        )
         pairs = zip(moving, found, strict=True)
         return {n: size_of(gradient) for n, gradient in pairs if gradient is not None}
 
@@ -137,5 +177,5 @@ def trace(
         for number, tensor in recorder.tensors.items()
         if tensor.is_leaf and tensor.requires_grad and number not in {*sources, *made}
     }
-    numbers = _Numbers(recorder.tensors, recording.scalars)
+    numbers = _Numbers(recorder, recording.scalars)
     return recording, Trace(recorder.operations, recorder.dtypes, sources, scalars, others, numbers)
