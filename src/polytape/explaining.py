@@ -1,6 +1,8 @@
 """`pt.explain`: why gradients are missing, zero or not finite."""
 
-from collections.abc import Callable
+import contextlib
+import random
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -54,6 +56,11 @@ def explain(subject: Any, x: Any = None, y: Nest = None, sample_weight: Nest = N
         >>> [(finding.objective, finding.kind, finding.operation) for finding in found.findings]
         [('b', 'cut', 'round')]
     """
+    with _random_numbers_kept():
+        return _explained(subject, x, y, sample_weight)
+
+
+def _explained(subject: Any, x: Any, y: Nest, sample_weight: Nest) -> Explanation:
     if isinstance(subject, Gradients):
         return _of_gradients(subject)
     if isinstance(subject, keras.Model):
@@ -73,6 +80,17 @@ def explain(subject: Any, x: Any = None, y: Nest = None, sample_weight: Nest = N
         "pt.explain takes a compiled pt.Model and a batch, a function that returns the losses and "
         f"variables, or what pt.gradients returned. {received(subject)}"
     )
+
+
+@contextlib.contextmanager
+def _random_numbers_kept() -> Iterator[None]:
+    """Inside, a user's function may draw from Python and NumPy: afterwards it has not."""
+    ours, numpy = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(ours)
+        np.random.set_state(numpy)
 
 
 def _of_function(objective_fn: Callable[[], Any], variables: Any) -> Explanation:

@@ -1,5 +1,6 @@
 """Programs in which nothing is wrong: no finding, nothing moved, and numbers that are right."""
 
+import contextlib
 import importlib.util
 import json
 import random
@@ -226,6 +227,54 @@ def test_nothing_is_updated() -> None:
         np.testing.assert_array_equal(one, other)
     assert before[1:] == (random.getstate(), np.random.get_state()[1].tolist())
     assert str(first) == str(second)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_losses_that_draw_and_fail(fails: bool) -> None:
+    """Whatever a loss draws by, and where it fails half-way: nothing has moved."""
+    inputs = keras.Input((3,))
+    hidden = layers.Dropout(0.5)(layers.BatchNormalization()(layers.Dense(4)(inputs)))
+    broken: list[bool] = []
+    seeds = keras.random.SeedGenerator(5)  # no variable of the model
+
+    def draws(y: Any, p: Any) -> Any:
+        random.random(), np.random.rand()
+        noise = keras.random.normal((2,), seed=seeds)
+        return ops.mean(ops.square(ops.subtract(y, p) + 0.0 * noise), -1)
+
+    def fails_once(y: Any, p: Any) -> Any:
+        if broken:
+            raise ValueError("half-way")
+        return ops.mean(ops.abs(ops.subtract(y, p)), -1)
+
+    model = pt.Model(inputs, {n: layers.Dense(2, name=n)(hidden) for n in ("a", "b")})
+    compiled(model, loss={"a": draws, "b": fails_once}, combine="dwa", run_eagerly=True)
+    model.fit(X, {"a": Y, "b": Y}, verbose=0)
+    before = held(model), random.getstate(), np.random.get_state()[1].tolist()
+    state = ops.convert_to_numpy(seeds.state)
+    broken[:] = [True] * fails
+    failure = pytest.raises(ValueError, match="half-way")
+    with failure if fails else contextlib.nullcontext():
+        pt.explain(model, X, {"a": Y, "b": Y})
+    assert random.getstate() == before[1]
+    assert np.random.get_state()[1].tolist() == before[2]
+    np.testing.assert_array_equal(ops.convert_to_numpy(seeds.state), state)
+    for one, other in zip(before[0], held(model), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_many_objectives_and_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    x, names = keras.Input((3,)), [f"objective_{number:02d}" for number in range(9)]
+    hidden = x
+    for number in range(12):
+        hidden = layers.Dense(3, name=f"block_{number:02d}_projection")(hidden)
+    model = pt.Model(x, {name: layers.Dense(1, name=name)(hidden) for name in names})
+    compiled(model, loss=dict.fromkeys(names, "mse"), combine="sum")
+    found = pt.explain(model, X, dict.fromkeys(names, Y[:, :1]))
+    table = str(found).split("Nothing is wrong")[0]
+    assert max(map(len, table.splitlines())) <= 80
+    assert all(name in table for name in names)
 
 
 def test_training_goes_on_as_without() -> None:

@@ -284,7 +284,8 @@ class Explanation:
     def _table(self, what: str, cells: dict[str, list[Cell]], width: int) -> str:
         """Objectives in rows if that fits, else the places."""
         losses = [f"{self.losses[name]:.3g}" for name in self.objectives]
-        texts = {place: [_shown(cell) for cell in column] for place, column in cells.items()}
+        brief = len(self.objectives) > COSINES
+        texts = {place: [_shown(cell, brief) for cell in column] for place, column in cells.items()}
         wide = sum(3 + max(len(place), *map(len, column)) for place, column in texts.items())
         head = max(map(len, self.objectives)) + 14
         if len(texts) <= COLUMNS and head + wide <= width:
@@ -296,6 +297,8 @@ class Explanation:
                 for t, name in enumerate(self.objectives)
             ]
         legend = "norm of the gradient, its share of the update, its cosine to the update"
+        if brief:
+            legend = "norm of the gradient; .cell(objective, network) has more"
         signs = {APART: "no path", OFF_ROUTE: "reached, but not on its route"}
         used = [
             f"{sign} {meaning}"
@@ -346,12 +349,15 @@ class Explanation:
         return "\n".join(lines)
 
 
-def _shown(cell: Cell) -> str:
+def _shown(cell: Cell, brief: bool) -> str:
+    """brief: whether there is room for the norm only"""
     if not cell.reached:
         return APART
     if not cell.routed:
         return OFF_ROUTE
     parts = ["not finite" if math.isnan(cell.norm) else f"{cell.norm:.2e}" if cell.norm else "0"]
+    if brief:
+        return parts[0]
     if cell.share is not None:
         parts.append(f"{100 * cell.share:.0f} %")
     if cell.cosine is not None:
@@ -371,14 +377,30 @@ def _count(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-def _rendered(columns: Sequence[tuple[str, list[str]]], width: int) -> str:
+Column = tuple[str, list[str]]
+
+
+def _rendered(columns: Sequence[Column], width: int) -> str:
+    """As many tables as it takes for none to be wider than that, each with the first column."""
+    key, tables = columns[0], [[columns[0]]]
+    for column in columns[1:]:
+        if len(tables[-1]) > 1 and _wide([*tables[-1], column]) > width:
+            tables.append([key])
+        tables[-1].append(column)
+    return "\n\n".join(_one_table(table, width) for table in tables)
+
+
+def _wide(columns: Sequence[Column]) -> int:
+    return sum(max(map(len, [title, *cells])) + 3 for title, cells in columns)
+
+
+def _one_table(columns: Sequence[Column], width: int) -> str:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for title, _ in columns:
         table.add_column(title, no_wrap=True)
     for row in zip(*(cells for _, cells in columns), strict=True):
         table.add_row(*row)
-    needed = sum(max(map(len, [title, *cells])) + 3 for title, cells in columns)
-    console = Console(width=max(width, needed), record=True, file=io.StringIO())
+    console = Console(width=max(width, _wide(columns)), record=True, file=io.StringIO())
     console.print(table)
     lines = console.export_text().rstrip().splitlines()
     return "\n".join(line.rstrip() for line in lines if line.strip())

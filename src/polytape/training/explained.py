@@ -83,9 +83,10 @@ class _Part:
             self.findings += _changed(compilation, changed)
             return
         try:
-            recorded, trace = engine().trace(
-                forward_of(compilation, number, batch), lambda: model.trainable_variables
-            )
+            with keras.StatelessScope():  # seeds that are no variables of the model move, too
+                recorded, trace = engine().trace(
+                    forward_of(compilation, number, batch), lambda: model.trainable_variables
+                )
             recorded = taken_apart(compilation, number, recorded)
             one, group = ops.ones((), "float32"), [*recorded.groups["losses"]]
             rows: Table = [recorded.vjp({place: one}, range(count)) for place in group]
