@@ -6,7 +6,14 @@ from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """A nest for JSON: keys are text, numbers that are not finite None."""
+    """A nest for JSON: keys are text, numbers that are not finite None.
+
+    Args:
+        value: of dicts, lists, tuples and what JSON knows
+
+    Returns:
+        The same of dicts and lists.
+    """
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -17,7 +24,14 @@ def plain(value: Any) -> Any:
 
 
 def numbers(value: Any) -> Any:
-    """The nest that was read, with NaN for None."""
+    """The nest that was read, with NaN for None.
+
+    Args:
+        value: of dicts, lists and what JSON knows
+
+    Returns:
+        The same.
+    """
     if isinstance(value, dict):
         return {key: numbers(item) for key, item in value.items()}
     if isinstance(value, list):

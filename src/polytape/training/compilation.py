@@ -37,7 +37,7 @@ class Compilation:
 
     settings  what was told;  reached  whether a step came here
     reaches   {objective: (V,) bool}: the variables it has a path to, once that is known
-    data      of the `fit` that runs;  looked_at_stillness  whether a `fit` has been told of it
+    data      of the `fit` that runs, and its batch_size;  looked_at_stillness  whether a `fit` has been told of it
     snapshot  what its failure would need
     monitor   keeps records of the steps of the `fit` that runs, if one was asked for
     """
@@ -52,7 +52,7 @@ class Compilation:
         self._told: str | None = None  # the routing table that was shown
         self.reaches: dict[str, Flags] = {}
         self.reached = False
-        self.data = NO_DATA
+        self.data, self.batch_size = NO_DATA, 32
         self.looked_at_stillness = False
         self.snapshot: Anything = None
         self.monitor: MonitorState | None = None

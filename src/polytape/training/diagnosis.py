@@ -2,7 +2,7 @@
 
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -123,11 +123,17 @@ class StopOnNonfinite(keras.callbacks.Callback):
         )
 
 
-def _findings(compilation: Compilation) -> Iterator[Finding]:
+def _findings(compilation: Compilation) -> list[Finding]:
     """What is wrong on a batch of the `fit` that runs."""
-    batch = first_batch(compilation.data)
-    if batch is not None:
-        yield from explain_model(compilation.model, *batch).findings
+    batch = first_batch(compilation.data, compilation.batch_size)
+    if batch is None:
+        return []
+    try:
+        return [*explain_model(compilation.model, *batch).findings]
+    except Exception as error:  # whoever trains asked for no explanation: it must cost him nothing
+        why = (str(error).strip() or "no message").splitlines()[0]
+        text = f"No explanation could be had ({type(error).__name__}: {why})"
+        return [Finding("", "", "unknown", text, _ASK)]
 
 
 def why_unreached(compilation: Compilation) -> str:

@@ -29,12 +29,14 @@ class Dropped(keras.metrics.Metric):
         for variable in (self.counts, self.idle):
             variable.assign(ops.zeros(variable.shape, variable.dtype))
 
-    def update_state(self, dropped: Tensor, present: Tensor | None) -> None:
-        """dropped, present: (T,) bool; None: all objectives are present."""
+    def update_state(self, dropped: Tensor, wanted: Tensor, present: Tensor | None) -> None:
+        """dropped, wanted  (T,) bool: of all objectives those left out, and those of this phase
+
+        present  (P,) bool: of the objectives of this phase those of this step; None: all of them
+        """
         self.counts.assign_add(ops.cast(dropped, "float32"))
         rows = self.rows.value
-        known = 0.0 if present is None else ops.where(present, 0.0, rows)
-        self.rows.assign(ops.where(dropped, rows + 1.0, known))
+        self.rows.assign(ops.where(dropped, rows + 1.0, ops.where(wanted, 0.0, rows)))
         if present is not None:
             self.idle.assign_add(ops.cast(~ops.any(present), "float32"))
 

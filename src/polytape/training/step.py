@@ -77,7 +77,9 @@ def _run_phase(
         seen.write(result, decision)
     # Apply.
     phase.aggregator.state.write(result.state, decision.accept)
-    plan.dropped.update_state(phase.spread(decision.left_out, len(plan.names)), present)
+    names = len(plan.names)
+    left_out, wanted = phase.spread(decision.left_out, names), phase.spread(recording.wanted, names)
+    plan.dropped.update_state(left_out, wanted, present)
     apply_update(optimizer, plan.index.variables, recording, decision, result.reach)
     if phase.aggregator.looks_after_update:
         changing = [*model.non_trainable_variables, *model.metrics_variables]

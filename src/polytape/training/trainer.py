@@ -209,7 +209,7 @@ class Trainer:
         callbacks = given.pop("callbacks", None)
         monitor = self._monitor(compilation, among(callbacks, GradientMonitor))
         callbacks = insert(callbacks, *callbacks_of(compilation, callbacks))
-        compilation.data = _data_of(given)
+        compilation.data, compilation.batch_size = _data_of(given), given.get("batch_size") or 32
         try:
             return aligned(super().fit(**given, callbacks=callbacks))  # type: ignore[misc]
         except NoPathError as error:

@@ -11,7 +11,6 @@ from polytape.contract.types import Anything, Nest
 from polytape.training.losses.evaluation import Batch
 
 BATCHES = 100  # of a data set are looked through
-SAMPLES = 64  # of arrays make a batch that is looked at
 
 
 def batches(data: Batch) -> Iterator[Batch]:
@@ -36,19 +35,22 @@ def batches(data: Batch) -> Iterator[Batch]:
         yield Batch(*keras.utils.unpack_x_y_sample_weight(batch))
 
 
-def first_batch(data: Batch) -> Batch | None:
-    """A batch to look at; None if there is none to be had a second time."""
+def first_batch(data: Batch, size: int) -> Batch | None:
+    """A batch to look at; None if there is none to be had a second time.
+
+    size  of one of arrays
+    """
+
+    def cut(leaf: Anything) -> Anything:
+        if leaf is None:
+            return None
+        array = ops.convert_to_numpy(leaf) if ops.is_tensor(leaf) else np.asarray(leaf)
+        return array[:size]
+
     batch = next(batches(data), None)
     if batch is not data or batch is None:
         return batch
-    return Batch(*(keras.tree.map_structure(_cut, part) for part in batch))
-
-
-def _cut(leaf: Anything) -> Anything:
-    if leaf is None:
-        return None
-    array = ops.convert_to_numpy(leaf) if ops.is_tensor(leaf) else np.asarray(leaf)
-    return array[:SAMPLES]
+    return Batch(*(keras.tree.map_structure(cut, part) for part in batch))
 
 
 def is_array(leaf: Nest) -> bool:
