@@ -146,6 +146,33 @@ def test_a_sound_step_ends_the_row() -> None:
         assert model.plan.dropped.in_a_row() == {"a": row}
 
 
+def test_rows_are_counted_phase_by_phase() -> None:
+    model = pt.Model(networks={"left": net("left"), "right": net("right")})
+    bad = lambda s: ops.mean(ops.log(s.outputs["right"] * 0.0))  # noqa: E731
+    objectives = [pt.Objective("a", lambda s: mse(0.0, s.outputs["left"])), pt.Objective("b", bad)]
+    compiled(model, objectives=objectives, phases=["a", "b"])
+    fitted(model, Y, callbacks=[pt.callbacks.StopOnNonfinite(None)])
+    assert model.plan.dropped.in_a_row() == {"a": 0, "b": 10}
+
+
+def test_an_explanation_that_fails_costs_nothing() -> None:
+    """The loss fits the batches of the training, and no others."""
+    low, calls = keras.initializers.Constant(-100.0), [0]
+
+    def loss(step: Any) -> Any:
+        calls[0] += 1
+        if calls[0] > limit:
+            raise RuntimeError("asked once too often")
+        return mse(Y, step.outputs)
+
+    inputs = keras.Input((3,))
+    hidden = layers.Dense(4, activation="relu", bias_initializer=low, name="hidden")(inputs)
+    model = pt.Model(inputs, layers.Dense(2, name="a")(hidden))
+    compiled(model, objectives=[pt.Objective("a", loss)], run_eagerly=True)
+    limit = 10
+    assert "did not move" not in fitted(model, Y)
+
+
 @pytest.mark.parametrize("patience", [0, -1, 1.5, "many"])
 def test_patience_is_a_number_of_steps(patience: Any) -> None:
     with pytest.raises(ValueError, match="`patience` is a number of steps from 1, or None"):

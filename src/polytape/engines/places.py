@@ -67,7 +67,7 @@ def here(frame: FrameType | None = None) -> Place:
         code = frame.f_code
         if not layer and code.co_name in ("call", "__call__"):
             owner = frame.f_locals.get("self")
-            if isinstance(owner, keras.layers.Layer):
+            if isinstance(owner, keras.layers.Layer) and not is_ours(type(owner)):
                 layer = path_of_layer(owner)
         if line is None and not of_library(code.co_filename):
             line = Line(code.co_filename, frame.f_lineno)
@@ -75,6 +75,11 @@ def here(frame: FrameType | None = None) -> Place:
             break
         frame = frame.f_back
     return Place(layer, line)
+
+
+def is_ours(kind: type) -> bool:
+    """Whether a class is one of polytape's own, which users have not written."""
+    return kind.__module__.partition(".")[0] == "polytape"
 
 
 def path_of_layer(layer: keras.layers.Layer) -> str:

@@ -209,6 +209,7 @@ def _layer(scope: str, depth: int) -> str:
         layers = [item for item in gc.get_objects() if issubclass(type(item), keras.layers.Layer)]
         names = {layer.name for layer in layers}
         parts = [part for part in parts if part in names]
+    parts = [part for part in parts if not part.startswith("polytape_")]  # layers of our own
     return "/".join(parts)
 
 

@@ -274,7 +274,7 @@ class _Mode(keras.layers.Layer):
     """Runs a function in training mode or not: layers called in it inherit that."""
 
     def __init__(self) -> None:
-        super().__init__(autocast=False, dtype="float32", name="mode")
+        super().__init__(autocast=False, dtype="float32", name="polytape_mode")
         self.built = True
 
     def call(self, function: Callable[[], Anything], training: Mode = None) -> Nest:
