@@ -35,8 +35,8 @@ def explain(subject: Any, x: Any = None, y: Nest = None, sample_weight: Nest = N
     Args:
         subject: a compiled `pt.Model`; or a function without arguments that returns the losses, as
             for `pt.gradients`; or what `pt.gradients` returned, of which no causes can be told
-        x: the inputs of one batch, as for `fit`; beside a function its variables, in any form that
-            `pt.gradients` takes
+        x: the inputs of one batch, as for `fit`, or a data set, whose first batch is taken; beside
+            a function its variables, in any form that `pt.gradients` takes
         y: the targets of that batch
         sample_weight: of that batch
 

@@ -348,6 +348,21 @@ def test_drill_down_and_json() -> None:
         found.cell("a", "c")
 
 
+def test_the_first_batch_of_a_data_set() -> None:
+    class Batches(keras.utils.PyDataset):
+        def __len__(self) -> int:
+            return 2
+
+        def __getitem__(self, index: int) -> Any:
+            return X[:4] + index, {"a": Y[:4], "b": Y[:4]}
+
+    model = two_heads(combine="upgrad")
+    right = pt.explain(model, X[:4], {"a": Y[:4], "b": Y[:4]})
+    batches = Batches()
+    assert pt.explain(model, batches).losses == right.losses
+    assert pt.explain(model, (batches[index] for index in range(2))).losses == right.losses
+
+
 def test_of_gradients() -> None:
     model = net("net")
     grads = pt.gradients(

@@ -37,8 +37,8 @@ class Compilation:
 
     settings  what was told;  reached  whether a step came here
     reaches   {objective: (V,) bool}: the variables it has a path to, once that is known
-    data      of the `fit` that runs, and its batch_size;  looked_at_stillness  whether a `fit` has been told of it
-    snapshot  what its failure would need
+    data      of the `fit` that runs, and its batch_size;  snapshot  what its failure would need
+    looked_at_stillness  whether a `fit` has been told of it
     monitor   keeps records of the steps of the `fit` that runs, if one was asked for
     """
 

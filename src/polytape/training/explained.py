@@ -20,6 +20,7 @@ from polytape.explanation.words import CUTS
 from polytape.training.backward import backward
 from polytape.training.compilation import Compilation
 from polytape.training.losses.evaluation import Batch
+from polytape.training.losses.fit_data import one_batch
 from polytape.training.losses.logits_check import of_logits, of_probabilities, outside
 from polytape.training.plan import PhasePlan
 from polytape.training.recording import PhaseRecording, forward_of, taken_apart
@@ -34,7 +35,8 @@ def explain_model(model: keras.Model, x: Nest, y: Nest, sample_weight: Nest = No
             f"compile(optimizer=..., loss=..., combine=...). Received: {type(model).__name__}"
             + (", which was not compiled." if "polytape" in type(model).__module__ else ".")
         )
-    batch = Batch(*keras.tree.map_structure(_tensor, (x, y, sample_weight)))
+    given = one_batch(x, y, sample_weight)
+    batch = Batch(*keras.tree.map_structure(_tensor, tuple(given)))
     _planned(compilation, batch)
     changing = [*model.non_trainable_variables, *model.metrics_variables]
     before = [(variable, ops.copy(variable.value)) for variable in changing]

@@ -53,5 +53,15 @@ def first_batch(data: Batch, size: int) -> Batch | None:
     return Batch(*(keras.tree.map_structure(cut, part) for part in batch))
 
 
+def one_batch(x: Nest, y: Nest, sample_weight: Nest) -> Batch:
+    """The batch that is given, or the first of a data set or generator."""
+    data = Batch(x, y, sample_weight)
+    if y is not None or all(is_array(leaf) for leaf in keras.tree.flatten(x)):
+        return data
+    if getattr(x, "__next__", None) is not None:
+        return Batch(*keras.utils.unpack_x_y_sample_weight(next(x)))
+    return next(batches(data), data)
+
+
 def is_array(leaf: Nest) -> bool:
     return leaf is None or getattr(leaf, "shape", None) is not None
