@@ -6,11 +6,11 @@ import itertools
 import linecache
 import sys
 import sysconfig
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import keras
 
@@ -30,6 +30,9 @@ _ENDS = {str(_OURS / "explaining.py"), str(_OURS / "training" / "explained.py")}
 
 
 LONGEST = 80  # of a line that is shown
+
+
+T = TypeVar("T")
 
 
 class Line(NamedTuple):
@@ -114,14 +117,28 @@ def line_of_error(error: BaseException) -> Line | None:
     return own_line(reversed(frames))
 
 
-def path_of_holder(value: Any) -> str | None:
-    """The path of the trainable Keras variable that holds an array, if one does."""
-    for item in gc.get_referrers(value):
-        holders = gc.get_referrers(item) if isinstance(item, dict) else [item]
-        for holder in holders:
-            if isinstance(holder, keras.Variable) and holder.trainable:
-                return str(holder.path)
-    return None
+def living(kind: type[T]) -> list[T]:
+    """Every object of a class, or of one below it, that Python keeps.
+
+    Only the type of the others is looked at: asking who refers to an object (`gc.get_referrers`)
+    makes extension modules walk through objects that they are still building, and crashes.
+    """
+    return [item for item in gc.get_objects() if issubclass(type(item), kind)]
+
+
+def paths_of(values: Sequence[Any], trainable: bool = False) -> list[str]:
+    """The path of the Keras variable that holds each array or variable of the framework; or "".
+
+    trainable  whether only those that train are looked for
+    """
+    if not values:
+        return []
+    held = {
+        id(vars(variable).get("_value")): str(variable.path)
+        for variable in living(keras.Variable)
+        if variable.trainable or not trainable
+    }
+    return [held.get(id(value), "") for value in values]
 
 
 def of_losses(file: str) -> bool:

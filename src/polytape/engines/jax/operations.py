@@ -1,6 +1,5 @@
 """The operations of a function that JAX has traced, and their values by running them once more."""
 
-import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -19,10 +18,11 @@ from polytape.engines.operations import LeftFrameworkError, Operation, Size, Tra
 from polytape.engines.places import (
     Place,
     line_of_error,
+    living,
     of_library,
     of_losses,
     own_line,
-    path_of_holder,
+    paths_of,
 )
 
 _CALLS = ("jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2")
@@ -206,8 +206,7 @@ def _layer(scope: str, depth: int) -> str:
     """
     parts = [part for part in scope.split("/") if part and "(" not in part]
     if len(parts) > depth:  # a scope of the user's own
-        layers = [item for item in gc.get_objects() if issubclass(type(item), keras.layers.Layer)]
-        names = {layer.name for layer in layers}
+        names = {layer.name for layer in living(keras.layers.Layer)}
         parts = [part for part in parts if part in names]
     parts = [part for part in parts if not part.startswith("polytape_")]  # layers of our own
     return "/".join(parts)
@@ -307,11 +306,8 @@ def trace(
         if host is None:
             raise
         raise LeftFrameworkError(host.place.line) from error
-    others = {
-        number: path
-        for number, value in flat.constants.items()
-        if (path := path_of_holder(value)) is not None
-    }
+    held = paths_of([*flat.constants.values()], trainable=True)
+    others = {number: path for number, path in zip(flat.constants, held, strict=True) if path}
     outputs = flat.outputs[: len(recording.scalars)]
     scalars = [each if isinstance(each, int) else -1 for each in outputs]
     numbers = _Numbers(flat, values)

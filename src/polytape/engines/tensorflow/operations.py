@@ -1,7 +1,6 @@
 """The operations that TensorFlow runs while a recorder is open."""
 
 import contextlib
-import gc
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
@@ -14,7 +13,7 @@ from tensorflow.python.framework import op_callbacks  # what `tf.debugging` itse
 
 from polytape.engines.contract import Forward, Tensor, Variable
 from polytape.engines.operations import LeftFrameworkError, Operation, Size, Trace, name_of
-from polytape.engines.places import Line, Place, here, line_of_error, own_line
+from polytape.engines.places import Line, Place, here, line_of_error, own_line, paths_of
 from polytape.engines.tensorflow.recording import TapeRecording, raw, record
 
 
@@ -196,15 +195,6 @@ def run_eagerly() -> Iterator[None]:
 
 
 def paths(variables: Sequence[Any]) -> list[str]:
-    """The paths that Keras gives to variables of TensorFlow, or the names that they have.
-
-    They do not know the variables of Keras that hold them. Python knows who refers to whom, but
-    looks through all objects for one answer: for several, all variables of Keras are looked at.
-    """
-    if len(variables) == 1:
-        near = gc.get_referrers(variables[0])
-    else:
-        near = gc.get_objects() if variables else []
-    holders = [item for item in near if issubclass(type(item), keras.Variable)]
-    known = {id(holder.value): str(holder.path) for holder in holders}
-    return [known.get(id(v)) or v.name.removesuffix(":0") for v in variables]
+    """The paths that Keras gives to variables of TensorFlow, or the names that they have."""
+    pairs = zip(paths_of(variables), variables, strict=True)
+    return [path or variable.name.removesuffix(":0") for path, variable in pairs]

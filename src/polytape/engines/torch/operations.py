@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from polytape.engines.contract import Forward, Tensor, Variable
 from polytape.engines.operations import LeftFrameworkError, Operation, Size, Trace, name_of
-from polytape.engines.places import here, line_of_error, path_of_holder
+from polytape.engines.places import here, line_of_error, paths_of
 from polytape.engines.torch.recording import GraphRecording, record
 
 _IN_PLACE = ("setitem", "iadd", "isub", "imul", "itruediv", "ipow", "imatmul")
@@ -172,10 +172,12 @@ def trace(
     sources = [recorder.number(variable) for variable in raw]
     scalars = [recorder.number(scalar) for scalar in recording.scalars]
     made = {number for operation in recorder.operations for number in operation.outputs}
-    others = {
-        number: path_of_holder(tensor) or f"a tensor of shape {tuple(tensor.shape)}"
+    strange = {
+        number: tensor
         for number, tensor in recorder.tensors.items()
         if tensor.is_leaf and tensor.requires_grad and number not in {*sources, *made}
     }
+    held = zip(strange.items(), paths_of([*strange.values()]), strict=True)
+    others = {n: path or f"a tensor of shape {tuple(t.shape)}" for (n, t), path in held}
     numbers = _Numbers(recorder, recording.scalars)
     return recording, Trace(recorder.operations, recorder.dtypes, sources, scalars, others, numbers)
