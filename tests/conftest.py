@@ -3,6 +3,8 @@ differentiates, and trains eagerly where that is the quicker way to see how it b
 
 import functools
 import gc
+import signal
+import threading
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,6 +29,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell that starts tests in the background lets them, and what they start, ignore Ctrl-C.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for name, meaning in {**MARKS, **MORE_MARKS}.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
     # Of the plug-in xdist, which runs a group in one process; without it, no group matters.
