@@ -1,13 +1,13 @@
 """From a trace to the causes of a gradient that is missing, zero or not finite."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from polytape.engines.operations import Number, Numbers, Operation, Size, Trace
-from polytape.engines.places import Place
+from polytape.engines.places import Line, Place
 from polytape.explanation.finding import Kind
 from polytape.explanation.flow import Flow
 from polytape.explanation.words import (
@@ -111,7 +111,7 @@ class Causes:
                 found.append(self._cut(operation, ends[0][1]))
         return _distinct(found)
 
-    def _custom(self, below: set[Number], loss: Number) -> list[Cause]:
+    def _custom(self, below: frozenset[Number], loss: Number) -> list[Cause]:
         """A function with a derivative of its own, where nothing else ends the gradient."""
         behind = self.flow.upstream([loss])
         for operation in self.trace.operations:
@@ -132,10 +132,10 @@ class Causes:
             words = index if whole else Words("has no derivative", "")
         return _cause("cut", operation, words, dtype=dtype)
 
-    def _apart(self, sources: set[Number], below: set[Number], loss: Number) -> Cause:
+    def _apart(self, sources: set[Number], below: frozenset[Number], loss: Number) -> Cause:
         """The value of the loss does not depend on the variables."""
         flow, trace = self.flow, self.trace
-        behind = flow.upstream([loss]) if loss >= 0 else set()
+        behind = flow.upstream([loss] if loss >= 0 else [])
         used = [operation for source in sources for operation in flow.users[source]]
         if (copied := self._assigned(below, behind)) is not None:
             return copied
@@ -165,14 +165,14 @@ class Causes:
             last.place if last else NOWHERE,
         )
 
-    def _last(self, below: set[Number]) -> Operation | None:
+    def _last(self, below: frozenset[Number]) -> Operation | None:
         """The last operation of those whose results lead nowhere."""
         for operation in reversed(self.trace.operations):
             if any(tensor in below and not self.flow.users[tensor] for tensor in operation.outputs):
                 return operation
         return None
 
-    def _assigned(self, below: set[Number], behind: set[Number]) -> Cause | None:
+    def _assigned(self, below: frozenset[Number], behind: frozenset[Number]) -> Cause | None:
         """Where what came of some tensors was put into a variable that the loss reads."""
         for operation in self.trace.operations:
             name, inputs = operation.name, operation.inputs
@@ -180,16 +180,20 @@ class Causes:
                 return _cause("cut", operation, CUTS[name])
         return None
 
-    def _left(self, below: set[Number]) -> Cause | None:
+    def _left(self, below: frozenset[Number]) -> Cause | None:
         """Where what came of some tensors became NumPy or a Python number."""
         for operation in self.trace.operations:
             if operation.name == "a host function" and set(operation.inputs) & below:
                 return _cause("cut", operation, CUTS[operation.name])
-        line = self.trace.left()
-        if line is None:
+        if self._line_left is None:
             return None
-        operation = Operation("a host function", (), (), Place("", line))
+        operation = Operation("a host function", (), (), Place("", self._line_left))
         return _cause("cut", operation, CUTS[operation.name])
+
+    @cached_property
+    def _line_left(self) -> Line | None:
+        """Asked for once: TensorFlow traces the forward pass anew to find it."""
+        return self.trace.left()
 
     # ------------------------------------------------------------------ zero
 
@@ -233,7 +237,7 @@ class Causes:
             return all(self._vanishes(given, sources, cotangents) for given in maker.inputs)
         return size is None or size.zero
 
-    def _one_class(self, moved: set[Number], behind: set[Number]) -> Cause | None:
+    def _one_class(self, moved: frozenset[Number], behind: frozenset[Number]) -> Cause | None:
         """A softmax over a single number."""
         for operation in self.trace.operations:
             same = {"softmax": 1.0, "log_softmax": 0.0}.get(operation.name)
@@ -422,7 +426,7 @@ class Causes:
         known = [op for op in makers if op.name in INFINITE]
         return given or self._infinite((known or makers)[-1], hidden=False, forward=True)
 
-    def _backward(self, scalar: int, behind: set[Number]) -> list[Cause]:
+    def _backward(self, scalar: int, behind: frozenset[Number]) -> list[Cause]:
         """The first operation on the way back that makes a gradient not finite."""
         cotangents = self._of(scalar)
         spoilt = {t for t in behind if t in cotangents and not cotangents[t].finite}
@@ -450,7 +454,7 @@ class Causes:
     def _orders(self) -> dict[int, int]:
         return {id(operation): place for place, operation in enumerate(self.trace.operations)}
 
-    def _bad_leaf(self, behind: set[Number], variables: bool = False) -> Cause | None:
+    def _bad_leaf(self, behind: Set[Number], variables: bool = False) -> Cause | None:
         """What is not finite before anything is computed.
 
         variables  whether only those count, as infinite constants are masks

@@ -1,7 +1,7 @@
 """Which tensors of a trace depend on which: by their values, and by differentiation."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from polytape.engines.operations import Number, Operation, Trace
 
@@ -24,6 +24,7 @@ class Flow:
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
+        self._known: dict[tuple[bool, frozenset[Number], bool], frozenset[Number]] = {}
         self.maker: dict[Number, Operation] = {}
         self.users: dict[Number, list[Operation]] = defaultdict(list)
         for operation in trace.operations:
@@ -39,32 +40,48 @@ class Flow:
         floating = self.trace.floating
         return operation.name not in CUTS and floating(given) and floating(made)
 
-    def downstream(self, tensors: Iterable[Number], differentiable: bool = False) -> set[Number]:
+    def downstream(
+        self, tensors: Iterable[Number], differentiable: bool = False
+    ) -> frozenset[Number]:
         """What depends on some tensors, and they themselves."""
-        found, waiting = set(tensors), list(tensors)
-        while waiting:
-            tensor = waiting.pop()
+
+        def further(tensor: Number) -> Iterator[Number]:
             for operation in self.users[tensor]:
                 for made in operation.outputs:
-                    if made in found or (
-                        differentiable and not self.passes(operation, tensor, made)
-                    ):
-                        continue
-                    found.add(made)
-                    waiting.append(made)
-        return found
+                    if not differentiable or self.passes(operation, tensor, made):
+                        yield made
 
-    def upstream(self, tensors: Iterable[Number], differentiable: bool = False) -> set[Number]:
+        return self._closure((True, frozenset(tensors), differentiable), further)
+
+    def upstream(
+        self, tensors: Iterable[Number], differentiable: bool = False
+    ) -> frozenset[Number]:
         """What some tensors depend on, and they themselves."""
-        found, waiting = set(tensors), list(tensors)
-        while waiting:
-            made = waiting.pop()
+
+        def further(made: Number) -> Iterator[Number]:
             operation = self.maker.get(made)
             for given in operation.inputs if operation else ():
-                if given in found or (
-                    differentiable and operation and not self.passes(operation, given, made)
-                ):
-                    continue
-                found.add(given)
-                waiting.append(given)
-        return found
+                if operation and (not differentiable or self.passes(operation, given, made)):
+                    yield given
+
+        return self._closure((False, frozenset(tensors), differentiable), further)
+
+    def _closure(
+        self,
+        asked: tuple[bool, frozenset[Number], bool],
+        further: Callable[[Number], Iterator[Number]],
+    ) -> frozenset[Number]:
+        """All that is reached step by step; of many objectives and networks each is asked often.
+
+        asked  whether it is downstream; from where; whether by differentiation
+        """
+        if asked not in self._known:
+            found = set(asked[1])
+            waiting = [*found]
+            while waiting:
+                for tensor in further(waiting.pop()):
+                    if tensor not in found:
+                        found.add(tensor)
+                        waiting.append(tensor)
+            self._known[asked] = frozenset(found)
+        return self._known[asked]
