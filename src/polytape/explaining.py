@@ -19,7 +19,7 @@ from polytape.explanation.by_losses import explained
 from polytape.explanation.explanation import Explanation
 from polytape.explanation.finding import Finding
 from polytape.explanation.measured import products_of
-from polytape.explanation.words import CUTS
+from polytape.explanation.search import left_framework
 from polytape.looping import Gradients
 from polytape.training.explained import explain_model
 
@@ -111,7 +111,7 @@ def _of_function(objective_fn: Callable[[], Any], variables: Any) -> Explanation
             for place, scalar in enumerate(recording.scalars)
         ]
     except LeftFrameworkError as left:
-        return left_framework(left, known)
+        return _unknown(left_framework(left.line), known)
     losses = [float(ops.convert_to_numpy(loss)) for loss in recording.scalars]
     return explained(names, losses, rows, known, trace)
 
@@ -123,21 +123,10 @@ def _of_gradients(gradients: Gradients) -> Explanation:
     return explained(names, losses, [gradients[name] for name in names], known, None)
 
 
-def left_framework(left: LeftFrameworkError, known: Variables) -> Explanation:
-    """Of a function that cannot be differentiated, as it needs numbers while it is traced."""
-    line = "" if left.line is None else str(left.line)
-    words = CUTS["a host function"]
+def _unknown(finding: Finding, known: Variables) -> Explanation:
+    """Of a function that told of no gradient."""
     owners = tuple(path.split("/")[0] for path in known.paths)
     none = np.zeros((1, len(known.paths)), bool)
-    finding = Finding(
-        "",
-        "",
-        "cut",
-        f"A host function {words.why}",
-        words.remedy,
-        "a host function",
-        line=line,
-    )
     return Explanation(
         objectives=("(unknown)",),
         networks=tuple(dict.fromkeys(owners)),

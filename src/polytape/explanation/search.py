@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from polytape.engines.operations import Trace
+from polytape.engines.places import Line
 from polytape.explanation.causes import Cause, Causes
 from polytape.explanation.finding import Finding, Kind
+from polytape.explanation.words import CUTS
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,14 @@ def search(asked: Asked, trace: Trace | None) -> list[Finding]:
         *_zero(asked, causes),
     ]
     return list(dict.fromkeys(found))
+
+
+def left_framework(line: Line | None) -> Finding:
+    """Of a forward pass that needs numbers while it is traced, so that nothing else is known."""
+    words = CUTS["a host function"]
+    where = "" if line is None else str(line)
+    text = f"A host function {words.why}"
+    return Finding("", "", "cut", text, words.remedy, "a host function", line=where)
 
 
 def _absent(asked: Asked) -> Iterator[Finding]:

@@ -55,23 +55,25 @@ class BackwardResult(NamedTuple):
 
 def backward(recording: PhaseRecording) -> BackwardResult:
     """Evidence, weights and the directions they give, by the cheapest way there is."""
+    return _strategy(recording)(recording)
+
+
+def _strategy(recording: PhaseRecording) -> Callable[[PhaseRecording], BackwardResult]:
+    """The cheapest way that gives what the method asks for."""
     aggregator = recording.phase.aggregator
     if aggregator.single_pass:
-        return _single_pass(recording)
+        return _single_pass
     if aggregator.round_robin:
-        return _round_robin(recording)
+        return _round_robin
     if aggregator.period > 1 and not aggregator.blocks.shape:
-        return _periodic(recording)
-    return _per_objective(recording)
+        return _periodic
+    return _per_objective
 
 
 def sees_every_gradient(recording: PhaseRecording) -> bool:
     """Whether every step has the gradient of each objective by each variable."""
-    aggregator = recording.phase.aggregator
-    if aggregator.single_pass or aggregator.round_robin:
-        return False
-    periodic = aggregator.period > 1 and not aggregator.blocks.shape
-    return not periodic and recording.recording.measure == "parameters"
+    always = _strategy(recording) is _per_objective
+    return always and recording.recording.measure == "parameters"
 
 
 # ---------------------------------------------------------------------- single pass

@@ -15,8 +15,7 @@ from polytape.engines.operations import LeftFrameworkError, Trace
 from polytape.explanation.explanation import Explanation, Products
 from polytape.explanation.finding import Finding
 from polytape.explanation.measured import products_of
-from polytape.explanation.search import Asked, search
-from polytape.explanation.words import CUTS
+from polytape.explanation.search import Asked, left_framework, search
 from polytape.training.backward import backward
 from polytape.training.compilation import Compilation
 from polytape.training.losses.evaluation import Batch
@@ -93,7 +92,7 @@ class _Part:
             one, group = ops.ones((), "float32"), [*recorded.groups["losses"]]
             rows: Table = [recorded.vjp({place: one}, range(count)) for place in group]
         except LeftFrameworkError as left:
-            self.findings.append(_left(left))
+            self.findings.append(left_framework(left.line))
             return
         present, step = recorded.outputs[2], compilation.plan.clock.read()
         recording = PhaseRecording(recorded, self.plan, step, one, present)
@@ -101,7 +100,7 @@ class _Part:
         self.losses = np.array([float(ops.convert_to_numpy(loss)) for loss in recording.losses])
         self.reach = np.array([[gradient is not None for gradient in row] for row in rows])
         allowed = self.plan.routes.allowed
-        self.products = products_of(rows, self._update(recording))
+        self.products = products_of(rows, self._update(recording), self.plan.aggregator.blocks.of)
         squares = np.diagonal(self.products.rows, axis1=1, axis2=2).T
         index = compilation.plan.index
         self.findings += search(
@@ -250,13 +249,6 @@ def _untracked(trace: Trace, model: keras.Model) -> list[Finding]:
             variables=paths,
         )
     ]
-
-
-def _left(left: LeftFrameworkError) -> Finding:
-    line = "" if left.line is None else str(left.line)
-    words = CUTS["a host function"]
-    text = f"A host function {words.why}"
-    return Finding("", "", "cut", text, words.remedy, "a host function", line=line)
 
 
 def _joined(compilation: Compilation, parts: Sequence[_Part]) -> Explanation:

@@ -212,11 +212,10 @@ class Trainer:
         compilation.data, compilation.batch_size = _data_of(given), given.get("batch_size") or 32
         try:
             return aligned(super().fit(**given, callbacks=callbacks))  # type: ignore[misc]
-        except NoPathError as error:
+        except BaseException as error:
             engine().restore_snapshot(compilation.snapshot)
-            raise NoPathError(f"{error}{why_unreached(compilation)}") from error
-        except BaseException:
-            engine().restore_snapshot(compilation.snapshot)
+            if isinstance(error, NoPathError):
+                raise NoPathError(f"{error}{why_unreached(compilation)}") from error
             raise
         finally:
             compilation.snapshot = None
