@@ -27,8 +27,9 @@ from polytape.contract import (
     received,
 )
 from polytape.differentiation.jacobian import Jacobian
+from polytape.differentiation.replicated import handed_out, joined
 from polytape.differentiation.variables import Variables
-from polytape.engines import check_replicas
+from polytape.engines import check_distribution
 from polytape.evidence import kinds_of
 
 
@@ -207,7 +208,7 @@ class Combiner(keras.layers.Layer):
         for key, kind in kinds.items():
             if given.get(key) is None and (refusal := kind.refusal_in_loop("pt.gradients")):
                 raise ValueError(refusal)
-        check_replicas("pt.Combiner")
+        check_distribution("pt.Combiner")
         check_measure(gradients.measure, self.method)
         connectivity = gradients.connectivity
         aggregator = self._prepared(
@@ -219,7 +220,7 @@ class Combiner(keras.layers.Layer):
         aggregator.state.write(found.state, found.accept)
         self._before = [*gradients.losses.values()], found.active
         self.steps.assign_add(1)
-        return found.directions
+        return handed_out(found.directions)
 
     def look_again(self, losses: Mapping[str, Any]) -> None:
         """Tell what the last update did, for methods that take a second look (FAMO).
@@ -240,7 +241,7 @@ class Combiner(keras.layers.Layer):
                 "look_again() takes the losses after the step of all objectives, by name: "
                 f"{', '.join(map(repr, aggregator.names))}. {received(losses)}"
             )
-        after = [_scalar(name, losses[name]) for name in aggregator.names]
+        after = joined([_scalar(name, losses[name]) for name in aggregator.names])
         aggregator.look_after_update(before, after, active, ops.any(active))
 
     def on_epoch_metrics(self, logs: Mapping[str, float]) -> None:

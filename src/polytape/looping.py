@@ -17,10 +17,11 @@ from polytape.differentiation.connectivity import Connectivity
 from polytape.differentiation.jacobian import Jacobian, Table, mean_rows
 from polytape.differentiation.losses import HALVES, Losses
 from polytape.differentiation.measured import Measured
+from polytape.differentiation.replicated import handed_out, over_replicas
 from polytape.differentiation.scaling import factor_of
 from polytape.differentiation.shown import shown
 from polytape.differentiation.variables import Variables
-from polytape.engines import Measure, Recording, Scalars, check_replicas, engine
+from polytape.engines import Measure, Recording, Scalars, check_distribution, engine
 
 
 class Gradients(Jacobian):
@@ -114,7 +115,8 @@ class Gradients(Jacobian):
         private = "own" if private is None else check_private(private)
         check_measure(chosen.measure, method)
         aggregator = _aggregator(method, names, chosen.connectivity.paths, private)
-        return aggregator.aggregate_in_loop(chosen, ops.zeros((), "int32")).directions
+        found = aggregator.aggregate_in_loop(chosen, ops.zeros((), "int32"))
+        return handed_out(found.directions)
 
     def _chosen(self, losses: str | Sequence[str] | None, variables: Any) -> Jacobian:
         """These gradients, or those of some objectives by some variables."""
@@ -216,7 +218,7 @@ def gradients(
             "pt.gradients records the forward pass itself: give a function that computes the "
             f'losses and returns {{"name": loss}}. {received(objective_fn)}'
         )
-    check_replicas("pt.gradients", variables)
+    check_distribution("pt.gradients", variables)
     known = Variables.of("pt.gradients", variables)
     if measure not in ("parameters", "features"):
         raise ValueError(
@@ -231,7 +233,7 @@ def gradients(
         names[:] = losses.names
         return losses.groups, outputs
 
-    recording = engine().record(forward, lambda: known.variables, measure)
+    recording = over_replicas(engine().record(forward, lambda: known.variables, measure))
     found = collected(recording, names, known, factor)
     found.connectivity.check(known.frozen)
     if measure == "features":

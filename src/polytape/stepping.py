@@ -12,8 +12,9 @@ from polytape.catalogue.names import MethodLike
 from polytape.combiner import Combiner
 from polytape.contract import Tensor, received
 from polytape.differentiation.losses import Losses
+from polytape.differentiation.replicated import joined, over_replicas
 from polytape.differentiation.variables import Variables
-from polytape.engines import Measure, Scalars, check_replicas, engine, framework_of
+from polytape.engines import Measure, Scalars, check_distribution, engine, framework_of
 from polytape.evidence import kinds_of
 from polytape.methods.sum import Sum
 from polytape.training.backward import backward
@@ -55,7 +56,7 @@ class CompiledStep:
                 "pt.compiled_step takes a function of the batch that returns the losses: "
                 f'def losses(x, y): ... return {{"a": loss_a}}. {received(losses)}'
             )
-        check_replicas("pt.compiled_step", networks)
+        check_distribution("pt.compiled_step", networks)
         self.losses, self.networks, self.run_eagerly = losses, networks, run_eagerly
         self.optimizer = resolve_optimizer(optimizer, "compiled_step(optimizer=...)")
         self.combiner = combiner if isinstance(combiner, Combiner) else Combiner(combiner)
@@ -154,7 +155,7 @@ class CompiledStep:
             shape[:] = [isinstance(returned, tuple) and returned[1] is outputs]
             return _scalars(losses, halves), outputs
 
-        recorded = engine().record(forward, lambda: self.variables, self.measure)
+        recorded = over_replicas(engine().record(forward, lambda: self.variables, self.measure))
         scale = ops.cast(optimizer.scale_loss(ops.ones(())), "float32")
         count = ops.add(self.combiner.steps.value, 0)
         recording = PhaseRecording(recorded, phase, count, scale, reach=self._reach)
@@ -169,7 +170,9 @@ class CompiledStep:
         self.combiner.steps.assign_add(1)
         apply_update(optimizer, self.variables, recording, decision, result.reach)
         if aggregator.looks_after_update:
-            after = engine().without_side_effects(lambda: _losses_of(forward()), self._others)
+            after = engine().without_side_effects(
+                lambda: joined(_losses_of(forward())), self._others
+            )
             look_after_update(recording, decision, after)
         losses = dict(zip(aggregator.names, map(ops.stop_gradient, recording.losses), strict=True))
         if not shape[0]:

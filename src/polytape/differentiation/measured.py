@@ -17,6 +17,7 @@ from polytape.contract import Method, Seed, Tensor
 from polytape.differentiation.connectivity import Blocks, Connectivity
 from polytape.differentiation.jacobian import Jacobian
 from polytape.differentiation.passes import Directions, at_once, term_by_term
+from polytape.differentiation.replicated import total
 from polytape.engines import GroupName, Measure, Recording, engine
 
 MEASURES = get_args(Measure)
@@ -90,15 +91,21 @@ class Measured(Jacobian):
 
     def gramians(self, blocks: Blocks) -> Tensor:
         del blocks  # the marked tensors are one
-        return self._by_marks.gramian
+        return self._over_samples
+
+    @cached_property
+    def _over_samples(self) -> Tensor:
+        """The Gramian; each replica has the features of its own samples."""
+        return total(self._by_marks.gramian)
 
     def lengths(self, gramian: Tensor | None) -> Tensor:
-        return self._by_marks.lengths(gramian)
+        spread = engine().replica_count() > 1
+        return self._by_marks.lengths(self._over_samples if spread else gramian)
 
     def mixed_gramians(self, blocks: Blocks, mixed: Tensor, active: Tensor) -> Tensor:
         del blocks
         whole = Blocks.by(None, self._by_marks.connectivity.paths)
-        return self._by_marks.mixed_gramians(whole, mixed, active)
+        return total(self._by_marks.mixed_gramians(whole, mixed, active))
 
     def combined(
         self,

@@ -31,8 +31,8 @@ __all__ = [
     "Rows",
     "Scalars",
     "Tape",
+    "check_distribution",
     "check_native",
-    "check_replicas",
     "engine",
     "flattened",
     "framework_of",
@@ -55,19 +55,12 @@ def engine() -> Engine:
     return cast(Engine, import_module(f"polytape.engines.{backend}"))
 
 
-def check_replicas(asked_by: str, model: Any = None) -> None:
-    """Raise `RuntimeError` where a step would run as several that share a model.
+def check_distribution(asked_by: str, model: Any = None) -> None:
+    """Raise `RuntimeError` where a step could not be right on the devices that it would run on.
 
     asked_by  begins the error: "compile()"
     model     a model, network or module that may be spread itself, or None
     """
-    found = engine().replicas(model)
+    found = engine().refusal(model)
     if found is not None:
-        raise RuntimeError(
-            f"{asked_by}: {found}. polytape does not add gradients up over replicas yet: each "
-            "would combine those of its own part of the batch, and they would part ways. What "
-            "works today: several devices through keras.distribution on JAX (DataParallel or "
-            "ModelParallel); on TensorFlow a strategy with one replica, as "
-            "tf.distribute.OneDeviceStrategy, or none; on PyTorch one process, and the network "
-            "itself instead of its wrapper, `wrapper.module`."
-        )
+        raise RuntimeError(f"{asked_by}: {found}")

@@ -191,6 +191,9 @@ class Engine(Protocol):
 
     CHOICES_PAY: bool  # whether what is not chosen costs less, differentiated, than doing both
     FUSES: bool  # whether choosing between two values within an elementwise pass costs nothing
+    # Whether Keras's optimizers add up over replicas, and its mean losses and added losses are
+    # divided by the number of replicas accordingly.
+    KERAS_ADDS: bool
 
     def record(
         self,
@@ -356,8 +359,26 @@ class Engine(Protocol):
         """
         ...
 
-    def replicas(self, model: Any) -> str | None:
-        """What makes a step run as several that share a model, in words; None if nothing does.
+    def replica_count(self) -> int:
+        """How many replicas the step that is run or traced here is one of; 1 if it is alone.
+
+        Replicas run the same step, each on its own part of the batch, and share the variables.
+        """
+        ...
+
+    def replica_index(self) -> Tensor:
+        """() int32: the number of this replica, from 0."""
+        ...
+
+    def all_reduce(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Each tensor summed over the replicas, with the same bits on all; sparse ones stay sparse.
+
+        All replicas come to it, with tensors of the same number, shapes and types.
+        """
+        ...
+
+    def refusal(self, model: Any) -> str | None:
+        """Why a step cannot be right on the devices that it would run on; None if it can.
 
         model  a model, network or module that may be spread itself, or None
         """

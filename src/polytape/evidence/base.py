@@ -121,6 +121,15 @@ class Kind:
         """What it had recorded of an objective, for the loss times `weight`."""
         return ops.multiply(recorded, weight)
 
+    def of_replica(self, recorded: Tensor, share: Tensor, by_sample: Tensor) -> Tensor:
+        """What it had recorded of an objective on one replica, as it counts in the whole batch.
+
+        share      () times which a loss of the replica counts, as one of its replicas
+        by_sample  () times which the losses of its samples are what they are in the whole batch
+        """
+        del by_sample
+        return self.weighted(recorded, share)
+
     def rows(self, tables: Sequence[Table]) -> Table:
         """The gradients of the losses from those of what it recorded; only if `makes_rows`."""
         raise NotImplementedError(f"{type(self).__name__} makes no rows of {len(tables)} tables.")

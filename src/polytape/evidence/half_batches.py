@@ -8,6 +8,7 @@ from keras import ops
 from polytape.contract import Method, Products, Tensor
 from polytape.contract.arguments import numbers
 from polytape.differentiation.jacobian import Table, mean_rows
+from polytape.differentiation.replicated import place_in_batch, total
 from polytape.evidence.base import ComparedLoss, Kind, Measurement
 
 
@@ -62,10 +63,11 @@ def _weights_of_halves(loss: ComparedLoss) -> list[Tensor]:
     """Sample weights that make the loss of a batch that of its first and of its second half."""
     outputs, given = loss.outputs, loss.sample_weight
     count = ops.shape(outputs)[0]
-    first = ops.cast(ops.arange(count) < count // 2, "float32")
+    before, whole = place_in_batch(count)
+    first = ops.cast(ops.arange(count) < whole // 2 - before, "float32")
     found = []
     for half in (first, 1.0 - first):
-        share = half * (ops.cast(count, "float32") / ops.maximum(ops.sum(half), 1.0))
+        share = half * (ops.cast(whole, "float32") / ops.maximum(total(ops.sum(half)), 1.0))
         rank = max(len(outputs.shape) - 1, 1) if given is None else len(given.shape)
         share = ops.reshape(share, (-1,) + (1,) * (rank - 1))
         found.append(share if given is None else ops.multiply(share, given))

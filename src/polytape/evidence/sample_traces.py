@@ -9,6 +9,7 @@ from keras import ops
 
 from polytape.contract import Method, PerObjective, Tensor
 from polytape.contract.arguments import known, numbers
+from polytape.differentiation.replicated import alone, total
 from polytape.engines import engine
 from polytape.evidence.base import ComparedLoss, Kind, Measurement, Recorded
 
@@ -45,6 +46,10 @@ class SampleTraces(Kind):
 
     def weighted(self, recorded: Tensor, weight: Any) -> Tensor:
         return ops.multiply(recorded, ops.cast(_roots(ops.convert_to_tensor(weight)), "float32"))
+
+    def of_replica(self, recorded: Tensor, share: Tensor, by_sample: Tensor) -> Tensor:
+        del share
+        return self.weighted(recorded, by_sample)
 
     def measure(self, at: Measurement) -> Tensor:
         given = (at.given or {}).get(self.key)
@@ -121,20 +126,22 @@ def _traces(recorded: Recorded, residuals: Sequence[int]) -> Tensor:
 
     One sample is differentiated after the other, so no more than one gradient is ever held.
     """
-    recording, scale = recorded.recording, recorded.scale
+    recording, scale = alone(recorded.recording), recorded.scale
 
     def trace(index: int, among: Sequence[int]) -> Tensor:
         count = ops.shape(recording.scalars[index])[0]
         places = ops.arange(count)
 
-        def add(place: Tensor, total: Tensor) -> Tensor:
+        def add(place: Tensor, before: Tensor) -> Tensor:
             seed = ops.cast(ops.equal(places, ops.cast(place, places.dtype)), "float32") * scale
             found = recording.vjp({index: seed}, among)
             rows = [engine().rows([gradient]) for gradient in found if gradient is not None]
-            return total + sum((row.gram()[0, 0] for row in rows), ops.zeros((), "float32"))
+            return before + sum((row.gram()[0, 0] for row in rows), ops.zeros((), "float32"))
 
-        total = ops.fori_loop(0, count, add, ops.zeros((), "float32"))
-        return total / ops.cast(count, "float32") / scale / scale
+        traces = ops.fori_loop(0, count, add, ops.zeros((), "float32"))
+        return traces / ops.cast(count, "float32") / scale / scale
 
     found = ops.stack([trace(index, recorded.route(t)) for t, index in enumerate(residuals)])
+    if engine().replica_count() > 1:  # the first samples of the batch lie on the first replica
+        found = total(ops.where(ops.equal(engine().replica_index(), 0), found, 0.0))
     return ops.where(ops.isfinite(found), found, 0.0)

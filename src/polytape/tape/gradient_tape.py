@@ -13,9 +13,10 @@ from keras import ops
 from polytape.contract import Tensor
 from polytape.differentiation.connectivity import Connectivity
 from polytape.differentiation.losses import Losses
+from polytape.differentiation.replicated import over_replicas
 from polytape.differentiation.scaling import factor_of
 from polytape.differentiation.variables import Variables
-from polytape.engines import Tape, check_replicas, engine
+from polytape.engines import Tape, check_distribution, engine
 from polytape.engines.places import Line, line_of
 from polytape.explanation.by_losses import explained
 from polytape.explanation.explanation import Explanation
@@ -315,7 +316,7 @@ class GradientTape:
         sources: Any,
         scale: Callable[[Tensor], Tensor] | Tensor | float | None,
     ) -> Gradients:
-        check_replicas("tape.gradients")
+        check_distribution("tape.gradients")
         tape = self._tape
         if not tape.several():
             raise RuntimeError(_MADE_FOR_ONE if tape.recorded else self._why_spent("gradients"))
@@ -327,7 +328,7 @@ class GradientTape:
         named = Losses.of(losses, "tape.gradients takes")
         known = Variables.of("tape.gradients", sources)
         factor = factor_of("tape.gradients", scale)
-        recording = tape.recording(named.groups, known.variables)
+        recording = over_replicas(tape.recording(named.groups, known.variables))
         found = collected(recording, named.names, known, factor)
         _check_reach(tape, found.connectivity, known, named)
         self._used = "gradients", tape.line()

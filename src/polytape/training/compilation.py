@@ -12,12 +12,14 @@ from polytape.contract import Tensor, turn_of
 from polytape.contract.types import Anything, Flags, Function, Nest
 from polytape.differentiation.features import marked
 from polytape.differentiation.jacobian import path_of
+from polytape.differentiation.replicated import division, total
 from polytape.engines import engine, stand_in
-from polytape.training.losses.evaluation import Batch
+from polytape.training.losses.balance import balanced, together
+from polytape.training.losses.evaluation import Batch, Evaluation
 from polytape.training.losses.fit_arguments import completed
 from polytape.training.losses.keras_losses import KerasLosses
 from polytape.training.losses.objective import Step
-from polytape.training.losses.objectives import Objectives
+from polytape.training.losses.objectives import Objectives, batch_size
 from polytape.training.losses.running_means import attend, share
 from polytape.training.monitor_state import MonitorState
 from polytape.training.optimizers.assignment import as_optimizers, assign_owners
@@ -205,12 +207,23 @@ class Compilation:
         if training and (turn := self._turn(asked, count)) is not None:
             due, factor = turn
         evaluation = source.evaluate(step, {name: weights[name] for name in asked}, due)
+        evaluation = self._balanced(evaluation, batch, training)
         source.evaluations.tell(evaluation)
         shares = functools.reduce(ops.add, map(stand_in, evaluation.shares))
         if due is not None:
             shares = factor * shares
         added = added_losses(self.model)
-        return shares if added is None else ops.add(shares, added)
+        return self._logged(shares if added is None else ops.add(shares, added), training)
+
+    def _balanced(self, evaluation: Evaluation, batch: Batch, training: bool) -> Evaluation:
+        kinds = self.settings.source.kinds
+        return balanced(evaluation, kinds, batch_size(batch.inputs), training)
+
+    def _logged(self, loss: Tensor, training: bool) -> Tensor:
+        """A total loss that is differentiated, in training, or else that of the whole batch."""
+        if training or together(training) == 1:
+            return loss
+        return total(loss) / division()  # by which Keras multiplies it
 
     def _turn(self, asked: Sequence[str], count: Tensor) -> tuple[Tensor, Tensor] | None:
         """Whose loss is evaluated in step `count`, (T,) bool, and by how much that stands for all.
@@ -238,18 +251,23 @@ class Compilation:
         sample_weight = completed(sample_weight, y)
         share(self.model, source, y, y_pred, sample_weight)
         attend(self.model, training)
-        total, notes = source.evaluate(lambda: of_keras(x, y, y_pred, sample_weight, training))
+        loss, notes = source.evaluate(lambda: of_keras(x, y, y_pred, sample_weight, training))
         self.complete(y_pred)
         if source.empty or self._plan is None:
-            return total
+            return loss
         names = self._plan.names
         # Of a list of losses on one output Keras's total holds the first.
         partial = len(names) > 1 and not keras.tree.is_nested(y_pred)
-        if not partial and not source.evaluations.heard:
-            return total
-        evaluation = source.evaluation(names, notes)
+        spread = together(training) > 1
+        if not partial and not source.evaluations.heard and not spread:
+            return loss
+        evaluation = self._balanced(source.evaluation(names, notes), batch, training)
         source.evaluations.tell(evaluation)
-        return total + sum(evaluation.shares[1:]) if partial else total
+        if not spread:
+            return loss + sum(evaluation.shares[1:]) if partial else loss
+        added = added_losses(self.model)
+        terms = [*evaluation.shares, *(() if added is None else (added,))]
+        return self._logged(functools.reduce(ops.add, terms), training)
 
     # ------------------------------------------------------------------ what the first step finds
 
@@ -295,6 +313,9 @@ class Compilation:
 
 
 def added_losses(model: keras.Model) -> Tensor | None:
-    """() the sum of the model's added losses, if there are any."""
+    """() the sum of the model's added losses, if there are any; on a replica its part of it."""
     found = [ops.sum(ops.cast(loss, keras.config.floatx())) for loss in model.losses]
-    return ops.sum(ops.stack(found)) if found else None
+    if not found:
+        return None
+    whole = ops.sum(ops.stack(found))
+    return whole if division() == 1 else whole / division()

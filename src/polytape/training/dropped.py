@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from polytape.contract import Tensor
-from polytape.contract.types import Numbers
+from polytape.contract.types import Anything, Numbers
 
 
 class Dropped(keras.metrics.Metric):
@@ -20,9 +20,11 @@ class Dropped(keras.metrics.Metric):
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__(name="dropped")
         self.names = tuple(names)
-        self.counts = self.add_variable((len(names),), initializer="zeros", name="counts")
-        self.idle = self.add_variable((), "zeros", name="idle")
-        self.rows = self.add_variable((len(names),), "zeros", name="rows")
+        # Of steps, not of samples: replicas count the same, and their counts are not added up.
+        same: Anything = {"initializer": "zeros", "aggregation": "only_first_replica"}
+        self.counts = self.add_variable((len(names),), name="counts", **same)
+        self.idle = self.add_variable((), name="idle", **same)
+        self.rows = self.add_variable((len(names),), name="rows", **same)
 
     def reset_state(self) -> None:
         """Begin an epoch, which interrupts no row."""

@@ -8,7 +8,7 @@ import keras
 
 from polytape.contract import did_you_mean
 from polytape.contract.types import Anything, Config, Mode, Nest
-from polytape.engines import check_native, check_replicas, engine
+from polytape.engines import check_distribution, check_native, engine
 from polytape.training.functional import plain_functional
 from polytape.training.loadable import warn_of_lost
 from polytape.training.networks import check_networks, refuse_shared
@@ -129,7 +129,7 @@ class Model(Trainer, Made, keras.Model):
                 be asked, as `train_step`: derive that class from `polytape.Model` instead.
         """
         if not isinstance(model, keras.Model):
-            check_replicas("pt.Model.wrap", model)
+            check_distribution("pt.Model.wrap", model)
             check_native("pt.Model.wrap takes a Keras model, and this is", model)
             ours = isinstance(model, keras.layers.Layer)
             if not ours and engine().parameters(model) is not None:

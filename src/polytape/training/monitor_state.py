@@ -86,12 +86,17 @@ class MonitorState(keras.metrics.Metric):
         self.count = self._whole((), "count")
         self.steps = self._whole((capacity,), "steps")
         self.records = [
-            self.add_variable((capacity, layout.width), "zeros", name=f"phase_{number}")
+            self._made((capacity, layout.width), f"phase_{number}", "float32")
             for number, layout in enumerate(self.layouts)
         ]
 
     def _whole(self, shape: tuple[int, ...], name: str) -> keras.Variable:
-        return self.add_variable(shape, "zeros", dtype="int32", name=name)
+        return self._made(shape, name, "int32")
+
+    def _made(self, shape: tuple[int, ...], name: str, dtype: str) -> keras.Variable:
+        """One of steps, not of samples: that of any replica, and no sum of theirs."""
+        kind = "only_first_replica"
+        return self.add_variable(shape, "zeros", dtype=dtype, aggregation=kind, name=name)
 
     # ------------------------------------------------------------------ in a step
 

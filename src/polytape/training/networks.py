@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import keras
 
 from polytape.contract.types import Anything, Function
-from polytape.engines import check_replicas
+from polytape.engines import check_distribution
 
 
 def check_networks(networks: Anything, forward: Function | None) -> None:
@@ -19,7 +19,7 @@ def check_networks(networks: Anything, forward: Function | None) -> None:
         )
     for name, network in networks.items():
         if not isinstance(network, keras.layers.Layer):
-            check_replicas(f"pt.Model(networks={{{name!r}: ...}})", network)
+            check_distribution(f"pt.Model(networks={{{name!r}: ...}})", network)
             raise TypeError(
                 f"Network {name!r} is no Keras model or layer. Received: {network!r} of type "
                 f"{type(network).__name__}."

@@ -12,6 +12,7 @@ from polytape.differentiation.connectivity import Connectivity
 from polytape.differentiation.jacobian import Table
 from polytape.differentiation.losses import check_scalar
 from polytape.differentiation.passes import Directions, Parts, at_once
+from polytape.differentiation.replicated import alone, joined, over_replicas
 from polytape.engines import Forward, GroupName, Recording, Scalars, engine
 from polytape.training.compilation import Compilation, added_losses
 from polytape.training.losses.evaluation import Batch, Evaluation
@@ -233,7 +234,7 @@ def record_phase(compilation: Compilation, number: int, batch: Batch) -> Recordi
     run = forward_of(compilation, number, batch)
     apart = settings.takes_apart
     found = engine().record(run, lambda: model.trainable_variables, settings.measure, apart)
-    return taken_apart(compilation, number, found)
+    return over_replicas(taken_apart(compilation, number, found))
 
 
 def forward_of(compilation: Compilation, number: int, batch: Batch) -> Forward:
@@ -260,9 +261,9 @@ def losses_again(
 ) -> Sequence[Tensor]:
     """The T losses of a phase by another forward pass on the same batch, as they were recorded."""
     _, losses = _forward(compilation, number, batch)
-    if isinstance(recording, ReturnedTotal):
-        return recording.losses_of(losses.groups)
-    return losses.losses
+    own = alone(recording)
+    taken = own.losses_of(losses.groups) if isinstance(own, ReturnedTotal) else losses.losses
+    return joined(taken)
 
 
 def _forward(compilation: Compilation, number: int, batch: Batch) -> tuple[Anything, PhaseLosses]:

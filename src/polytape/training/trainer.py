@@ -14,7 +14,7 @@ from polytape.combiner import Combiner
 from polytape.contract import Method
 from polytape.contract.types import Anything, Config, LossLike, Nest
 from polytape.differentiation.connectivity import NoPathError
-from polytape.engines import Measure, check_replicas, engine
+from polytape.engines import Measure, check_distribution, engine
 from polytape.evidence import kinds_of
 from polytape.stages.scopes import PerNetwork
 from polytape.training.callbacks import aligned, among, callbacks_of, insert
@@ -121,7 +121,7 @@ class Trainer:
         Raises:
             RuntimeError: Where a step would run in several replicas.
         """
-        check_replicas("compile()", self)
+        check_distribution("compile()", self)
         method = combination(combine)
         source = losses_of(loss, loss_weights, objectives, phases, method)
         given = {"loss": loss, "objectives": objectives, "phases": phases}
@@ -332,7 +332,7 @@ class Trainer:
             super().__setattr__(name, value)
 
     def make_train_function(self, force: bool = False) -> Anything:
-        check_replicas("fit()", self)
+        check_distribution("fit()", self)
         self.compilation.tell()
         self.compilation.snapshot = engine().snapshot(self)
         return super().make_train_function(force)  # type: ignore[misc]

@@ -149,7 +149,3 @@ def _state(model: Any) -> tuple[list[Variable], ...]:
         model.optimizer.variables,
         model.metrics_variables,
     )
-
-
-def replicas(model: Any) -> None:
-    del model  # `keras.distribution` spreads arrays, and a step sees them whole

@@ -12,6 +12,7 @@ from polytape.engines.tensorflow.gradients import (
 )
 from polytape.engines.tensorflow.operations import trace
 from polytape.engines.tensorflow.recording import derivative, parameters, record, trains
+from polytape.engines.tensorflow.replicas import all_reduce, refusal, replica_count, replica_index
 from polytape.engines.tensorflow.tape import tape
 from polytape.engines.tensorflow.updates import (
     apply,
@@ -21,7 +22,6 @@ from polytape.engines.tensorflow.updates import (
     compiled_step,
     prepare,
     readable,
-    replicas,
     restore_if_nonfinite,
     restore_snapshot,
     snapshot,
@@ -31,12 +31,15 @@ from polytape.engines.tensorflow.updates import (
 )
 
 CHOICES_PAY = True
+KERAS_ADDS = True
 FUSES = False
 
 __all__ = [
     "CHOICES_PAY",
     "FUSES",
+    "KERAS_ADDS",
     "add_where",
+    "all_reduce",
     "apply",
     "assign",
     "choose",
@@ -51,7 +54,9 @@ __all__ = [
     "prepare",
     "readable",
     "record",
-    "replicas",
+    "refusal",
+    "replica_count",
+    "replica_index",
     "restore_if_nonfinite",
     "restore_snapshot",
     "rows",

@@ -154,12 +154,3 @@ def _build(model: Any, data: Any) -> None:
 def _unlifted(create: Callable[..., Any], **kwargs: Any) -> Any:
     """A variable that the function being traced need not initialize."""
     return create(**{**kwargs, "experimental_enable_variable_lifting": False})
-
-
-def replicas(model: Any) -> str | None:
-    own = None if isinstance(model, type) else getattr(model, "distribute_strategy", None)
-    for strategy in (own, tf.distribute.get_strategy()):
-        if strategy is not None and strategy.num_replicas_in_sync > 1:
-            count = strategy.num_replicas_in_sync
-            return f"tf.distribute.{type(strategy).__name__} keeps {count} replicas in sync"
-    return None

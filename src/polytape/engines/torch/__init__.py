@@ -12,6 +12,7 @@ from polytape.engines.torch.gradients import (
 )
 from polytape.engines.torch.operations import trace
 from polytape.engines.torch.recording import derivative, parameters, record, tape, trains
+from polytape.engines.torch.replicas import all_reduce, refusal, replica_count, replica_index
 from polytape.engines.torch.updates import (
     apply,
     assign,
@@ -20,7 +21,6 @@ from polytape.engines.torch.updates import (
     compiled_step,
     prepare,
     readable,
-    replicas,
     restore_if_nonfinite,
     restore_snapshot,
     snapshot,
@@ -30,12 +30,15 @@ from polytape.engines.torch.updates import (
 )
 
 CHOICES_PAY = True
+KERAS_ADDS = False
 FUSES = False
 
 __all__ = [
     "CHOICES_PAY",
     "FUSES",
+    "KERAS_ADDS",
     "add_where",
+    "all_reduce",
     "apply",
     "assign",
     "choose",
@@ -50,7 +53,9 @@ __all__ = [
     "prepare",
     "readable",
     "record",
-    "replicas",
+    "refusal",
+    "replica_count",
+    "replica_index",
     "restore_if_nonfinite",
     "restore_snapshot",
     "rows",

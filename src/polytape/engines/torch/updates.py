@@ -1,11 +1,10 @@
 """What a training step changes, and how it is run."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch._functorch.config as functorch
-from torch import distributed, nn
 
 from polytape.engines.absent import present
 from polytape.engines.contract import Tensor, Variable
@@ -88,22 +87,3 @@ def readable(variable: Variable) -> bool:
 def train_step(model: Any, step: Callable[[Any], Any], data: Any) -> Any:
     del model
     return step(data)
-
-
-def replicas(model: Any) -> str | None:
-    for module in _modules(model):
-        if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            return f"{type(module).__name__} spreads a network over devices"
-    if distributed.is_available() and distributed.is_initialized():
-        count = distributed.get_world_size()
-        if count > 1:
-            return f"a torch.distributed process group of {count} processes is at work"
-    return None
-
-
-def _modules(model: Any) -> Iterator[torch.nn.Module]:
-    """A module and those inside it; Keras keeps the layers of a model in a list of its own."""
-    if isinstance(model, torch.nn.Module):
-        yield from model.modules()
-        for layer in getattr(model, "layers", ()):
-            yield from _modules(layer)

@@ -10,6 +10,7 @@ from keras import ops
 
 from polytape.contract import Tensor
 from polytape.contract.types import Nest
+from polytape.engines import engine
 from polytape.evidence import Kind
 from polytape.training.losses.missing_labels import Labelled, Labels, of_labelled, unreduced
 
@@ -93,6 +94,8 @@ class Evaluation:
     parts    {kind of evidence: what it had recorded}, for each objective
     calls    the losses in the order in which they were evaluated
     present  (T,) bool: which objectives are active; None: all of them
+    counts   () each, where a replica has a part of the batch: what a mean was divided by; None for
+             a sum
     """
 
     values: Sequence[Tensor]
@@ -100,6 +103,7 @@ class Evaluation:
     parts: Sequence[Parts]
     calls: Sequence[Call]
     present: Tensor | None
+    counts: Sequence[Tensor | None] = ()
 
 
 class Listener(Generic[T]):
@@ -146,6 +150,13 @@ def cast(loss: LossValue) -> LossValue:
     kind = keras.config.floatx()
     parts = {name: [ops.cast(part, kind) for part in found] for name, found in loss.parts.items()}
     return LossValue(ops.cast(loss.value, kind), parts, loss.labels)
+
+
+def divisors(labels: Sequence[Labels | None]) -> Sequence[Tensor | None]:
+    """What mean losses were divided by, () each, where a replica has a part of the batch."""
+    if engine().replica_count() == 1:
+        return []
+    return [None if each is None else each.divisor for each in labels]
 
 
 def all_present(flags: Sequence[Tensor | None]) -> Tensor | None:

@@ -22,6 +22,7 @@ from polytape.training.losses.evaluation import (
     all_present,
     cast,
     compare,
+    divisors,
 )
 from polytape.training.losses.missing_labels import Holes, Labels, same_rank
 
@@ -64,7 +65,7 @@ class KerasLosses:
         """
         self._notes: Listener[Note] = Listener()
         self.evaluations: Listener[Evaluation] = Listener()
-        self._kinds, self._plain = tuple(kinds), plain
+        self.kinds, self._plain = tuple(kinds), plain
         self.holes = holes or Holes()
         self.described = loss  # what `model.loss` shows
         self.wrapped = self._wrap(loss, ())
@@ -108,7 +109,7 @@ class KerasLosses:
     ) -> Tensor:
         """Evaluate the loss at a path: its value, as Keras is to see it."""
         whole = not self.holes.possible
-        found = compare(loss, y_true, y_pred, sample_weight, self._kinds, whole)
+        found = compare(loss, y_true, y_pred, sample_weight, self.kinds, whole)
         returned = stand_in(found.value)
         self._notes.tell(Note(path, cast(found), returned))
         return returned
@@ -159,6 +160,7 @@ class KerasLosses:
             parts,
             calls,
             all_present([self._present(note.loss.labels) for note in by_objective]),
+            divisors([note.loss.labels for note in by_objective]),
         )
 
     def _present(self, labels: Labels | None) -> Tensor | None:
@@ -175,7 +177,7 @@ class KerasLosses:
             return note.loss.parts
         return {
             kind.name: [kind.weighted(part, weight) for part in note.loss.parts[kind.name]]
-            for kind in self._kinds
+            for kind in self.kinds
         }
 
     def _weighted(self, path: Path, value: Tensor) -> Tensor:

@@ -78,6 +78,18 @@ class Labels:
         return ops.sum(_weighted(self._loss, self._there, self._y_pred))
 
     @property
+    def divisor(self) -> Tensor | None:
+        """() float32: what their mean loss is divided by, up to a constant; None if it is a sum."""
+        reduction = self._loss.reduction
+        if reduction in ("sum", "none", None):
+            return None
+        weight = self._sample_weight if reduction == "mean_with_sample_weight" else None
+        if weight is None or keras.tree.is_nested(self._y_pred):
+            return self.count
+        there = _ones(self._y_pred) if self._there is None else self._there
+        return ops.sum(_weighted(self._loss, there, self._y_pred, weight))
+
+    @property
     def share(self) -> Tensor | None:
         """() float32: of all that could be labels those that are not NaN; None: all of them."""
         if not self.holes:

@@ -11,6 +11,8 @@ from keras import ops
 from polytape.contract import Tensor, did_you_mean, received
 from polytape.contract.types import Anything, Key, LossLike, Mode, Nest
 from polytape.differentiation.losses import check_scalar
+from polytape.differentiation.replicated import division
+from polytape.engines import engine
 from polytape.evidence import Kind
 from polytape.training.losses.class_weights import of_classes, times
 from polytape.training.losses.evaluation import (
@@ -42,6 +44,12 @@ class ObjectiveValue:
     present: Tensor | None
     due: Tensor | None = None
 
+    def divisor(self, samples: Tensor) -> Tensor | None:
+        """() what its mean is divided by; None for a sum. Of a function of the step the samples."""
+        if self.loss.labels is None:
+            return self.kept(ops.cast(samples, "float32"))
+        return self.loss.labels.divisor
+
     def kept(self, number: Tensor) -> Tensor:
         """A number that belongs to it; zero where it is not active, or was not evaluated."""
         for flag in (self.present, self.due):
@@ -72,7 +80,7 @@ class Objectives:
         }
         # Read now: within a traced step the value of a variable is no number.
         self.starts = {name: objective.start for name, objective in self.given.items()}
-        self._kinds, self._plain = tuple(kinds), plain
+        self.kinds, self._plain = tuple(kinds), plain
         self.holes = Holes()  # metrics ask; losses look for NaN in any float target
         self._means = Means([f"{name}_loss" for name in self.given])
         self.logits_checks = {
@@ -116,7 +124,10 @@ class Objectives:
         known = shares if self._plain else losses
         calls = [Call(t, *pair) for t, pair in enumerate(zip(known, parts, strict=True))]
         present = all_present([each.present for each in values.values()])
-        return Evaluation(losses, shares, parts, calls, present)
+        counts = []
+        if engine().replica_count() > 1:
+            counts = [each.divisor(batch_size(step.inputs)) for each in values.values()]
+        return Evaluation(losses, shares, parts, calls, present, counts)
 
     def compared(
         self, outputs: Nest, output_names: Sequence[str]
@@ -128,7 +139,7 @@ class Objectives:
 
     def _evaluated(self, objective: Objective, step: Step, due: Tensor | None) -> ObjectiveValue:
         if objective.of_step:
-            if self._kinds:
+            if self.kinds:
                 raise ValueError(_WHOLE.format(name=objective.name))
             value = (
                 self._of_step(objective, step)
@@ -144,7 +155,8 @@ class Objectives:
         """() what its function returns, in Keras's float type."""
         value = _called(objective, step)
         check_scalar(objective.name, value)
-        return ops.cast(value, keras.config.floatx())
+        value = ops.cast(value, keras.config.floatx())
+        return value if division() == 1 else value / division()  # as Keras's losses are
 
     def _compared(self, objective: Objective, step: Step) -> LossValue:
         y_pred = _entry(step.outputs, objective.output, objective.name, "output")
@@ -154,7 +166,7 @@ class Objectives:
         weights = self._weights(objective, step.sample_weight, y_true, y_pred)
         if objective.name in self.logits_checks:
             self.logits_checks[objective.name].update_state(y_true, y_pred)
-        return compare(loss, y_true, y_pred, weights, self._kinds)
+        return compare(loss, y_true, y_pred, weights, self.kinds)
 
     def _weights(self, objective: Objective, given: Anything, y_true: Nest, y_pred: Nest) -> Nest:
         """The sample weights of an objective, those of its classes included; or None.
@@ -265,7 +277,7 @@ class Objectives:
         seen = dict.fromkeys(self.given, (0.0, 0.0))
         for name, each in values.items():
             count = batch if each.loss.labels is None else each.loss.labels.count
-            numbers = each.loss.value, count
+            numbers = each.loss.value * division(), count
             seen[name] = tuple(each.kept(ops.cast(number, "float32")) for number in numbers)
         self._means.add(*zip(*seen.values(), strict=True))
 

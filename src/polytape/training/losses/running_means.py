@@ -7,6 +7,7 @@ from keras import ops
 
 from polytape.contract import Tensor
 from polytape.contract.types import Anything, Nest
+from polytape.differentiation.replicated import total
 from polytape.engines import engine
 from polytape.training.losses.keras_losses import KerasLosses
 
@@ -51,6 +52,8 @@ class Means:
         sums = sums[:number], sums[number:]
         more = engine().stack(products), engine().stack(counts)
         fine = ops.isfinite(more[0])
+        if replicas := engine().replica_count() - 1:  # it is left out of all, or of none
+            fine = total(ops.cast(fine, "float32")) > replicas
         self._sums.assign(ops.concatenate(with_another(*sums, *more, fine)))
 
     def note(self, place: int, value: Tensor, weight: Anything) -> None:

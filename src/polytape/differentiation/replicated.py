@@ -1,0 +1,114 @@
+"""The recording of one replica, read as that of the whole batch.
+
+The one rule of several devices: whatever is decided, is decided from sums over replicas.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from keras import ops
+
+from polytape.contract import Tensor
+from polytape.engines import GroupName, Measure, Recording, engine
+
+
+class Replicated:
+    """A recording whose scalars and gradients are those of all replicas: a `Recording`.
+
+    Where Keras's optimizers add up over replicas a loss is that replica's part of the whole, and
+    the parts are added; elsewhere it is a mean of its own samples, and means are averaged.
+
+    Gradients by marks stay those of this replica's samples: the Gramian of all is the sum of the
+    replicas' Gramians. So do vectors, which have an entry for each sample.
+
+    local  the recording of this replica alone
+    """
+
+    measure: Measure
+    marks: range
+    stand_ins: range
+    groups: Mapping[GroupName, range]
+
+    def __init__(self, local: Recording) -> None:
+        self.local = local
+        self.groups, self.outputs, self.measure = local.groups, local.outputs, local.measure
+        self.marks, self.stand_ins = local.marks, local.stand_ins
+        self.scalars: Sequence[Tensor] = joined(local.scalars)
+
+    def vjp(
+        self, cotangents: Mapping[int, Tensor], variables: Sequence[int], last: bool = False
+    ) -> list[Tensor | None]:
+        if (parts := engine().replica_count() // division()) > 1:
+            cotangents = {index: seed / parts for index, seed in cotangents.items()}
+        found = self.local.vjp(cotangents, variables, last)
+        places = [
+            place
+            for place, (variable, gradient) in enumerate(zip(variables, found, strict=True))
+            if variable < self.marks.start and gradient is not None
+        ]
+        summed = engine().all_reduce([found[place] for place in places])
+        for place, gradient in zip(places, summed, strict=True):
+            found[place] = gradient
+        return found
+
+    def reach(self, scalars: Sequence[int]) -> np.ndarray:
+        return self.local.reach(scalars)
+
+
+def over_replicas(recording: Recording) -> Recording:
+    """The recording of the whole batch."""
+    return recording if engine().replica_count() == 1 else Replicated(recording)
+
+
+def division() -> int:
+    """By what the mean losses of a replica are divided, so that their sum is that of the batch."""
+    return engine().replica_count() if engine().KERAS_ADDS else 1
+
+
+def joined(scalars: Sequence[Tensor]) -> list[Tensor]:
+    """What is one number, of all replicas, in one go; anything else as it is."""
+    found = list(scalars)
+    places = [place for place, scalar in enumerate(found) if len(scalar.shape) == 0]
+    if engine().replica_count() == 1 or not places:
+        return found
+    wide = any("float64" in str(found[place].dtype) for place in places)
+    kind = "float64" if wide else "float32"
+    numbers = engine().stack([ops.cast(found[place], kind) for place in places])
+    numbers = total(ops.stop_gradient(numbers)) / (engine().replica_count() // division())
+    for place, number in zip(places, ops.unstack(numbers, len(places)), strict=True):
+        found[place] = ops.cast(number, found[place].dtype)
+    return found
+
+
+def handed_out(directions: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Directions for an optimizer that a user calls: a part each where it adds up over replicas."""
+    count = engine().replica_count()
+    if count == 1 or not engine().KERAS_ADDS:
+        return list(directions)
+    share = ops.full((1,), 1.0 / count)
+    return [g if g is None else engine().rows([g]).weighted_sum(share, None) for g in directions]
+
+
+def alone(recording: Recording) -> Recording:
+    """The recording of this replica alone."""
+    return recording.local if isinstance(recording, Replicated) else recording
+
+
+def total(tensor: Tensor) -> Tensor:
+    """A tensor summed over replicas."""
+    return tensor if engine().replica_count() == 1 else engine().all_reduce([tensor])[0]
+
+
+def place_in_batch(count: Tensor) -> tuple[Tensor, Tensor]:
+    """How many samples of the whole batch come before those of this replica, and how many it has.
+
+    count  () int: the samples of this replica
+    """
+    replicas = engine().replica_count()
+    if replicas == 1:
+        return ops.zeros_like(count), count
+    own = ops.arange(replicas, dtype="int32") == ops.cast(engine().replica_index(), "int32")
+    counts = total(ops.where(own, ops.cast(count, "float32"), 0.0))
+    counts = ops.cast(counts, count.dtype)
+    before = ops.where(ops.arange(replicas) < engine().replica_index(), counts, 0)
+    return ops.sum(before), ops.sum(counts)
