@@ -99,16 +99,21 @@ def total(tensor: Tensor) -> Tensor:
     return tensor if engine().replica_count() == 1 else engine().all_reduce([tensor])[0]
 
 
-def place_in_batch(count: Tensor) -> tuple[Tensor, Tensor]:
+def everywhere(flag: bool) -> bool:
+    """Whether something that is known outside of a step holds on all replicas."""
+    replicas = engine().replica_count()
+    return flag if replicas == 1 else int(total(ops.full((), float(flag)))) == replicas
+
+
+def place_in_batch(count: Tensor | int) -> tuple[Tensor | int, Tensor | int]:
     """How many samples of the whole batch come before those of this replica, and how many it has.
 
     count  () int: the samples of this replica
     """
     replicas = engine().replica_count()
     if replicas == 1:
-        return ops.zeros_like(count), count
-    own = ops.arange(replicas, dtype="int32") == ops.cast(engine().replica_index(), "int32")
-    counts = total(ops.where(own, ops.cast(count, "float32"), 0.0))
-    counts = ops.cast(counts, count.dtype)
-    before = ops.where(ops.arange(replicas) < engine().replica_index(), counts, 0)
-    return ops.sum(before), ops.sum(counts)
+        return 0, count
+    places, index = ops.arange(replicas, dtype="int32"), engine().replica_index()
+    own = ops.where(ops.equal(places, index), ops.cast(count, "float32"), 0.0)
+    counts = ops.cast(total(own), "int32")
+    return ops.sum(ops.where(places < index, counts, 0)), ops.sum(counts)

@@ -9,7 +9,7 @@ from keras import ops
 
 from polytape.contract import Method, PerObjective, Tensor
 from polytape.contract.arguments import known, numbers
-from polytape.differentiation.replicated import alone, total
+from polytape.differentiation.replicated import alone, place_in_batch, total
 from polytape.engines import engine
 from polytape.evidence.base import ComparedLoss, Kind, Measurement, Recorded
 
@@ -42,7 +42,16 @@ class SampleTraces(Kind):
         return cls(max(method.samples for method in own), math.gcd(*(m.period for m in own)))
 
     def record(self, loss: ComparedLoss) -> list[Tensor]:
-        return [_roots(_sample_losses(loss, self.samples))]
+        roots = _roots(_sample_losses(loss, self.samples))
+        if engine().replica_count() == 1:
+            return [roots]
+        # The first samples of the whole batch lie on the first replicas; each divides by its own.
+        before, whole = place_in_batch(ops.shape(loss.outputs)[0])
+        own = ops.shape(roots)[0]
+        factor = ops.sqrt(
+            ops.cast(own, "float32") / ops.cast(ops.minimum(self.samples, whole), "float32")
+        )
+        return [ops.where(before + ops.arange(own) < self.samples, roots * factor, 0.0)]
 
     def weighted(self, recorded: Tensor, weight: Any) -> Tensor:
         return ops.multiply(recorded, ops.cast(_roots(ops.convert_to_tensor(weight)), "float32"))
@@ -142,6 +151,5 @@ def _traces(recorded: Recorded, residuals: Sequence[int]) -> Tensor:
         return traces / ops.cast(count, "float32") / scale / scale
 
     found = ops.stack([trace(index, recorded.route(t)) for t, index in enumerate(residuals)])
-    if engine().replica_count() > 1:  # the first samples of the batch lie on the first replica
-        found = total(ops.where(ops.equal(engine().replica_index(), 0), found, 0.0))
+    found = total(found)
     return ops.where(ops.isfinite(found), found, 0.0)

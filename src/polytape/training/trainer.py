@@ -14,6 +14,7 @@ from polytape.combiner import Combiner
 from polytape.contract import Method
 from polytape.contract.types import Anything, Config, LossLike, Nest
 from polytape.differentiation.connectivity import NoPathError
+from polytape.differentiation.replicated import everywhere
 from polytape.engines import Measure, check_distribution, engine
 from polytape.evidence import kinds_of
 from polytape.stages.scopes import PerNetwork
@@ -205,7 +206,7 @@ class Trainer:
 
     def fit(self, *args: object, **kwargs: object) -> keras.callbacks.History:
         compilation = self._compiled("fit")
-        given = self._given(super().fit, args, kwargs)  # type: ignore[misc]
+        given = self._given(super().fit, args, kwargs, together=True)  # type: ignore[misc]
         callbacks = given.pop("callbacks", None)
         monitor = self._monitor(compilation, among(callbacks, GradientMonitor))
         callbacks = insert(callbacks, *callbacks_of(compilation, callbacks))
@@ -251,8 +252,12 @@ class Trainer:
         self._compiled("test_on_batch")
         return super().test_on_batch(**self._given(super().test_on_batch, args, kwargs))  # type: ignore[misc]
 
-    def _given(self, method: Anything, args: Anything, kwargs: Anything) -> dict[str, Anything]:
+    def _given(
+        self, method: Anything, args: Anything, kwargs: Anything, together: bool = False
+    ) -> dict[str, Anything]:
         """The arguments of `fit` and its like by name, looked through for missing labels.
+
+        together  whether all replicas come here
 
         Raises ValueError for weights of samples or classes that fit no target.
         """
@@ -265,7 +270,9 @@ class Trainer:
         if isinstance(validation, (tuple, list)) and len(validation) == 3:
             weights = completed(validation[2], validation[1])
             given["validation_data"] = (*validation[:2], weights)
-        if self.compilation.settings.source.holes.expect(whole(x, y, validation)):
+        labelled = whole(x, y, validation)
+        labelled = everywhere(labelled) if together else labelled
+        if self.compilation.settings.source.holes.expect(labelled):
             # Made anew, now: a callback may evaluate other data while a fit runs.
             if self.train_function is not None:  # type: ignore[attr-defined]
                 super().make_train_function(force=True)  # type: ignore[misc]

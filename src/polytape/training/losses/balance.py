@@ -40,8 +40,10 @@ def balanced(
     number = len(evaluation.values)
     own = [ops.zeros(()) if c is None else ops.cast(c, "float32") for c in evaluation.counts]
     counts, size = engine().stack(own), ops.cast(samples, "float32")
-    flags = [] if evaluation.present is None else [ops.cast(evaluation.present, "float32")]
-    sums = total(ops.stop_gradient(ops.concatenate([counts, size[None], *flags])))
+    everyone = ops.ones((number,), "bool")  # what is added up is of the same shape everywhere
+    present = everyone if evaluation.present is None else evaluation.present
+    flags = ops.cast(present, "float32")
+    sums = total(ops.stop_gradient(ops.concatenate([counts, size[None], flags])))
     some = counts != 0
     shares = ops.where(some, replicas * counts / ops.where(some, sums[:number], 1.0), 0.0)
     of_sum = ops.full((), replicas / division())
@@ -72,7 +74,7 @@ def balanced(
         shares=list(map(_times, evaluation.shares, factors)),
         parts=list(map(recorded, evaluation.parts, factors)),
         calls=calls,
-        present=sums[number + 1 :] > 0 if flags else None,
+        present=sums[number + 1 :] > 0,
     )
 
 
