@@ -27,9 +27,9 @@ from polytape.contract import (
     received,
 )
 from polytape.differentiation.jacobian import Jacobian
-from polytape.differentiation.replicated import handed_out, joined
+from polytape.differentiation.replicated import handed_out, joined, told_of
 from polytape.differentiation.variables import Variables
-from polytape.engines import check_distribution
+from polytape.engines import check_distribution, engine
 from polytape.evidence import kinds_of
 
 
@@ -77,6 +77,7 @@ class Combiner(keras.layers.Layer):
         self._aggregator: Aggregator | None = None
         self._held: StateStore | None = None
         self._pending: Saved | None = None  # loaded before the first call
+        self._joined = False  # whether other processes have begun with the same
 
     def prepare(self, objectives: Sequence[str], variables: Any) -> None:
         """Create the state now instead of at the first call.
@@ -122,6 +123,19 @@ class Combiner(keras.layers.Layer):
                 "variables."
             )
         return known
+
+    def join(self) -> None:
+        """Where several processes train: take over the state and the seed that process 0 has.
+
+        The first call does it.
+        """
+        told = {"at": "the first call of a pt.Combiner", "method": repr(self.method)}
+        engine().check_together({**told, **told_of(self.variables)})
+        engine().broadcast(self.variables)
+        self.seed = engine().gather(self.seed)[0]
+        if self._aggregator is not None:
+            self._aggregator.reseed(self.seed)
+        self._joined = True
 
     def build(self, objectives: Any, paths: Any, sizes: Any) -> None:
         """Create the state: `prepare` calls it, and Keras when it loads a prepared Combiner.
@@ -214,6 +228,8 @@ class Combiner(keras.layers.Layer):
         aggregator = self._prepared(
             [*connectivity.names], [*connectivity.paths], [*gradients.sizes]
         )
+        if engine().processes() > 1 and not self._joined:
+            self.join()
         shape = (len(connectivity.names),)
         known = {k: kinds[k].check_given(self.method, value, shape) for k, value in given.items()}
         found = aggregator.aggregate_in_loop(gradients, self.steps.value, known)

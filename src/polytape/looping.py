@@ -233,7 +233,9 @@ def gradients(
         names[:] = losses.names
         return losses.groups, outputs
 
-    recording = over_replicas(engine().record(forward, lambda: known.variables, measure))
+    recorded = engine().record(forward, lambda: known.variables, measure)
+    recording = over_replicas(recorded, lambda: known.told("pt.gradients", names))
+    known.check_same()
     found = collected(recording, names, known, factor)
     found.connectivity.check(known.frozen)
     if measure == "features":

@@ -1,6 +1,6 @@
 """A compiled training step for loops of one's own: losses, optimizer and method in one call."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -12,12 +12,13 @@ from polytape.catalogue.names import MethodLike
 from polytape.combiner import Combiner
 from polytape.contract import Tensor, received
 from polytape.differentiation.losses import Losses
-from polytape.differentiation.replicated import joined, over_replicas
+from polytape.differentiation.replicated import joined, over_replicas, told_of
 from polytape.differentiation.variables import Variables
 from polytape.engines import Measure, Scalars, check_distribution, engine, framework_of
 from polytape.evidence import kinds_of
 from polytape.methods.sum import Sum
 from polytape.training.backward import backward
+from polytape.training.networks import bare
 from polytape.training.nonfinite import decide_update
 from polytape.training.optimizers.assignment import (
     as_optimizers,
@@ -57,7 +58,7 @@ class CompiledStep:
                 f'def losses(x, y): ... return {{"a": loss_a}}. {received(losses)}'
             )
         check_distribution("pt.compiled_step", networks)
-        self.losses, self.networks, self.run_eagerly = losses, networks, run_eagerly
+        self.losses, self.networks, self.run_eagerly = losses, bare(networks), run_eagerly
         self.optimizer = resolve_optimizer(optimizer, "compiled_step(optimizer=...)")
         self.combiner = combiner if isinstance(combiner, Combiner) else Combiner(combiner)
         for kind in kinds_of(self.combiner.method):
@@ -114,8 +115,23 @@ class CompiledStep:
         self._phase = self._planned(aggregator)
         own = [*self.variables, *self.optimizer.variables, *self.combiner.variables]
         self._others = [v for v in survey.variables if not any(v is other for other in own)]
+        self._join(own)
         if not self.run_eagerly:
             self._run = engine().compiled_step(self._step, [*own, *self._others])
+
+    def _join(self, own: Sequence[Any]) -> None:
+        """Where several processes train: take over all that process 0 begins with.
+
+        own  what is trained, and what optimizer and Combiner keep
+        """
+        if engine().processes() == 1:
+            return
+        others = [v for v in self._others if "seed_generator_state" not in v.path]
+        variables = [*own, *others]
+        told = {"at": "the first step of pt.compiled_step", **told_of(variables)}
+        engine().check_together({**told, "optimizer": type(self.optimizer).__name__})
+        engine().broadcast(variables)
+        self.combiner.join()
 
     def _planned(self, aggregator: Aggregator) -> PhasePlan:
         count, width = len(aggregator.names), len(self.variables)
@@ -155,7 +171,10 @@ class CompiledStep:
             shape[:] = [isinstance(returned, tuple) and returned[1] is outputs]
             return _scalars(losses, halves), outputs
 
-        recorded = over_replicas(engine().record(forward, lambda: self.variables, self.measure))
+        recorded = over_replicas(
+            engine().record(forward, lambda: self.variables, self.measure),
+            lambda: {"at": "a step of pt.compiled_step", "objectives": aggregator.names},
+        )
         scale = ops.cast(optimizer.scale_loss(ops.ones(())), "float32")
         count = ops.add(self.combiner.steps.value, 0)
         recording = PhaseRecording(recorded, phase, count, scale, reach=self._reach)

@@ -125,7 +125,7 @@ def doors() -> Iterator[tuple[str, Callable[[], Any]]]:
         yield "tape.gradients", lambda: pt.GradientTape().gradients({}, [w])
 
 
-def refused(doors: list[tuple[str, Callable[[], Any]]], found: str) -> None:
+def refused(doors: list[tuple[str, Callable[[], Any]]], found: str, remedy: str = REMEDY) -> None:
     """Every door names itself, what was found, and what works."""
     for asked_by, door in doors:
         try:
@@ -133,7 +133,7 @@ def refused(doors: list[tuple[str, Callable[[], Any]]], found: str) -> None:
         except RuntimeError as error:
             text = str(error)
             assert text.startswith(f"{asked_by}: {found}"), text
-            assert REMEDY in text
+            assert remedy in text
         else:
             raise AssertionError(asked_by)
 
@@ -170,44 +170,14 @@ def test_two_replicas_of_tensorflow() -> None:
     assert "compile(): tf.distribute.Mirro" in fresh(MIRRORED)
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="process groups are of PyTorch")
-def test_a_process_group_of_pytorch() -> None:
-    import torch.distributed as dist
-    from torch.testing._internal.distributed.fake_pg import FakeStore
-
-    found = [*doors()]
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
-    try:
-        refused(found, "a torch.distributed process group of 2 processes is at work")
-    finally:
-        dist.destroy_process_group()
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=1)
-    try:
-        model().compile("sgd", LOSSES, combine="upgrad")
-    finally:
-        dist.destroy_process_group()
-
-
 @pytest.mark.skipif(BACKEND != "torch", reason="its wrappers are of PyTorch")
-@pytest.mark.parametrize("kind", ["DataParallel", "DistributedDataParallel"])
-def test_a_data_parallel_wrapper_of_pytorch(kind: str) -> None:
+def test_a_data_parallel_wrapper_of_pytorch() -> None:
+    """Threads of one process that share a network cannot be right, and every door says so."""
     import torch
 
-    alone = torch.distributed.HashStore()
-    if kind == "DistributedDataParallel":
-        torch.distributed.init_process_group("gloo", store=alone, rank=0, world_size=1)
-    try:
-        wrapped(getattr(torch.nn.parallel, kind)(torch.nn.Linear(4, 1)), kind)
-    finally:
-        if kind == "DistributedDataParallel":
-            torch.distributed.destroy_process_group()
-
-
-def wrapped(wrapper: Any, kind: str) -> None:
-    """Every door refuses a wrapper of PyTorch's."""
+    wrapper = torch.nn.DataParallel(torch.nn.Linear(4, 1))
     layer = keras.layers.TorchModuleWrapper(wrapper, output_shape=(None, 1))
     inputs = keras.Input((4,))
-    text = f"{kind} spreads a network over devices"
     inside = pt.Model(inputs, {"a": layer(inputs), "b": keras.layers.Dense(1)(inputs)})
     refused(
         [
@@ -215,8 +185,11 @@ def wrapped(wrapper: Any, kind: str) -> None:
             ("pt.Model(networks={'one': ...})", lambda: pt.Model(networks={"one": wrapper})),
             ("compile()", lambda: inside.compile("sgd", {"a": "mse", "b": "mse"})),
             ("pt.gradients", lambda: pt.gradients(dict, wrapper)),
+            ("pt.gradients", lambda: pt.gradients(dict, {"one": wrapper})),
+            ("pt.compiled_step", lambda: pt.compiled_step(dict, "sgd", "upgrad", [wrapper])),
         ],
-        text,
+        "DataParallel spreads a network over the devices of one process",
+        "torchrun",
     )
 
 

@@ -145,6 +145,10 @@ class Aggregator:
         """Whether the losses are asked for again after the update."""
         return any(kind.second_forward for kind in self.kinds)
 
+    def reseed(self, seed: int) -> None:
+        """Draw from another base seed from now on."""
+        self._seed, self._base = seed, np.array(base_of(seed), seed_dtype())
+
     def seed(self, step: Tensor) -> Seed:
         """The seed of a step: the same after a resume, another one in every step."""
         return self._seed if isinstance(self._seed, Seed) else draw(self._seed, step)

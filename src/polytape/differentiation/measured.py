@@ -169,6 +169,9 @@ class Excerpt:
         chosen = {self._scalars[index]: seed for index, seed in cotangents.items()}
         return self._recording.vjp(chosen, [known[index] for index in variables], last)
 
+    def zeros(self, variable: int) -> Tensor:
+        return self._recording.zeros([*self._variables, *self._recording.marks][variable])
+
     def reach(self, scalars: Sequence[int]) -> np.ndarray:
         chosen = [self._scalars[index] for index in scalars]
         return self._recording.reach(chosen)[:, list(self._variables)]

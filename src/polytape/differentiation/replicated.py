@@ -3,7 +3,8 @@
 The one rule of several devices: whatever is decided, is decided from sums over replicas.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from keras import ops
@@ -41,6 +42,12 @@ class Replicated:
         if (parts := engine().replica_count() // division()) > 1:
             cotangents = {index: seed / parts for index, seed in cotangents.items()}
         found = self.local.vjp(cotangents, variables, last)
+        # Which loss reaches what may depend on the data of a replica; what is added up must not.
+        there = engine().any_process(np.array([gradient is not None for gradient in found], bool))
+        found = [
+            self.local.zeros(variable) if gradient is None and some else gradient
+            for variable, gradient, some in zip(variables, found, there, strict=True)
+        ]
         places = [
             place
             for place, (variable, gradient) in enumerate(zip(variables, found, strict=True))
@@ -52,12 +59,27 @@ class Replicated:
         return found
 
     def reach(self, scalars: Sequence[int]) -> np.ndarray:
-        return self.local.reach(scalars)
+        return engine().any_process(self.local.reach(scalars))
+
+    def zeros(self, variable: int) -> Tensor:
+        return self.local.zeros(variable)
 
 
-def over_replicas(recording: Recording) -> Recording:
-    """The recording of the whole batch."""
-    return recording if engine().replica_count() == 1 else Replicated(recording)
+def over_replicas(recording: Recording, told: Callable[[], Mapping[str, Any]]) -> Recording:
+    """The recording of the whole batch.
+
+    told  what all processes that record have to say alike: see `check_together` of engines
+    """
+    if engine().replica_count() == 1:
+        return recording
+    losses = {str(name): len(places) for name, places in recording.groups.items()}
+    engine().check_together({**told(), "losses": losses, "marked tensors": len(recording.marks)})
+    return Replicated(recording)
+
+
+def told_of(variables: Sequence[Any]) -> dict[str, Any]:
+    """What processes have to say alike of their variables, before they exchange values."""
+    return {"variables": [(tuple(v.shape), str(v.dtype)) for v in variables]}
 
 
 def division() -> int:

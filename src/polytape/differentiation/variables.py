@@ -1,6 +1,7 @@
 """What gradients are taken by: variables, in any of the forms that people have them in."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -58,6 +59,40 @@ class Variables(NamedTuple):
             )
         return cls(variables, tuple(paths), tuple(resting))
 
+    def told(self, caller: str, names: Sequence[str]) -> dict[str, Any]:
+        """What processes have to say alike that take gradients of `names` together."""
+        variables = [(tuple(v.shape), str(v.dtype)) for v in self.variables]
+        return {"at": caller, "objectives": [*names], "variables": variables}
+
+    def check_same(self) -> None:
+        """Raise `RuntimeError` where processes train together and their copies are not equal.
+
+        Looked at once, before the first gradients by these variables.
+        """
+        if engine().processes() == 1 or not self.variables:
+            return
+        first, ids = self.variables[0], tuple(map(id, self.variables))
+        known = _SAME.get(id(first))
+        if known is not None and known[0]() is first and ids in known[1]:
+            return
+        differing = engine().differing(self.variables)
+        if differing:
+            raise RuntimeError(
+                f"{len(differing)} of {len(ids)} variables have other values in some of the "
+                f"{engine().processes()} processes, first {self.paths[differing[0]]!r}. "
+                "All processes get the same updates, so their copies would never become equal. "
+                "Before the loop build the networks from one seed in all processes, or give all "
+                "of them what process 0 has: for p in module.parameters(): "
+                "torch.distributed.broadcast(p.data, src=0); torch.nn.parallel."
+                "DistributedDataParallel(module) does that, too."
+            )
+        others = known[1] if known is not None and known[0]() is first else set()
+        _SAME[id(first)] = weakref.ref(first), {*others, ids}
+
+
+# Sets of variables that were found equal in all processes, by the first: they are looked at once.
+_SAME: dict[int, tuple[weakref.ref[Any], set[tuple[int, ...]]]] = {}
+
 
 def path_or_number(variable: Any, index: int) -> str:
     """The name that a variable has of itself, or its place."""
@@ -89,6 +124,7 @@ def _expanded(caller: str, given: Any, name: str) -> Iterator[_Found]:
     if isinstance(given, keras.layers.Layer):
         yield from _of_layer(caller, given, name)
         return
+    given = engine().unwrapped(given)
     check_native(f"{caller} got", given)
     module = engine().parameters(given)
     if module is not None:

@@ -43,6 +43,10 @@ class Recording(Protocol):
         """
         ...
 
+    def zeros(self, variable: int) -> Tensor:
+        """A gradient by a variable, mark or stand-in, by index, that is zero."""
+        ...
+
     def reach(self, scalars: Sequence[int]) -> np.ndarray:
         """(len(scalars), V) bool: which scalar has a differentiable path to which variable."""
         ...
@@ -375,6 +379,50 @@ class Engine(Protocol):
 
         All replicas come to it, with tensors of the same number, shapes and types.
         """
+        ...
+
+    def processes(self) -> int:
+        """How many processes train together, each with copies of its own of all variables.
+
+        1 where the framework keeps the variables of all processes as one.
+        """
+        ...
+
+    def process_number(self) -> int:
+        """The number of this process, from 0."""
+        ...
+
+    def check_together(self, told: Mapping[str, Any]) -> None:
+        """Raise `RuntimeError` in all of these processes unless all tell the same.
+
+        All come to it where they would wait for each other next, whatever they are about to do.
+
+        told  {what it is about: what this process has to say of it}; where they are comes first
+        """
+        ...
+
+    def gather(self, told: Any) -> list[Any]:
+        """What each of these processes tells, any Python object, by their numbers."""
+        ...
+
+    def differing(self, variables: Sequence[Variable]) -> list[int]:
+        """The places of variables that have not the same bits in all of these processes."""
+        ...
+
+    def alone(self) -> AbstractContextManager[None]:
+        """While it is open this process records and differentiates for itself, on its own data."""
+        ...
+
+    def any_process(self, flags: np.ndarray) -> np.ndarray:
+        """Where any of these processes has true; all come to it, with flags of one shape."""
+        ...
+
+    def broadcast(self, variables: Sequence[Variable]) -> None:
+        """Give all of these processes the values that process 0 has."""
+        ...
+
+    def unwrapped(self, module: Any) -> Any:
+        """The module in a wrapper that adds gradients up, whose work is done here; others as is."""
         ...
 
     def refusal(self, model: Any) -> str | None:

@@ -328,7 +328,10 @@ class GradientTape:
         named = Losses.of(losses, "tape.gradients takes")
         known = Variables.of("tape.gradients", sources)
         factor = factor_of("tape.gradients", scale)
-        recording = over_replicas(tape.recording(named.groups, known.variables))
+        recording = over_replicas(
+            tape.recording(named.groups, known.variables),
+            lambda: known.told("tape.gradients", named.names),
+        )
         found = collected(recording, named.names, known, factor)
         _check_reach(tape, found.connectivity, known, named)
         self._used = "gradients", tape.line()

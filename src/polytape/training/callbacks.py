@@ -12,6 +12,7 @@ from polytape.training.compilation import Compilation
 from polytape.training.diagnosis import Stillness, StopOnNonfinite
 from polytape.training.nonfinite_report import bad_data, bad_weights, raise_if_dropped
 from polytape.training.reweighting import live_weights, write_weights
+from polytape.training.together import callbacks_together
 
 T = TypeVar("T", bound=keras.callbacks.Callback)
 
@@ -176,13 +177,18 @@ def among(callbacks: Anything, kind: type[T]) -> list[T]:
     return [each for each in _listed(callbacks) if isinstance(each, kind)]
 
 
-def insert(callbacks: Anything, *own: keras.callbacks.Callback) -> Anything:
+def insert(
+    callbacks: Anything, own: Sequence[keras.callbacks.Callback], validates: bool
+) -> Anything:
     """Our own callbacks and the user's behind them, so that all of those see our logs.
+
+    validates  whether there are validation data
 
     A `CallbackList` of the user's becomes another one: what it holds and when it calls its
     callbacks is settled when it is made.
     """
-    together = [*own, *_listed(callbacks)]
+    users, behind = callbacks_together(_listed(callbacks), validates)
+    together = [*own, *users, *behind]
     if not isinstance(callbacks, keras.callbacks.CallbackList):
         return together
     return keras.callbacks.CallbackList(together, model=callbacks.model, **(callbacks.params or {}))

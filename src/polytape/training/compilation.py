@@ -1,5 +1,6 @@
 """One `compile` of a model: what was told, the plan of a step, what the first step found out."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 
@@ -57,6 +58,7 @@ class Compilation:
         self.data, self.batch_size = NO_DATA, 32
         self.looked_at_stillness = False
         self.snapshot: Anything = None
+        self.joined = False  # whether other processes have begun with the same
         self.monitor: MonitorState | None = None
         self._monitor_of: Callable[[StepPlan], MonitorState] | None = None
 
@@ -171,6 +173,12 @@ class Compilation:
         """Raise if a step went past the plan, by a `train_step` that did not look like it."""
         if self.settings.may_bypass and not self.reached:
             raise RuntimeError(bypassed(self.settings.may_bypass, self.settings.method))
+
+    def reseed(self, seed: int) -> None:
+        """Draw the random numbers of methods from another base seed."""
+        self.settings = dataclasses.replace(self.settings, seed=seed)
+        for phase in self.plan.phases:
+            phase.aggregator.reseed(seed)
 
     # ------------------------------------------------------------------ forward
 
@@ -308,8 +316,14 @@ class Compilation:
         self._tells = not final
         table = routing_table(self.settings, self._plan, self.model.optimizer, self.reaches)
         if table != self._told:
-            print(table if self._told is None else "\nThe first step found:\n" + table)
+            show(table if self._told is None else "\nThe first step found:\n" + table)
         self._told = table
+
+
+def show(text: str) -> None:
+    """Print, in one process of several."""
+    if engine().process_number() == 0:
+        print(text)
 
 
 def added_losses(model: keras.Model) -> Tensor | None:

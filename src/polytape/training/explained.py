@@ -39,10 +39,10 @@ def explain_model(model: keras.Model, x: Nest, y: Nest, sample_weight: Nest = No
     _planned(compilation, batch)
     changing = [*model.non_trainable_variables, *model.metrics_variables]
     before = [(variable, ops.copy(variable.value)) for variable in changing]
+    phases = range(len(compilation.settings.phases))
     try:
-        parts = [
-            _Part(compilation, number, batch) for number in range(len(compilation.settings.phases))
-        ]
+        with engine().alone():
+            parts = [_Part(compilation, number, batch) for number in phases]
     finally:
         for variable, value in before:
             variable.assign(value)

@@ -6,7 +6,6 @@ from keras import ops
 
 from polytape.contract import Tensor
 from polytape.contract.types import Anything, Numbers
-from polytape.differentiation.replicated import over_replicas
 from polytape.engines import engine
 from polytape.training.compilation import Compilation
 from polytape.training.losses.evaluation import Batch
@@ -37,11 +36,11 @@ def gradient_norms(compilation: Compilation, batch: Batch) -> dict[str, Numbers]
 
 def _of_phase(compilation: Compilation, number: int, batch: Batch) -> dict[str, Numbers]:
     variables = compilation.model.trainable_variables
-    recorded = engine().record(
-        lambda: ({"losses": unweighted_losses(compilation, number, batch)}, None),
-        lambda: variables,
-    )
-    recording = over_replicas(recorded)
+    with engine().alone():  # any process may ask
+        recording = engine().record(
+            lambda: ({"losses": unweighted_losses(compilation, number, batch)}, None),
+            lambda: variables,
+        )
     found = {}
     for t, name in enumerate(compilation.plan.phases[number].names):
         gradients = recording.vjp({t: ops.ones((), "float32")}, range(len(variables)))

@@ -11,7 +11,7 @@ from polytape.contract.types import Anything, Config, Mode, Nest
 from polytape.engines import check_distribution, check_native, engine
 from polytape.training.functional import plain_functional
 from polytape.training.loadable import warn_of_lost
-from polytape.training.networks import check_networks, refuse_shared
+from polytape.training.networks import bare, check_networks, refuse_shared
 from polytape.training.overrides import loss_mode, overriding, refuse_unreached, seen_from
 from polytape.training.saving import MethodState
 from polytape.training.serving import Seen, without_features
@@ -128,6 +128,7 @@ class Model(Trainer, Made, keras.Model):
             TypeError: For what is no Keras model, and for one whose class overrides what could not
                 be asked, as `train_step`: derive that class from `polytape.Model` instead.
         """
+        model = engine().unwrapped(model)
         if not isinstance(model, keras.Model):
             check_distribution("pt.Model.wrap", model)
             check_native("pt.Model.wrap takes a Keras model, and this is", model)
@@ -269,6 +270,7 @@ class Networks(Model):
         **kwargs: Anything,
     ) -> None:
         super().__init__(**kwargs)
+        networks = bare(networks)
         check_networks(networks, forward)
         self.networks = dict(networks)
         self.joined = forward

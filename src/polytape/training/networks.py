@@ -7,7 +7,14 @@ from collections.abc import Mapping
 import keras
 
 from polytape.contract.types import Anything, Function
-from polytape.engines import check_distribution
+from polytape.engines import check_distribution, engine
+
+
+def bare(networks: Anything) -> Anything:
+    """Named networks without the wrappers that some of them are in."""
+    if not isinstance(networks, Mapping):
+        return networks
+    return {name: engine().unwrapped(network) for name, network in networks.items()}
 
 
 def check_networks(networks: Anything, forward: Function | None) -> None:

@@ -20,6 +20,7 @@ from polytape.training.losses.evaluation import Parts as PartsOfLoss
 from polytape.training.losses.masks import masks_of
 from polytape.training.losses.returned_total import Called, ReturnedTotal
 from polytape.training.plan import PhasePlan, Settings, never_evaluated
+from polytape.training.together import at_step
 
 
 @dataclass(frozen=True)
@@ -233,8 +234,15 @@ def record_phase(compilation: Compilation, number: int, batch: Batch) -> Recordi
     settings, model = compilation.settings, compilation.model
     run = forward_of(compilation, number, batch)
     apart = settings.takes_apart
-    found = engine().record(run, lambda: model.trainable_variables, settings.measure, apart)
-    return over_replicas(taken_apart(compilation, number, found))
+
+    def told() -> dict[str, Anything]:
+        return at_step(compilation, number)
+
+    if engine().processes() > 1:  # replicas add up in the forward pass already
+        engine().check_together(told())
+    known, measure = (lambda: model.trainable_variables), settings.measure
+    found = engine().record(run, known, measure, apart)
+    return over_replicas(taken_apart(compilation, number, found), told)
 
 
 def forward_of(compilation: Compilation, number: int, batch: Batch) -> Forward:

@@ -20,12 +20,16 @@ from polytape.training.observation import Observation
 from polytape.training.optimizers.assignment import as_optimizers
 from polytape.training.recording import PhaseRecording, losses_again, record_phase
 from polytape.training.statistics import restore
+from polytape.training.together import join, several
 
 
 def train_step(model: keras.Model, data: Nest) -> dict[str, Tensor]:
     """A step of a `polytape.Model` on one batch: Keras logs out, model and optimizer updated."""
     compilation: Compilation = model.compilation
     compilation.reached = True
+    if several() and not compilation.joined:
+        join(compilation)
+        compilation.joined = True
     batch = Batch(*keras.utils.unpack_x_y_sample_weight(data))
     totals = []
     for number, declared in enumerate(compilation.settings.phases):

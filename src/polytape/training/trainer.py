@@ -12,7 +12,7 @@ from polytape.catalogue import resolve
 from polytape.catalogue.names import MethodLike
 from polytape.combiner import Combiner
 from polytape.contract import Method
-from polytape.contract.types import Anything, Config, LossLike, Nest
+from polytape.contract.types import Anything, Config, Logs, LossLike, Nest
 from polytape.differentiation.connectivity import NoPathError
 from polytape.differentiation.replicated import everywhere
 from polytape.engines import Measure, check_distribution, engine
@@ -41,6 +41,7 @@ from polytape.training.reweighting import live_weights, reweight, write_weights
 from polytape.training.saving import MethodState, unchanged_on_failure
 from polytape.training.settings import settings_of
 from polytape.training.step import train_step
+from polytape.training.together import begin, quiet, results_of_all
 
 OptimizerLike: TypeAlias = str | dict[str, Anything] | keras.optimizers.Optimizer
 
@@ -206,10 +207,12 @@ class Trainer:
 
     def fit(self, *args: object, **kwargs: object) -> keras.callbacks.History:
         compilation = self._compiled("fit")
-        given = self._given(super().fit, args, kwargs, together=True)  # type: ignore[misc]
+        begin(compilation)
+        given = quiet(self._given(super().fit, args, kwargs, together=True))  # type: ignore[misc]
         callbacks = given.pop("callbacks", None)
         monitor = self._monitor(compilation, among(callbacks, GradientMonitor))
-        callbacks = insert(callbacks, *callbacks_of(compilation, callbacks))
+        validates = given.get("validation_data") is not None or bool(given.get("validation_split"))
+        callbacks = insert(callbacks, callbacks_of(compilation, callbacks), validates)
         compilation.data, compilation.batch_size = _data_of(given), given.get("batch_size") or 32
         try:
             return aligned(super().fit(**given, callbacks=callbacks))  # type: ignore[misc]
@@ -246,7 +249,14 @@ class Trainer:
 
     def evaluate(self, *args: object, **kwargs: object) -> Nest:
         self._compiled("evaluate")
-        return super().evaluate(**self._given(super().evaluate, args, kwargs))  # type: ignore[misc]
+        given = quiet(self._given(super().evaluate, args, kwargs))  # type: ignore[misc]
+        return super().evaluate(**given)  # type: ignore[misc]
+
+    def _get_metrics_result_or_logs(self, logs: Logs) -> Nest:
+        # Keras calls it where an epoch or an evaluation ends. What it reads in a step, and what
+        # batches log, is of this process.
+        with results_of_all(self):  # type: ignore[arg-type]
+            return super()._get_metrics_result_or_logs(logs)  # type: ignore[misc]
 
     def test_on_batch(self, *args: object, **kwargs: object) -> Nest:
         self._compiled("test_on_batch")
@@ -431,6 +441,7 @@ class Trainer:
         given = {
             key: keras.saving.serialize_keras_object(item) for key, item in self._combining.items()
         }
+        given["seed"] = self.compilation.settings.seed  # which may have come from process 0
         return {**config, **given}
 
     def compile_from_config(self, config: Config) -> None:

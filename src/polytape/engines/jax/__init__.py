@@ -28,6 +28,17 @@ from polytape.engines.jax.updates import (
     train_step,
     without_side_effects,
 )
+from polytape.engines.joint import (
+    alone,
+    any_process,
+    broadcast,
+    check_together,
+    differing,
+    gather,
+    process_number,
+    processes,
+    unwrapped,
+)
 
 CHOICES_PAY = False  # XLA runs the chosen way on one core of a CPU
 KERAS_ADDS = False
@@ -39,18 +50,26 @@ __all__ = [
     "KERAS_ADDS",
     "add_where",
     "all_reduce",
+    "alone",
+    "any_process",
     "apply",
     "assign",
+    "broadcast",
+    "check_together",
     "choose",
     "compiled",
     "compiled_step",
     "dense",
     "derivative",
+    "differing",
     "finite",
+    "gather",
     "has_value",
     "in_range",
     "parameters",
     "prepare",
+    "process_number",
+    "processes",
     "readable",
     "record",
     "refusal",
@@ -66,6 +85,7 @@ __all__ = [
     "trace",
     "train_step",
     "trains",
+    "unwrapped",
     "without_side_effects",
     "zeros_like",
 ]

@@ -63,6 +63,9 @@ class Linearized:
         reached: Any = self._all_reach[list(cotangents)].any(axis=0)
         return [gradients[index] if reached[index] else None for index in variables]
 
+    def zeros(self, variable: int) -> Tensor:
+        return jnp.zeros_like(self._values[variable])
+
     def reach(self, scalars: Sequence[int]) -> np.ndarray:
         return self._all_reach[np.array(scalars, int), : self.marks.start]
 

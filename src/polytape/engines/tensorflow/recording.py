@@ -44,6 +44,9 @@ class TapeRecording:
         sources = [self._known[index] for index in variables]
         return self.tape.gradient(targets, sources, output_gradients=seeds)
 
+    def zeros(self, variable: int) -> Tensor:
+        return tf.zeros_like(self._known[variable])
+
     def reach(self, scalars: Sequence[int]) -> np.ndarray:
         found = [self.tape.gradient(self.scalars[index], self._variables) for index in scalars]
         return np.array([[gradient is not None for gradient in row] for row in found], bool)

@@ -12,7 +12,21 @@ from polytape.engines.torch.gradients import (
 )
 from polytape.engines.torch.operations import trace
 from polytape.engines.torch.recording import derivative, parameters, record, tape, trains
-from polytape.engines.torch.replicas import all_reduce, refusal, replica_count, replica_index
+from polytape.engines.torch.replicas import (
+    all_reduce,
+    alone,
+    any_process,
+    broadcast,
+    check_together,
+    differing,
+    gather,
+    process_number,
+    processes,
+    refusal,
+    replica_count,
+    replica_index,
+    unwrapped,
+)
 from polytape.engines.torch.updates import (
     apply,
     assign,
@@ -39,18 +53,26 @@ __all__ = [
     "KERAS_ADDS",
     "add_where",
     "all_reduce",
+    "alone",
+    "any_process",
     "apply",
     "assign",
+    "broadcast",
+    "check_together",
     "choose",
     "compiled",
     "compiled_step",
     "dense",
     "derivative",
+    "differing",
     "finite",
+    "gather",
     "has_value",
     "in_range",
     "parameters",
     "prepare",
+    "process_number",
+    "processes",
     "readable",
     "record",
     "refusal",
@@ -66,6 +88,7 @@ __all__ = [
     "trace",
     "train_step",
     "trains",
+    "unwrapped",
     "without_side_effects",
     "zeros_like",
 ]

@@ -52,6 +52,9 @@ class GraphRecording:
         found = iter(torch.autograd.grad(targets, moving, seeds, **keep) if moving else ())
         return [next(found) if source.requires_grad else None for source in sources]
 
+    def zeros(self, variable: int) -> Tensor:
+        return torch.zeros_like(self._known[variable])
+
     def reach(self, scalars: Sequence[int]) -> np.ndarray:
         # Autograd's graph is at hand: a walk costs nothing, a gradient would cost a backward pass.
         leaves = [get_gradient_edge(v).node if v.requires_grad else None for v in self._variables]

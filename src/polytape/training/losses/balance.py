@@ -59,6 +59,7 @@ def balanced(
                 kind.of_replica(part, factor, factor * batches) for part in found[kind.name]
             ]
             for kind in kinds
+            if kind.name in found
         }
 
     calls = [

@@ -166,7 +166,8 @@ class Objectives:
         weights = self._weights(objective, step.sample_weight, y_true, y_pred)
         if objective.name in self.logits_checks:
             self.logits_checks[objective.name].update_state(y_true, y_pred)
-        return compare(loss, y_true, y_pred, weights, self.kinds)
+        kinds = self.kinds if self.evaluations.heard else ()  # whoever evaluates wants none
+        return compare(loss, y_true, y_pred, weights, kinds)
 
     def _weights(self, objective: Objective, given: Anything, y_true: Nest, y_pred: Nest) -> Nest:
         """The sample weights of an objective, those of its classes included; or None.

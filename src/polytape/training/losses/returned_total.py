@@ -117,6 +117,9 @@ class ReturnedTotal:
                 seeds[scalar] = seeds[scalar] + term if scalar in seeds else term
         return self._recording.vjp(seeds, variables, last)
 
+    def zeros(self, variable: int) -> Tensor:
+        return self._recording.zeros(variable)
+
     def reach(self, scalars: Sequence[int]) -> Flags:
         found = [self._recording.reach([s for s, _ in self._terms[index]]) for index in scalars]
         return np.array([rows.any(axis=0) for rows in found], bool)
