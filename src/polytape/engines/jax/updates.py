@@ -66,7 +66,17 @@ def without_side_effects(function: Callable[[], Any], changing: Sequence[Variabl
         return function()
 
 
+def _once(flag: Tensor) -> Tensor:
+    """The same flag, () bool, worked out once by a compiled step.
+
+    XLA copies what leads to a number into every operation that reads it, here into the update of
+    each variable, unless there is a function in it that it holds for dear.
+    """
+    return jnp.exp(jnp.where(flag, 0.0, -1.0)) > 0.5
+
+
 def assign(variables: Sequence[Variable], values: Sequence[Tensor], accept: Tensor) -> None:
+    accept = _once(accept) if len(variables) > 1 else accept
     for variable, value in zip(variables, values, strict=True):
         kept = variable.value
         variable.assign(jnp.where(accept, value.astype(kept.dtype), kept))
@@ -88,6 +98,7 @@ def apply(
     del exact  # it always is
     if not optimizer.built:
         optimizer.build(variables)
+    accept = _once(accept)
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         # On JAX it knows how to skip a step in this form only.
         before = [v.value for v in variables], [v.value for v in optimizer.variables]
