@@ -7,45 +7,77 @@ import tensorflow as tf
 from polytape.engines.contract import Tensor
 
 _SMALL = 4096  # entries of a gradient
+_LONG = 2**16  # entries of a row that is not kept side by side with others
 
 
 class _Rows:
+    """Rows as they lie, if they are long; else side by side."""
+
     def __init__(self, gradients: Sequence[Tensor]) -> None:
         self._like = gradients
         self._sparse = all(isinstance(gradient, tf.IndexedSlices) for gradient in gradients)
-        dense = _compact(gradients) if self._sparse else [*map(tf.convert_to_tensor, gradients)]
+        self._rows = (
+            _compact(gradients) if self._sparse else [*map(tf.convert_to_tensor, gradients)]
+        )
+        size = self._rows[0].shape.num_elements()
+        self._long = size is not None and size > _LONG
         # One row, as every private variable has, needs no matrix: a small graph is all overhead.
-        self._row = tf.cast(dense[0], _precision(dense[0])) if len(dense) == 1 else None
-        if self._row is None:
-            stacked = tf.cast(tf.stack(dense), _precision(dense[0]))
-            self._matrix = tf.reshape(stacked, [len(dense), -1])
+        self._matrix = None if len(self._rows) == 1 or self._long else self._side_by_side()
+
+    def _side_by_side(self) -> Tensor:
+        stacked = tf.cast(tf.stack(self._rows), _precision(self._rows[0]))
+        return tf.reshape(stacked, [len(self._rows), -1])
+
+    def _flat(self) -> list[Tensor]:
+        return [tf.reshape(tf.cast(row, _precision(row)), [-1]) for row in self._rows]
 
     def gram(self, mixed: Tensor | None = None, kept: Tensor | None = None) -> Tensor:
-        matrix = self._all()
-        if kept is not None:
-            matrix = tf.where(kept[:, None], matrix, tf.zeros((), matrix.dtype))
-        if mixed is not None:
-            matrix = tf.matmul(tf.cast(mixed, matrix.dtype), matrix)
-        return tf.cast(tf.matmul(matrix, matrix, transpose_b=True), tf.float32)
+        def product(matrix: Tensor) -> Tensor:
+            if kept is not None:
+                matrix = tf.where(kept[:, None], matrix, tf.zeros((), matrix.dtype))
+            if mixed is not None:
+                matrix = tf.matmul(tf.cast(mixed, matrix.dtype), matrix)
+            return tf.matmul(matrix, matrix, transpose_b=True)
+
+        if not self._long:
+            return tf.cast(product(self._all()), tf.float32)
+        # In as many pieces as there are rows: a stacked copy is never larger than one of them, and
+        # short sums are rounded less.
+        rows = self._flat()
+        pieces, size = min(len(rows), 16), rows[0].shape[0]
+        width = size // pieces
+
+        def piece(number: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+            cut = tf.stack([tf.slice(row, [number * width], [width]) for row in rows])
+            return number + 1, total + product(cut)
+
+        total = product(tf.stack([row[pieces * width :] for row in rows]))
+        _, total = tf.while_loop(
+            lambda number, _: number < pieces, piece, [0, total], parallel_iterations=1
+        )
+        return tf.cast(total, tf.float32)
 
     def squares(self) -> list[Tensor]:
-        if self._row is not None:
-            flat = tf.reshape(self._row, [1, -1])
-            return [tf.cast(tf.matmul(flat, flat, transpose_b=True)[0, 0], tf.float32)]
-        sums = tf.reduce_sum(tf.square(self._matrix), axis=1)
-        return tf.unstack(tf.cast(sums, tf.float32))
+        if self._matrix is not None:
+            sums = tf.reduce_sum(tf.square(self._matrix), axis=1)
+            return tf.unstack(tf.cast(sums, tf.float32))
+        return [tf.cast(2.0 * tf.nn.l2_loss(row), tf.float32) for row in self._flat()]
 
     def _all(self) -> Tensor:
-        return self._matrix if self._row is None else tf.reshape(self._row, [1, -1])
+        return self._side_by_side() if self._matrix is None else self._matrix
 
     def matrix(self) -> Tensor:
         return tf.cast(self._all(), tf.float32)
 
     def weighted_sum(self, weights: Tensor, kept: Tensor | None) -> Tensor:
-        if self._row is not None:
-            flat = tf.cast(weights[0], self._row.dtype) * self._row
-            none = tf.zeros((), flat.dtype)
-            return self.unflatten(flat if kept is None else tf.where(kept[0], flat, none))
+        if self._matrix is None:  # a stacked copy would be another one of all rows
+            rows = self._flat()
+            weights = tf.cast(weights, rows[0].dtype)
+            terms = [weights[index] * row for index, row in enumerate(rows)]
+            if kept is not None:
+                none = tf.zeros((), rows[0].dtype)
+                terms = [tf.where(kept[index], term, none) for index, term in enumerate(terms)]
+            return self.unflatten(terms[0] if len(terms) == 1 else tf.add_n(terms))
         matrix, none = self._matrix, tf.zeros((), self._matrix.dtype)
         matrix = matrix if kept is None else tf.where(kept[:, None], matrix, none)
         return self.unflatten(tf.matmul(tf.cast(weights, matrix.dtype)[None, :], matrix)[0])

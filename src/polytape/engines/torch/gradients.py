@@ -1,35 +1,62 @@
 """The gradients of several objectives by one variable."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from polytape.engines.contract import Tensor
 
+_SHORT = 2**16  # entries of a row that is kept side by side with the others
+_PIECE = 2**20  # entries of a piece of longer ones
+
 
 class _Rows:
+    """Rows as they lie: what needs them side by side takes them piece by piece."""
+
     def __init__(self, gradients: Sequence[Tensor]) -> None:
         self._shape, self._dtype = gradients[0].shape, gradients[0].dtype
-        self._matrix = torch.stack([g.reshape(-1).to(_precision(g)) for g in gradients])
+        self._precision = _precision(gradients[0])
+        self._rows = [gradient.reshape(-1) for gradient in gradients]
+        self._size = self._rows[0].numel()
+        self._whole = self._piece(0, self._size) if self._size <= _SHORT else None
+
+    def _piece(self, start: int, stop: int) -> Tensor:
+        return torch.stack([row[start:stop].to(self._precision) for row in self._rows])
+
+    def _pieces(self, kept: Tensor | None) -> Iterator[tuple[Tensor, int, int]]:
+        """(k, width) each, zero where a row is not kept; where it begins and where it ends."""
+        for start in range(0, max(self._size, 1), _PIECE):
+            stop = min(start + _PIECE, self._size)
+            piece = self._piece(start, stop) if self._whole is None else self._whole
+            if kept is not None:
+                piece = torch.where(kept[:, None], piece, torch.zeros_like(piece))
+            yield piece, start, stop
 
     def gram(self, mixed: Tensor | None = None, kept: Tensor | None = None) -> Tensor:
-        matrix = self._kept(kept)
-        matrix = matrix if mixed is None else mixed.to(matrix.dtype) @ matrix
-        return (matrix @ matrix.T).to(torch.float32)
-
-    def _kept(self, kept: Tensor | None) -> Tensor:
-        if kept is None:
-            return self._matrix
-        return torch.where(kept[:, None], self._matrix, torch.zeros_like(self._matrix))
+        found = []
+        for piece, _, _ in self._pieces(kept):
+            taken = piece if mixed is None else mixed.to(piece.dtype) @ piece
+            found.append(taken @ taken.T)
+        return (found[0] if len(found) == 1 else torch.stack(found).sum(0)).to(torch.float32)
 
     def squares(self) -> list[Tensor]:
-        return [torch.dot(row, row).to(torch.float32) for row in self._matrix]
+        rows = (
+            [row.to(self._precision) for row in self._rows] if self._whole is None else self._whole
+        )
+        return [torch.dot(row, row).to(torch.float32) for row in rows]
 
     def matrix(self) -> Tensor:
-        return self._matrix.to(torch.float32)
+        return self._piece(0, self._size).to(torch.float32)
 
     def weighted_sum(self, weights: Tensor, kept: Tensor | None) -> Tensor:
-        return self.unflatten(weights.to(self._matrix.dtype) @ self._kept(kept))
+        weights = weights.to(self._precision)
+        if self._whole is not None:
+            ((piece, _, _),) = self._pieces(kept)
+            return self.unflatten(weights @ piece)
+        flat = torch.empty(self._size, dtype=self._precision, device=self._rows[0].device)
+        for piece, start, stop in self._pieces(kept):
+            torch.mv(piece.T, weights, out=flat[start:stop])
+        return self.unflatten(flat)
 
     def unflatten(self, flat: Tensor) -> Tensor:
         return flat.reshape(self._shape).to(self._dtype)
