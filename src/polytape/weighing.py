@@ -1,14 +1,13 @@
 """The maths of a method alone, for a given Gramian: no network, no variables."""
 
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
-from polytape.aggregation.seeds import draw
+from polytape.aggregation.seeds import base_of, drawn_from, seed_dtype
+from polytape.aggregation.weights import compiled_once, is_known
 from polytape.catalogue import resolve
 from polytape.catalogue.names import MethodLike
 from polytape.contract import (
@@ -22,10 +21,12 @@ from polytape.contract import (
     evaluate,
     in_float32,
     is_whole,
+    ops,
     received,
 )
-from polytape.contract.arguments import flags, known, numbers
-from polytape.evidence import Kind, all_kinds, kinds_of
+from polytape.contract.arguments import flags, known, numbers, real
+from polytape.engines import engine
+from polytape.evidence import Kind, evidence_keys, kinds_of
 
 
 @in_float32
@@ -81,21 +82,23 @@ def weigh(
         [0.5, 0.5]
     """
     method = resolve(method)
-    kinds = kinds_of(method)
+    asked = _asked_of(method)
     given = {"cross": cross, "last": last, "traces": traces, **more}
-    _check_keys(method, kinds, given)
-    evidence = _evidence(method, gramian, losses, names, active, step, check_seed(seed))
-    shape = tuple(evidence.losses.shape)
-    initial = method.init(evidence.names, shape[:-1])
+    _check_keys(method, asked.kinds, given)
+    tensors = _tensors(method, gramian, losses, names, active, step)
+    shape = tuple(tensors["losses"].shape)
+    names = check_objective_names(names) if names else tuple(map(str, range(shape[-1])))
+    initial = method.init(names, shape[:-1])
     if state is None:
-        state = keras.tree.map_structure(ops.convert_to_tensor, initial)
-    _check_state(state, initial)
-    readings = {}
-    for kind in kinds:
+        state = initial
+    else:
+        _check_state(state, initial)
+    values = {}
+    for kind in asked.kinds:
         if kind.key and (value := kind.check_given(method, given.get(kind.key), shape)) is not None:
-            readings[kind.key] = kind.reading(value).among(evidence.active)
-    evidence = dataclasses.replace(evidence, readings=readings)
-    weights, state = evaluate(method, evidence, state)
+            values[kind.key] = value
+    base = np.array(base_of(check_seed(seed)), seed_dtype())
+    weights, state = asked.answer(names, (tensors, values, state, base))
     if (found := known(weights)) is not None and not np.isfinite(found).all():
         raise FloatingPointError(
             f"{type(method).__name__} came to weights that are not finite, {found.tolist()}: on "
@@ -105,45 +108,135 @@ def weigh(
     return weights, state
 
 
+class _Asked:
+    """A method that is asked for weights, again and again."""
+
+    def __init__(self, method: Method) -> None:
+        self.method, self.kinds = method, kinds_of(method)
+        self._compiled: dict[tuple[str, ...], Callable[..., Any]] = {}
+
+    def answer(self, names: tuple[str, ...], given: tuple[Any, ...]) -> tuple[Tensor, State]:
+        """Weights and the next state, by what was compiled for these names."""
+        if keras.backend.backend() == "numpy":
+            return self._question(names)(*given)
+        if not _is_outside(given):
+            return self._question(names)(*_as_tensors(given))
+        if names not in self._compiled:
+            self._compiled[names] = compiled_once(self._question(names), self._content(names))
+        return self._compiled[names](*given)
+
+    def _content(self, names: tuple[str, ...]) -> list[Any]:
+        return [self.method, self.kinds, names]
+
+    def is_known(self) -> bool:
+        """Whether all that the method depends on is seen, and stays."""
+        return is_known(self._content(()))
+
+    def _question(self, names: tuple[str, ...]) -> Callable[..., tuple[Tensor, State]]:
+        """What the method says to the evidence that a caller gives: a pure function."""
+        method, kinds = self.method, self.kinds
+
+        def answer(
+            tensors: Mapping[str, Tensor], values: Mapping[str, Any], state: State, base: Tensor
+        ) -> tuple[Tensor, State]:
+            """Weights and the next state.
+
+            tensors  losses, active, step and perhaps a Gramian;  base  of the seed
+            values   {key: value} of further kinds
+            """
+            on, step = tensors["active"], tensors["step"]
+            losses = ops.where(on, tensors["losses"], 0.0)
+            gramian = tensors.get("gramian")
+            if gramian is not None:
+                both = ops.logical_and(on[..., :, None], on[..., None, :])
+                gramian = ops.where(both, gramian, 0.0)
+            readings = {}
+            for kind in kinds:
+                if kind.key in values:
+                    readings[kind.key] = kind.reading(values[kind.key]).among(on)
+            seed = drawn_from(base, step)
+            evidence = Evidence(losses, gramian, on, names, step, seed, readings=readings)
+            return evaluate(method, evidence, state)
+
+        return answer
+
+
+_known_methods: dict[
+    int, _Asked
+] = {}  # by identity: they hold the method, so that it stays its own
+
+
+def _asked_of(method: Method) -> _Asked:
+    found = _known_methods.get(id(method))
+    if found is None:
+        found = _Asked(method)
+        if found.is_known():
+            if len(_known_methods) >= 64:
+                _known_methods.clear()
+            _known_methods[id(method)] = found
+    return found
+
+
+def _is_outside(nest: Any) -> bool:
+    """Whether all values of a nest are there already, and nobody differentiates by them."""
+    if isinstance(nest, (np.ndarray, np.generic)):
+        return True
+    if isinstance(nest, Mapping):
+        nest = nest.values()
+    elif not isinstance(nest, (tuple, list)):
+        return engine().has_value(nest) and not getattr(nest, "requires_grad", False)
+    return all(map(_is_outside, nest))
+
+
+def _as_tensors(nest: Any) -> Any:
+    return keras.tree.map_structure(ops.convert_to_tensor, nest)
+
+
 def _check_keys(method: Method, kinds: Sequence[Kind], given: Mapping[str, Any]) -> None:
     """Raise for evidence that does not exist."""
-    known = {kind.key for kind in all_kinds().values()} - {""}
+    keys = evidence_keys()
     for key in given:
-        if key not in known:
+        if key not in keys:
             own = [kind.key for kind in kinds if kind.key]
             raise TypeError(
                 f"pt.weigh got the evidence {key!r}, which does not exist."
-                f"{did_you_mean(key, sorted(known))} {type(method).__name__} reads "
+                f"{did_you_mean(key, sorted(keys))} {type(method).__name__} reads "
                 f"{', '.join(map(repr, own)) or 'none beyond losses and Gramian'}."
             )
 
 
-def _evidence(
-    method: Method, gramian: Any, losses: Any, names: Any, active: Any, step: int, seed: int
-) -> Evidence:
+def _tensors(
+    method: Method, gramian: Any, losses: Any, names: Any, active: Any, step: int
+) -> dict[str, Tensor]:
+    """What every method may read, checked: losses, active, step, and the Gramian if there is one.
+
+    Tensors of the caller stay where they are; the rest is in arrays.
+    """
     if gramian is None and losses is None:
         raise ValueError("pt.weigh needs a Gramian, losses, or both. Received neither.")
     if gramian is None and method.needs != "losses":
         raise ValueError(
             f"{type(method).__name__} weighs gradients: it needs a Gramian. Received: gramian=None."
         )
+    found = {}
     if gramian is not None:
-        tensor = numbers("gramian", gramian, None, finite=False)
-        check_gramian(gramian)
-        gramian = tensor
-    losses = np.ones(tuple(gramian.shape[:-1]), "float32") if losses is None else losses
-    losses = numbers("losses", losses, None, finite=False)
-    shape = tuple(losses.shape)
-    _check_sizes(shape, gramian, names)
-    on = ops.ones(shape, "bool") if active is None else flags("active", active, shape)
-    losses = numbers("losses", ops.where(on, losses, 0.0), shape, finite=True)
-    if gramian is not None:
-        gramian = ops.where(ops.logical_and(on[..., :, None], on[..., None, :]), gramian, 0.0)
-    names = check_objective_names(names) if names else tuple(map(str, range(shape[-1])))
+        found["gramian"] = real("gramian", gramian)
+        check_gramian(found["gramian"])
+    if losses is None:
+        found["losses"] = np.ones(tuple(found["gramian"].shape[:-1]), "float32")
+    else:
+        found["losses"] = real("losses", losses)
+    shape = tuple(found["losses"].shape)
+    _check_sizes(shape, found.get("gramian"), names)
+    found["active"] = np.ones(shape, bool) if active is None else flags("active", active, shape)
+    if losses is not None:
+        values, on = known(found["losses"]), known(found["active"])
+        if values is not None and on is not None:
+            numbers("losses", np.where(on, values, 0.0), shape, finite=True)
     if not ops.is_tensor(step) and (not is_whole(step) or step < 0):
         raise ValueError(f"`step` counts optimizer steps, from 0. {received(step)}")
-    step = ops.cast(step, "int32")
-    return Evidence(losses, gramian, on, names, step, draw(seed, step))
+    found["step"] = ops.cast(step, "int32") if ops.is_tensor(step) else np.array(step, "int32")
+    return found
 
 
 def _check_sizes(shape: tuple[int, ...], gramian: Any, names: Any) -> None:
@@ -204,8 +297,7 @@ def check_gramian(gramian: Any) -> None:
             "The Gramian is not symmetric, so it is not a matrix of inner products. "
             "Expected J @ J.T."
         )
-    lowest = float(np.linalg.eigvalsh(values / size).min())
-    if lowest < -1e-4 * shape[-1]:
+    if (lowest := float(np.linalg.eigvalsh(values / size).min())) < -1e-4 * shape[-1]:
         raise ValueError(
             "The Gramian is not positive semi-definite: its lowest eigenvalue is "
             f"{lowest * size:.3g}, its largest entry {size:.3g}. Inner products J @ J.T cannot "

@@ -4,9 +4,8 @@ import functools
 import random
 
 import keras
-from keras import ops
 
-from polytape.contract import Seed, Tensor
+from polytape.contract import Seed, Tensor, ops
 
 
 def draw(seed: int, step: Tensor) -> Seed:

@@ -6,9 +6,8 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
-from polytape.contract import State
+from polytape.contract import State, ops
 from polytape.engines import engine
 
 Path = tuple[str, ...]  # the place of an array in a state

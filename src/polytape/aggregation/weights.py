@@ -2,16 +2,15 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from polytape.aggregation.seeds import drawn_from
 from polytape.aggregation.state import leaves, rebuilt
-from polytape.contract import Evidence, Method, Reading, Seed, State, Tensor, evaluate
+from polytape.contract import Evidence, Method, Reading, Seed, State, Tensor, evaluate, ops
 from polytape.engines import engine
 from polytape.evidence import Kind
 from polytape.stages.chain import lost
@@ -74,7 +73,9 @@ class Weights:
             if kind.key in state:
                 found[kind.key] = kind.advanced(state[kind.key], evidence)
         if moved := _moved(state, found):
-            fine = engine().finite(moved)
+            fine = ops.isfinite(
+                ops.sum(ops.stack([ops.sum(ops.cast(m, "float32")) for m in moved]))
+            )
             shared, private = (ops.where(fine, w, float("nan")) for w in (shared, private))
         return shared, private, found
 
@@ -118,21 +119,42 @@ def compiled(
     state  of the structure that the function is to take; its arrays are not looked at
     seed   of every step; None: drawn from the base that each call brings
     """
-    asked = _Asked(weights, rebuilt(state, dict.fromkeys(leaves(state))), reach, seed)
+    body = _body(weights, rebuilt(state, dict.fromkeys(leaves(state))), reach, seed)
+    content = [getattr(weights, field.name) for field in dataclasses.fields(weights)]
+    at = None if reach is None else (reach.shape, reach.tobytes())
+    return compiled_once(body, [*content, seed], at)
+
+
+def compiled_once(
+    function: Callable[..., Any], content: Sequence[Any], at: Hashable = None
+) -> Callable[..., Any]:
+    """A function made fast to call: the same one for all who ask for the same.
+
+    content  of methods, kinds, names and numbers: with `at`, all that the function depends on. What
+             may change without being told from itself is not kept for others
+    """
+    asked = _Asked(function, content, at)
     return _make(asked) if asked.identity is None else _shared(asked)
 
 
-class _Asked:
-    """What a compiled function depends on; equal where it is known to be the same."""
+def is_known(content: Sequence[Any]) -> bool:
+    """Whether content tells all, so that what is compiled by it is kept for all who ask."""
+    return _UNKNOWN not in _atoms(tuple(content))
 
-    def __init__(
-        self, weights: Weights, template: State, reach: np.ndarray | None, seed: Seed | None
-    ) -> None:
-        self.weights, self.template, self.reach, self.seed = weights, template, reach, seed
-        at = None if reach is None else (reach.shape, reach.tobytes())
-        content = [getattr(weights, field.name) for field in dataclasses.fields(weights)]
-        atoms = tuple(_atoms([*content, seed]))
+
+class _Asked:
+    """A function to be compiled; equal to another one where it is known to be the same.
+
+    own  whether all methods in it are polytape's: those of others are written in `keras.ops`
+    """
+
+    def __init__(self, function: Callable[..., Any], content: Sequence[Any], at: Hashable) -> None:
+        self.function = function
+        atoms = (function.__qualname__, *_atoms(tuple(content)))
         self.identity = None if _UNKNOWN in atoms else (atoms, at)
+        kinds = [atom[0] for atom in atoms if isinstance(atom, tuple)]
+        kinds = [kind for kind in kinds if issubclass(kind, (Method, Kind))]
+        self.own = self.identity is not None and all(map(_is_own, kinds))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Asked) and self.identity == other.identity
@@ -142,6 +164,10 @@ class _Asked:
 
 
 _UNKNOWN = "?"  # beside pairs
+
+
+def _is_own(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
 def _atoms(value: Any) -> Iterator[Hashable]:
@@ -168,8 +194,9 @@ def _atoms(value: Any) -> Iterator[Hashable]:
         yield _UNKNOWN
 
 
-def _make(asked: _Asked) -> Compiled:
-    weights, template, reach, fixed = asked.weights, asked.template, asked.reach, asked.seed
+def _body(
+    weights: Weights, template: State, reach: np.ndarray | None, fixed: Seed | None
+) -> Compiled:
     paths = [*leaves(template)]
 
     def body(
@@ -185,7 +212,11 @@ def _make(asked: _Asked) -> Compiled:
         found = leaves(state)
         return shared, private, [found[path] for path in paths]
 
-    return engine().compiled(body)
+    return body
+
+
+def _make(asked: _Asked) -> Callable[..., Any]:
+    return engine().compiled(asked.function, arrays=asked.own)
 
 
 # On TensorFlow the bound frees the graphs only; a programme of XLA stays.

@@ -3,8 +3,8 @@
 from typing import Any
 
 import numpy as np
-from keras import ops
 
+from polytape.contract import ops
 from polytape.contract.checks import received
 from polytape.contract.evidence import Tensor
 
@@ -15,7 +15,22 @@ def numbers(name: str, values: Any, shape: tuple[int, ...] | None, *, finite: bo
     shape   that it must have; None takes any
     finite  whether every number must be finite, where they are known
     """
-    if not ops.is_tensor(values):
+    tensor = ops.convert_to_tensor(real(name, values, shape))
+    if finite and (found := known(tensor)) is not None and not np.isfinite(found).all():
+        raise ValueError(
+            f"`{name}` has entries that are not finite. Leave that objective out with `active=`: "
+            "they would stay in the state for good."
+        )
+    return tensor
+
+
+def real(name: str, values: Any, shape: tuple[int, ...] | None = None) -> Tensor:
+    """The same, of any size of numbers, where a tensor stays one and all else becomes an array."""
+    if ops.is_tensor(values):
+        if "complex" in str(values.dtype):
+            raise TypeError(f"`{name}` holds real numbers. Received a tensor of {values.dtype}.")
+        found = values if _is_float32(values) else ops.cast(values, "float32")
+    else:
         try:
             array = np.asarray(values)
         except ValueError as error:
@@ -24,19 +39,16 @@ def numbers(name: str, values: Any, shape: tuple[int, ...] | None, *, finite: bo
             ) from error
         if array.dtype.kind not in "fiu" and not str(array.dtype).startswith(("bfloat", "float")):
             raise TypeError(f"`{name}` holds real numbers. {received(values)}")
-    elif "complex" in str(values.dtype):
-        raise TypeError(f"`{name}` holds real numbers. Received a tensor of {values.dtype}.")
-    if shape is not None and tuple(np.shape(values)) != shape:
+        found = array.astype("float32", copy=False)
+    if shape is not None and tuple(found.shape) != shape:
         raise ValueError(
-            f"Expected `{name}` of shape {shape}. Received shape: {tuple(np.shape(values))}."
+            f"Expected `{name}` of shape {shape}. Received shape: {tuple(found.shape)}."
         )
-    tensor = ops.cast(ops.convert_to_tensor(values), "float32")
-    if finite and (found := known(tensor)) is not None and not np.isfinite(found).all():
-        raise ValueError(
-            f"`{name}` has entries that are not finite. Leave that objective out with `active=`: "
-            "they would stay in the state for good."
-        )
-    return tensor
+    return found
+
+
+def _is_float32(tensor: Tensor) -> bool:
+    return str(tensor.dtype).rpartition(".")[2] == "float32"  # PyTorch's are called torch.float32
 
 
 def flags(name: str, values: Any, shape: tuple[int, ...]) -> Tensor:
@@ -54,7 +66,9 @@ def flags(name: str, values: Any, shape: tuple[int, ...]) -> Tensor:
 
 def known(tensor: Tensor) -> np.ndarray | None:
     """The values of a tensor; None while it is traced."""
-    try:
-        return np.asarray(ops.convert_to_numpy(tensor), "float64")
-    except Exception:  # each framework has an error of its own for it
-        return None
+    for way in (np.asarray, ops.convert_to_numpy):  # the first is quick, the second comes far
+        try:
+            return np.asarray(way(tensor), "float64")
+        except Exception:  # each framework has an error of its own for it
+            continue
+    return None

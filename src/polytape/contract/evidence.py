@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-from keras import ops
 
+from polytape.contract import ops
 from polytape.contract.readings import Reading, Tensor
 
 
@@ -123,7 +123,9 @@ class Evidence:
         Returns:
             Evidence with a Gramian (T, T), the sum of the blocks.
         """
-        if self.reach is None or self.gramian is None:
+        if self.reach is None:
+            return self
+        if self.gramian is None:
             return dataclasses.replace(self, reach=None)
         found = {key: reading.total() for key, reading in self.readings.items()}
         readings = {key: reading for key, reading in found.items() if reading is not None}

@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import keras
 import numpy as np
-from keras import ops
 
+from polytape.contract import ops
 from polytape.contract.evidence import Evidence, Seed, Tensor
 from polytape.contract.precision import in_float32
 from polytape.contract.registry import register

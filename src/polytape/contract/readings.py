@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from keras import ops
-
+from polytape.contract import ops
 from polytape.contract.types import Tensor
 
 

@@ -301,8 +301,11 @@ class Engine(Protocol):
         """
         ...
 
-    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A function of tensors made fast to call from inside a step (compiled, if that helps)."""
+    def compiled(self, function: Callable[..., Any], arrays: bool = False) -> Callable[..., Any]:
+        """A function of nests of tensors made fast to call, compiled if that helps.
+
+        arrays  whether it is written in `contract.ops`, and so can be evaluated on NumPy arrays
+        """
         ...
 
     def survey(self, function: Callable[[], Any]) -> None:

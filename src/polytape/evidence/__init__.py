@@ -8,7 +8,15 @@ from importlib import import_module
 from polytape.contract import Method, iter_methods
 from polytape.evidence.base import ComparedLoss, Kind, Measurement, Recorded
 
-__all__ = ["ComparedLoss", "Kind", "Measurement", "Recorded", "all_kinds", "kinds_of"]
+__all__ = [
+    "ComparedLoss",
+    "Kind",
+    "Measurement",
+    "Recorded",
+    "all_kinds",
+    "evidence_keys",
+    "kinds_of",
+]
 
 
 @functools.cache
@@ -20,6 +28,12 @@ def all_kinds() -> dict[str, type[Kind]]:
             if inspect.isclass(item) and issubclass(item, Kind) and item is not Kind:
                 found[item.name] = item
     return found
+
+
+@functools.cache
+def evidence_keys() -> frozenset[str]:
+    """The keys by which `Evidence` knows the values of all kinds."""
+    return frozenset(kind.key for kind in all_kinds().values()) - {""}
 
 
 def kinds_of(method: Method) -> tuple[Kind, ...]:

@@ -4,9 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from keras import ops
-
-from polytape.contract import Evidence, Fixed, Method, Reading, State, Tensor
+from polytape.contract import Evidence, Fixed, Method, Reading, State, Tensor, ops
 from polytape.differentiation.connectivity import Blocks
 from polytape.differentiation.jacobian import Jacobian, Table
 from polytape.engines import Recording

@@ -2,9 +2,7 @@
 
 from typing import Any, ClassVar
 
-from keras import ops
-
-from polytape.contract import Coordinates, Method, Tensor
+from polytape.contract import Coordinates, Method, Tensor, ops
 from polytape.contract.arguments import numbers
 from polytape.engines import engine
 from polytape.evidence.base import Kind, Measurement

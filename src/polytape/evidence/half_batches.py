@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-from keras import ops
-
-from polytape.contract import Method, Products, Tensor
+from polytape.contract import Method, Products, Tensor, ops
 from polytape.contract.arguments import numbers
 from polytape.differentiation.jacobian import Table, mean_rows
 from polytape.differentiation.replicated import place_in_batch, total

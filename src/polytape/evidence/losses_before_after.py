@@ -5,9 +5,8 @@ from typing import Any, ClassVar
 
 import keras
 import numpy as np
-from keras import ops
 
-from polytape.contract import Evidence, LossesBeforeAfter, Method, State, Tensor, received
+from polytape.contract import Evidence, LossesBeforeAfter, Method, State, Tensor, ops, received
 from polytape.contract.arguments import flags, numbers
 from polytape.evidence.base import Kind
 

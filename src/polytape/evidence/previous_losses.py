@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from keras import ops
 
-from polytape.contract import Evidence, Method, PerObjective, State, Tensor
+from polytape.contract import Evidence, Method, PerObjective, State, Tensor, ops
 from polytape.contract.arguments import numbers
 from polytape.evidence.base import Kind
 

@@ -4,9 +4,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from keras import ops
 
-from polytape.contract import Evidence, Method, Reading, Seed, State, Tensor, evaluate, iter_methods
+from polytape.contract import (
+    Evidence,
+    Method,
+    Reading,
+    Seed,
+    State,
+    Tensor,
+    evaluate,
+    iter_methods,
+    ops,
+)
 from polytape.differentiation.jacobian import Jacobian
 from polytape.engines import engine
 from polytape.evidence.base import Kind

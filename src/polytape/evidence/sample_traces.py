@@ -5,9 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from keras import ops
-
-from polytape.contract import Method, PerObjective, Tensor
+from polytape.contract import Method, PerObjective, Tensor, ops
 from polytape.contract.arguments import known, numbers
 from polytape.differentiation.replicated import alone, place_in_batch, total
 from polytape.engines import engine

@@ -4,9 +4,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from keras import ops
 
-from polytape.contract import Tensor
+from polytape.contract import Tensor, ops
 
 
 class Moments(NamedTuple):

@@ -3,9 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
-from keras import ops
 
-from polytape.contract import Tensor
+from polytape.contract import Tensor, ops
 
 
 class Average(NamedTuple):

@@ -1,8 +1,6 @@
 """Bargaining: weights under which every objective gains in proportion to a power of its weight."""
 
-from keras import ops
-
-from polytape.contract import Tensor
+from polytape.contract import Tensor, ops
 from polytape.linalg.compressed import along, gains, length, unit_rows
 from polytape.linalg.cosine import CosineForm, cosine_form
 from polytape.linalg.reciprocal import or_one

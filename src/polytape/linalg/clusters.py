@@ -2,9 +2,7 @@
 
 from typing import Any
 
-from keras import ops
-
-from polytape.contract import Tensor
+from polytape.contract import Tensor, ops
 
 
 def cluster_means(values: Tensor, active: Tensor, groups: int) -> Tensor:

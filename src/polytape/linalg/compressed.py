@@ -11,9 +11,7 @@ combinations to form, and `compressed_rows` makes of the Gramian of those combin
 entries each that have the angles of the gradients. All arrays may have leading axes.
 """
 
-from keras import ops
-
-from polytape.contract import Tensor
+from polytape.contract import Tensor, ops
 from polytape.linalg.cosine import cosine_form
 
 # A smallest eigenvalue of the cosines below this asks for a closer look: for two gradients, an

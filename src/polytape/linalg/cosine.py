@@ -2,9 +2,7 @@
 
 from typing import NamedTuple
 
-from keras import ops
-
-from polytape.contract import Tensor
+from polytape.contract import Tensor, ops
 
 
 class CosineForm(NamedTuple):

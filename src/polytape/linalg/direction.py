@@ -1,8 +1,6 @@
 """Direction, length and perpendicular parts of vectors of losses."""
 
-from keras import ops
-
-from polytape.contract import Tensor
+from polytape.contract import Tensor, ops
 from polytape.linalg.spectral import EPSILON
 
 

@@ -1,8 +1,6 @@
 """Projection onto the dual cone of the gradients: the directions that raise no loss."""
 
-from keras import ops
-
-from polytape.contract import Evidence, Tensor
+from polytape.contract import Evidence, Tensor, ops
 from polytape.linalg.compressed import along, gains, length, unit_rows
 from polytape.linalg.cosine import CosineForm, cosine_form
 from polytape.linalg.nonneg import nonneg_qp, refined

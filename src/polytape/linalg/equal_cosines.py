@@ -2,9 +2,7 @@
 
 from typing import NamedTuple
 
-from keras import ops
-
-from polytape.contract import Tensor
+from polytape.contract import Tensor, ops
 from polytape.linalg.compressed import unit_rows
 from polytape.linalg.cosine import CosineForm, cosine_form
 from polytape.linalg.spectral import EPSILON, spectrum

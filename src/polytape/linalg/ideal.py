@@ -4,9 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from keras import ops
-
-from polytape.contract import Evidence, Preference, Range, Tensor
+from polytape.contract import Evidence, Preference, Range, Tensor, ops
 
 
 @dataclass(frozen=True)

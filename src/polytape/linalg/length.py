@@ -1,8 +1,6 @@
 """The length of an update, read off the Gramian."""
 
-from keras import ops
-
-from polytape.contract import Tensor
+from polytape.contract import Tensor, ops
 
 
 def length_of(gramian: Tensor, weights: Tensor) -> Tensor:

@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from keras import ops
-
-from polytape.contract import Tensor
+from polytape.contract import Tensor, ops
 from polytape.linalg.reciprocal import or_one
 from polytape.linalg.stiff import Tableau, exchanged, fitting, tableau
 

@@ -1,8 +1,6 @@
 """The best of the worst: the update in a ball that helps the least-helped objective most."""
 
-from keras import ops
-
-from polytape.contract import Tensor
+from polytape.contract import Tensor, ops
 from polytape.linalg.cosine import CosineForm, cosine_form
 from polytape.linalg.nonneg import nonneg_qp
 from polytape.linalg.reciprocal import or_one

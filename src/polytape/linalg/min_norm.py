@@ -1,8 +1,6 @@
 """The point of least norm in the convex hull of the gradients."""
 
-from keras import ops
-
-from polytape.contract import Tensor
+from polytape.contract import Tensor, ops
 from polytape.linalg.compressed import along, gains, length, unit_rows
 from polytape.linalg.cosine import CosineForm, cosine_form
 from polytape.linalg.nonneg import nonneg_qp, refined

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable
 
-from keras import ops
+import numpy as np
 
-from polytape.contract import Tensor
+from polytape.contract import Tensor, ops
 from polytape.linalg.solve import solve_spd
 
 # Accepted residual, relative to the size of the solution: some ten roundings of float32.
 TOLERANCE = 1e-6
 _SLOP = 0.25 * TOLERANCE  # a breach that is rounding, relative to the largest entry
+_BREACH = 1e-9  # likewise in float64, for b of at most one
+_ROUNDS = 12
 _REFINEMENTS = 5
 _INTERIOR_STEPS = 40
 _CENTRING = 0.1
@@ -28,9 +30,11 @@ def nonneg_qp(matrix: Tensor, linear: Tensor) -> Tensor:
     An entry that is not finite spoils its own problem only.
 
     Principal pivoting, one index at a time, the one with the largest breach: about as many cheap
-    steps as the solution has positive entries. It may cycle on matrices of low rank: the problems
-    that it leaves go to a primal-dual interior-point method, which takes some fifteen solves
-    whatever the matrix and keeps the best point it has seen.
+    steps as the solution has positive entries. Where values may be read, all indices in breach move
+    at once instead, each time with a solve in float64, which takes two or three of them. Either may
+    cycle on matrices of low rank: the problems that it leaves go to a primal-dual interior-point
+    method, which takes some fifteen solves whatever the matrix and keeps the best point it has
+    seen.
 
     >>> from keras import ops
     >>> y = nonneg_qp(ops.array([[1.0, 0.5], [0.5, 1.0]]), ops.array([1.0, 0.8]))
@@ -40,7 +44,10 @@ def nonneg_qp(matrix: Tensor, linear: Tensor) -> Tensor:
     size = ops.max(ops.abs(linear), axis=-1, keepdims=True)
     size = ops.where(size > 0, size, ops.ones_like(size))
     linear = linear / size
-    return _interior(matrix, linear, _pivot(matrix, linear)) * size
+    found = _exchange(matrix, linear) if ops.eager() else _pivot(matrix, linear)
+    if ops.eager() and not (found[1] > TOLERANCE).any():
+        return found[0] * size
+    return _interior(matrix, linear, found) * size
 
 
 def refined(
@@ -143,6 +150,64 @@ def _pivot(matrix: Tensor, linear: Tensor) -> tuple[Tensor, Tensor]:
     y = ops.where(side < 0, ops.maximum(-t, 0.0), 0.0)
     nothing = ops.zeros_like(t), ops.full_like(t[..., :1], 1e30)
     return _better(nothing, y, _residual(matrix, linear, y))
+
+
+def _exchange(matrix: Tensor, linear: Tensor) -> tuple[Tensor, Tensor]:
+    """A y >= 0 and its residual, from moving all indices in breach in or out of the positive part.
+
+    Source: block principal pivoting, Judice & Pires 1994. What has not settled after some rounds is
+    solved by itself.
+    """
+    size = linear.shape[-1]
+    A, b = matrix.astype("float64"), linear.astype("float64")
+    identity = ops.eye(size, dtype="float64")
+    inside = b > 0
+    y, slack = np.zeros_like(b), -b
+    for _ in range(_ROUNDS):
+        if inside.any():
+            both = inside[..., :, None] & inside[..., None, :]
+            pull = np.where(inside, b, 0.0)
+            y = np.linalg.solve(np.where(both, A, identity), pull[..., None])[..., 0]
+            slack = _times(A, y) - b
+        breach = np.where(inside, y, slack) < -_BREACH
+        if not breach.any():
+            break
+        inside = inside ^ breach
+    else:
+        A = np.broadcast_to(A, (*b.shape, size))
+        for place in zip(*np.nonzero(breach.any(axis=-1)), strict=True):
+            y[place] = _one_by_one(A[place], b[place])
+        slack = _times(A, y) - b
+    y = np.maximum(y, 0.0)
+    wrong = np.maximum(np.minimum(y, slack), -slack).max(axis=-1, keepdims=True)
+    residual = wrong / (y.sum(axis=-1, keepdims=True) + 1.0)
+    return y.astype("float32"), np.where(np.isnan(residual), np.inf, residual)
+
+
+def _one_by_one(matrix: Tensor, linear: Tensor) -> Tensor:
+    """The y >= 0 of one problem (T, T), (T,): the objective falls with every index that joins.
+
+    Source: the active-set method of Lawson & Hanson 1974.
+    """
+    y, inside = np.zeros_like(linear), np.zeros(linear.shape, bool)
+    for _ in range(3 * len(linear)):
+        pull = np.where(inside, -np.inf, linear - matrix @ y)
+        best = np.argmax(pull)
+        if not pull[best] > _BREACH:
+            break
+        inside[best] = True
+        while True:
+            goal = np.zeros_like(y)
+            goal[inside] = np.linalg.solve(matrix[np.ix_(inside, inside)], linear[inside])
+            below = inside & (goal <= 0)
+            if not below.any():
+                break
+            step = (y[below] / (y[below] - goal[below])).min()
+            y = y + step * (goal - y)
+            inside &= ~(below & (y <= _BREACH * np.abs(y).max()))
+            y = np.where(inside, y, 0.0)
+        y = goal
+    return y
 
 
 def _interior(matrix: Tensor, linear: Tensor, best: tuple[Tensor, Tensor]) -> Tensor:

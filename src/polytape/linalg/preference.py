@@ -1,8 +1,6 @@
 """The preference vector of a method as weights of the objectives that take part."""
 
-from keras import ops
-
-from polytape.contract import Evidence, Tensor
+from polytape.contract import Evidence, Tensor, ops
 
 
 def preferred(evidence: Evidence, preference: tuple[float, ...] | None) -> Tensor:

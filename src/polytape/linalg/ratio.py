@@ -1,8 +1,6 @@
 """Ratios of losses, or of norms, that are always finite."""
 
-from keras import ops
-
-from polytape.contract import Tensor
+from polytape.contract import Tensor, ops
 
 
 def ratio(value: Tensor, reference: Tensor) -> Tensor:

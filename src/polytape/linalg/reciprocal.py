@@ -1,9 +1,8 @@
 """Division by sizes that may be zero."""
 
 import numpy as np
-from keras import ops
 
-from polytape.contract import Tensor
+from polytape.contract import Tensor, ops
 
 _TINY = float(np.finfo("float32").tiny)
 

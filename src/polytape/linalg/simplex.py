@@ -1,8 +1,6 @@
 """Weights on the probability simplex."""
 
-from keras import ops
-
-from polytape.contract import Tensor
+from polytape.contract import Tensor, ops
 
 
 def softmax(logits: Tensor, active: Tensor) -> Tensor:

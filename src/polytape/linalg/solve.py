@@ -1,9 +1,9 @@
 """Small symmetric positive definite systems, many at once."""
 
 import keras
-from keras import ops
+import numpy as np
 
-from polytape.contract import Tensor
+from polytape.contract import Tensor, ops
 
 # The smallest pivot elimination divides by, for matrices with a diagonal of about one. Rounding may
 # make the last pivots of a nearly singular matrix negative; a factorisation would then fail.
@@ -26,6 +26,8 @@ def with_ridge(matrix: Tensor) -> Tensor:
     less precision may have clearly negative eigenvalues, along which every solver would run away:
     then it is the first of 32, 32^2, 32^3, 32^4 times as much for which all pivots are positive.
     """
+    if ops.eager():
+        return _with_known_ridge(matrix)
     size = matrix.shape[-1]
     identity = ops.eye(size, dtype=matrix.dtype)
 
@@ -41,6 +43,20 @@ def with_ridge(matrix: Tensor) -> Tensor:
     start = added, ops.ones_like(added, dtype="bool"), ops.zeros((), dtype="int32")
     added = ops.while_loop(going, attempt, start)[0]
     return matrix + added[..., None, None] * identity
+
+
+def _with_known_ridge(matrix: Tensor) -> Tensor:
+    """The same from the least eigenvalue, which is what pivots stand for."""
+    size = matrix.shape[-1]
+    double = matrix.astype("float64")
+    least = np.linalg.eigvalsh(np.where(np.isfinite(double), double, 0.0))[..., 0]
+    added = np.float32(ridge(size))
+    if not (least > -0.75 * added).all():
+        levels = added * np.float32(32.0) ** np.arange(5, dtype="float32")
+        enough = least[..., None] > -0.75 * levels
+        enough[..., -1] = True
+        added = levels[np.argmax(enough, axis=-1)][..., None, None]
+    return matrix + added * ops.eye(size, dtype=matrix.dtype)
 
 
 def least_pivot(matrix: Tensor) -> Tensor:
@@ -73,6 +89,9 @@ def solve_spd(matrix: Tensor, rhs: Tensor) -> Tensor:
     >>> [round(float(v), 4) for v in x]
     [1.0, 1.0]
     """
+    if ops.eager():
+        found = np.linalg.solve(matrix.astype("float64"), rhs.astype("float64")[..., None])
+        return found[..., 0].astype("float32")
     size = matrix.shape[-1]
     if size <= _LOOP_UP_TO.get(keras.backend.backend(), 0):
         return _eliminate(matrix, rhs, size)

@@ -11,9 +11,8 @@ Products are written as `sum(a * b)`: a matrix product may be computed in TF32 o
 from typing import NamedTuple
 
 import numpy as np
-from keras import ops
 
-from polytape.contract import Tensor
+from polytape.contract import Tensor, ops
 
 EPSILON = float(np.finfo("float32").eps)
 

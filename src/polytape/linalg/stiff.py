@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from keras import ops
-
-from polytape.contract import Tensor
+from polytape.contract import Tensor, ops
 from polytape.linalg.solve import solve_spd
 
 _LARGE = 16.0  # an entry of which the weighted square is larger gives cause for an exchange

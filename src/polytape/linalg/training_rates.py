@@ -3,9 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
-from keras import ops
 
-from polytape.contract import Evidence, Tensor
+from polytape.contract import Evidence, Tensor, ops
 from polytape.linalg.adam import Trained, untrained
 from polytape.linalg.simplex import softmax
 

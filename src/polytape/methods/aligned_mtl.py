@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from keras import ops
-
-from polytape.contract import Evidence, Method, OneOf, Preference, Scale, State, Tensor
+from polytape.contract import Evidence, Method, OneOf, Preference, Scale, State, Tensor, ops
 from polytape.linalg.preference import preferred
 from polytape.linalg.spectral import Spectrum, closer, spectrum
 

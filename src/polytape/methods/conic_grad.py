@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from keras import ops
-
-from polytape.contract import Evidence, Method, Preference, Range, Scale, State, Tensor
+from polytape.contract import Evidence, Method, Preference, Range, Scale, State, Tensor, ops
 from polytape.linalg.cosine import CosineForm, cosine_form
 from polytape.linalg.max_min import max_min_in_ball
 from polytape.linalg.min_norm import min_norm_point

@@ -5,9 +5,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
 import numpy as np
-from keras import ops
 
-from polytape.contract import Evidence, Method, Need, Range, State, Tensor
+from polytape.contract import Evidence, Method, Need, Range, State, Tensor, ops
 
 FLOOR = 1e-3
 

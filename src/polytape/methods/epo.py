@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, NamedTuple
 
-from keras import ops
-
-from polytape.contract import Evidence, Method, Preference, Range, Scale, State, Tensor
+from polytape.contract import Evidence, Method, Preference, Range, Scale, State, Tensor, ops
 from polytape.linalg.cosine import CosineForm, cosine_form
 from polytape.linalg.linear_programme import maximise
 from polytape.linalg.preference import preferred

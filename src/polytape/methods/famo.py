@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from keras import ops
-
-from polytape.contract import Evidence, Method, Need, Range, Scale, State, Tensor
+from polytape.contract import Evidence, Method, Need, Range, Scale, State, Tensor, ops
 from polytape.linalg.adam import Trained, untrained
 from polytape.linalg.ideal import Point, above
 from polytape.linalg.reciprocal import logarithm, reciprocal

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
-from keras import ops
 
-from polytape.contract import Evidence, Method, Range, Scale, State, Tensor
+from polytape.contract import Evidence, Method, Range, Scale, State, Tensor, ops
 from polytape.linalg.cosine import CosineForm, cosine_form
 from polytape.methods.pcgrad import random_order
 

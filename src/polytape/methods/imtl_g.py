@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from keras import ops
-
-from polytape.contract import Evidence, Method, Scale, State, Tensor
+from polytape.contract import Evidence, Method, Scale, State, Tensor, ops
 from polytape.linalg.equal_cosines import with_projections
 
 

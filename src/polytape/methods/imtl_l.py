@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from keras import ops
-
-from polytape.contract import Evidence, Method, Need, Range, State, Tensor
+from polytape.contract import Evidence, Method, Need, Range, State, Tensor, ops
 from polytape.linalg.adam import Trained, untrained
 
 LIMIT = 40.0  # of the logarithm of a weight, so that float32 holds it times a loss

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from keras import ops
 
-from polytape.contract import Evidence, Method, Need, State, Tensor
+from polytape.contract import Evidence, Method, Need, State, Tensor, ops
 from polytape.linalg.reciprocal import reciprocal
 
 

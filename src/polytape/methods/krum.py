@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from keras import ops
-
-from polytape.contract import Evidence, Integer, Method, Scale, State, Tensor
+from polytape.contract import Evidence, Integer, Method, Scale, State, Tensor, ops
 
 _TIE = 1e-5  # scores that agree this well, relatively, are equal: float32 sees no difference
 

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
-from keras import ops
 
-from polytape.contract import Evidence, Integer, Method, Need, Range, Scale, State, Tensor
+from polytape.contract import Evidence, Integer, Method, Need, Range, Scale, State, Tensor, ops
 from polytape.linalg.ratio import ratio
 
 

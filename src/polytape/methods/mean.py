@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from keras import ops
-
-from polytape.contract import Evidence, Method, Need, State, Tensor
+from polytape.contract import Evidence, Method, Need, State, Tensor, ops
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from keras import ops
-
-from polytape.contract import Evidence, Method, OneOf, Scale, State, Tensor
+from polytape.contract import Evidence, Method, OneOf, Scale, State, Tensor, ops
 from polytape.linalg.compressed import unit_rows
 from polytape.linalg.cosine import cosine_form
 from polytape.linalg.min_norm import min_norm_point

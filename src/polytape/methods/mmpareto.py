@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
-from keras import ops
 
-from polytape.contract import Evidence, Method, Range, State, Tensor
+from polytape.contract import Evidence, Method, Range, State, Tensor, ops
 from polytape.linalg.cosine import cosine_form
 from polytape.linalg.length import length_of
 from polytape.linalg.min_norm import min_norm_point

@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from keras import ops
-
-from polytape.contract import Evidence, Method, Preference, Range, State, Tensor
+from polytape.contract import Evidence, Method, Preference, Range, State, Tensor, ops
 from polytape.linalg.bargaining import bargain
 from polytape.linalg.preference import preferred
 

@@ -4,9 +4,19 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
-from keras import ops
 
-from polytape.contract import Evidence, Integer, Method, Need, OneOf, Range, Scale, State, Tensor
+from polytape.contract import (
+    Evidence,
+    Integer,
+    Method,
+    Need,
+    OneOf,
+    Range,
+    Scale,
+    State,
+    Tensor,
+    ops,
+)
 from polytape.linalg.reciprocal import reciprocal
 
 

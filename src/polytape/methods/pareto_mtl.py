@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-from keras import ops
 
-from polytape.contract import Evidence, Integer, Method, Scale, State, Tensor
+from polytape.contract import Evidence, Integer, Method, Scale, State, Tensor, ops
 from polytape.linalg.min_norm import min_norm_point
 
 Vectors = tuple[tuple[float, ...], ...]

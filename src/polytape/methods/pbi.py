@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from keras import ops
-
-from polytape.contract import Evidence, Method, Need, Preference, Range, Scale, State, Tensor
+from polytape.contract import Evidence, Method, Need, Preference, Range, Scale, State, Tensor, ops
 from polytape.linalg.direction import across, polar
 from polytape.linalg.ideal import Point, above
 from polytape.linalg.preference import preferred

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
-from keras import ops
 
-from polytape.contract import Evidence, Method, Range, State, Tensor
+from polytape.contract import Evidence, Method, Range, State, Tensor, ops
 from polytape.linalg.cosine import CosineForm, cosine_form
 from polytape.linalg.nonneg import nonneg_qp
 from polytape.linalg.solve import with_ridge

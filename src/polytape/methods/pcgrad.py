@@ -3,10 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import keras
-from keras import ops
-
-from polytape.contract import Evidence, Method, Scale, Seed, State, Tensor
+from polytape.contract import Evidence, Method, Scale, Seed, State, Tensor, ops
 from polytape.linalg.cosine import cosine_form
 
 
@@ -33,7 +30,7 @@ def project(cosines: Tensor, norms: Tensor, order: Tensor) -> Tensor:
 
 def random_order(shape: tuple[int, ...], seed: Seed) -> Tensor:
     """A random order of the objectives for each of them, (..., T, T) integers."""
-    return ops.argsort(keras.random.uniform(shape, seed=seed), axis=-1)
+    return ops.argsort(ops.uniform(shape, seed), axis=-1)
 
 
 @dataclass(frozen=True)
@@ -77,5 +74,9 @@ class PCGrad(Method):
 
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
         form = cosine_form(evidence.gramian, evidence.active)
-        order = random_order(tuple(form.cosines.shape), evidence.seed)
+        shape = tuple(form.cosines.shape)
+        if shape[-1] <= 2:  # there is one order only
+            order = ops.broadcast_to(ops.arange(shape[-1]), shape)
+        else:
+            order = random_order(shape, evidence.seed)
         return project(form.cosines, form.norms, order), state

@@ -3,10 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-import keras
-from keras import ops
-
-from polytape.contract import Evidence, Method, Need, OneOf, Scale, State, Tensor
+from polytape.contract import Evidence, Method, Need, OneOf, Scale, State, Tensor, ops
 from polytape.linalg.simplex import softmax
 
 
@@ -52,9 +49,9 @@ class RandomWeights(Method):
     def weigh(self, evidence: Evidence, state: State) -> tuple[Tensor, State]:
         shape = tuple(evidence.active.shape)
         if self.distribution == "normal":
-            logits = keras.random.normal(shape, seed=evidence.seed)
+            logits = ops.normal(shape, evidence.seed)
         else:
             # Exponential numbers, normalised, are Dirichlet(1, ..., 1); zero has no logarithm.
-            uniform = keras.random.uniform(shape, minval=1e-7, maxval=1.0, seed=evidence.seed)
+            uniform = ops.uniform(shape, evidence.seed, 1e-7, 1.0)
             logits = ops.log(-ops.log(uniform))
         return softmax(logits, evidence.active), state

@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, NamedTuple
 
-import keras
 import numpy as np
-from keras import ops
 
-from polytape.contract import Evidence, Method, Need, Range, Scale, State, Tensor
+from polytape.contract import Evidence, Method, Need, Range, Scale, State, Tensor, ops
 from polytape.linalg.ratio import ratio
 from polytape.linalg.simplex import softmax
 
@@ -77,7 +75,7 @@ class ReLoBRaLo(Method):
         total = ops.sum(ops.where(active, state.weights, 0.0), axis=-1, keepdims=True)
         share = state.weights / ops.where(total > 0, total, 1.0)
         history = ops.where(total > 0, evidence.count * share, 1.0)
-        goes_on = keras.random.uniform((1,), seed=evidence.seed) < self.saudade
+        goes_on = ops.uniform((1,), evidence.seed) < self.saudade
         past = ops.where(goes_on, history, self._balance(evidence, first))
         present = self._balance(evidence, state.last)
         weights = self.decay * past + (1.0 - self.decay) * present

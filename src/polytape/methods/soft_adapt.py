@@ -5,9 +5,19 @@ from math import comb
 from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
-from keras import ops
 
-from polytape.contract import Evidence, Integer, Method, Need, OneOf, Range, Scale, State, Tensor
+from polytape.contract import (
+    Evidence,
+    Integer,
+    Method,
+    Need,
+    OneOf,
+    Range,
+    Scale,
+    State,
+    Tensor,
+    ops,
+)
 from polytape.linalg.simplex import softmax
 
 

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
-from keras import ops
 
 from polytape.contract import (
     Evidence,
@@ -16,6 +15,7 @@ from polytape.contract import (
     Scale,
     State,
     Tensor,
+    ops,
 )
 from polytape.linalg.ideal import Point, above
 from polytape.linalg.preference import preferred

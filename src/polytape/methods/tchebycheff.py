@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from keras import ops
-
 from polytape.contract import (
     Evidence,
     Method,
@@ -14,6 +12,7 @@ from polytape.contract import (
     Scale,
     State,
     Tensor,
+    ops,
 )
 from polytape.linalg.ideal import Point, above
 from polytape.linalg.preference import preferred

@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from keras import ops
-
-from polytape.contract import Evidence, Method, Preference, Range, Scale, State, Tensor
+from polytape.contract import Evidence, Method, Preference, Range, Scale, State, Tensor, ops
 from polytape.linalg.dual_cone import project_onto_dual_cone, regularised
 from polytape.linalg.preference import preferred
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
-from keras import ops
 
 from polytape.contract import (
     NEEDS,
@@ -16,6 +15,7 @@ from polytape.contract import (
     State,
     Tensor,
     evaluate,
+    ops,
 )
 
 

@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from keras import ops
-
-from polytape.contract import Evidence, Method, Range, State, Tensor
+from polytape.contract import Evidence, Method, Range, State, Tensor, ops
 
 
 @dataclass(frozen=True)

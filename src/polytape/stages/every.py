@@ -5,9 +5,8 @@ from typing import Annotated
 
 import keras
 import numpy as np
-from keras import ops
 
-from polytape.contract import Evidence, Integer, Method, Need, State, Tensor, evaluate
+from polytape.contract import Evidence, Integer, Method, Need, State, Tensor, evaluate, ops
 from polytape.stages.global_clip import refuse_rows
 
 

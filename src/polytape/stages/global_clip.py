@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from keras import ops
-
-from polytape.contract import Evidence, Method, Range, State, Tensor, evaluate
+from polytape.contract import Evidence, Method, Range, State, Tensor, evaluate, ops
 from polytape.linalg.length import length_of
 from polytape.linalg.reciprocal import or_one
 from polytape.stages.clip import shorten

@@ -4,9 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
-from keras import ops
-
-from polytape.contract import Evidence, Method, Need, Scale, State, Tensor, evaluate
+from polytape.contract import Evidence, Method, Need, Scale, State, Tensor, evaluate, ops
 from polytape.stages.global_clip import refuse_rows
 
 

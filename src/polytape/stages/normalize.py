@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from keras import ops
-
-from polytape.contract import Evidence, Method, Need, OneOf, State, Tensor
+from polytape.contract import Evidence, Method, Need, OneOf, State, Tensor, ops
 
 
 @dataclass(frozen=True)

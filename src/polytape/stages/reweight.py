@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
-from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
 from polytape.contract import (
@@ -16,6 +15,7 @@ from polytape.contract import (
     Tensor,
     did_you_mean,
     is_number,
+    ops,
     received,
 )
 

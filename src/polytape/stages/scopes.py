@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from keras import ops
-
-from polytape.contract import Evidence, Method, State, Tensor, did_you_mean, evaluate, received
+from polytape.contract import Evidence, Method, State, Tensor, did_you_mean, evaluate, ops, received
 from polytape.stages.global_clip import refuse_rows
 
 

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
-from keras import ops
 
-from polytape.contract import Evidence, Method, Need, Range, State, Tensor, evaluate
+from polytape.contract import Evidence, Method, Need, Range, State, Tensor, evaluate, ops
 from polytape.stages.global_clip import refuse_rows
 
 

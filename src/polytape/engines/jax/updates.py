@@ -12,7 +12,8 @@ from polytape.engines.contract import Tensor, Variable
 from polytape.engines.jax.scope import Scope
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any], arrays: bool = False) -> Callable[..., Any]:
+    del arrays
     return jax.jit(function)
 
 

@@ -14,7 +14,8 @@ from polytape.engines.contract import Tensor, Variable
 _compiled_by_xla = contextvars.ContextVar("whether XLA compiles the step", default=False)
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any], arrays: bool = False) -> Callable[..., Any]:
+    del arrays
     # The T x T algebra is a few hundred tiny operations: one XLA kernel instead.
     return tf.function(function, jit_compile=True, autograph=False)
 

@@ -3,15 +3,65 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
+import numpy as np
 import torch
 import torch._functorch.config as functorch
 
+from polytape.contract.ops import on_arrays
 from polytape.engines.absent import present
 from polytape.engines.contract import Tensor, Variable
 
+_ARRAYS = (np.ndarray, np.generic)
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.no_grad()(function)
+
+def compiled(function: Callable[..., Any], arrays: bool = False) -> Callable[..., Any]:
+    usual = torch.no_grad()(function)
+
+    def call(*given: Any) -> Any:
+        # Not inside another compiler, which is to see tensors, and not where they are elsewhere.
+        if not arrays or torch.compiler.is_compiling() or not _on_hand(given):
+            return usual(*_mapped(given, _ARRAYS, keras.ops.convert_to_tensor))
+        with on_arrays():
+            found = function(*_mapped(given, torch.Tensor, _array))
+        return _mapped(found, _ARRAYS, _tensor)
+
+    return call
+
+
+def _on_hand(nest: Any) -> bool:
+    """Whether all tensors of a nest are plain ones with values in the memory of the CPU."""
+    if isinstance(nest, torch.Tensor):
+        return type(nest) in _PLAIN and nest.is_cpu and not _is_wrapped(nest)
+    if isinstance(nest, dict):
+        nest = nest.values()
+    elif not isinstance(nest, (tuple, list)):
+        return True
+    return all(map(_on_hand, nest))
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    """A tensor as an array, which shares its memory."""
+    return tensor.detach().numpy()
+
+
+def _tensor(array: np.ndarray | np.generic) -> Tensor:
+    """An array as a tensor, with memory of its own."""
+    return torch.from_numpy(np.array(array))
+
+
+def _mapped(nest: Any, kind: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(nest, kind):
+        return change(nest)
+    if isinstance(nest, dict):
+        return {key: _mapped(value, kind, change) for key, value in nest.items()}
+    if isinstance(nest, tuple) and type(nest) is not tuple:  # a named one
+        return type(nest)(*(_mapped(value, kind, change) for value in nest))
+    if isinstance(nest, (tuple, list)):
+        return type(nest)(_mapped(value, kind, change) for value in nest)
+    return nest
 
 
 def survey(function: Callable[[], Any]) -> None:

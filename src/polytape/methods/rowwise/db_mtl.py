@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-from keras import ops
 
-from polytape.contract import Evidence, Method, Need, Observed, Range, State, Tensor
+from polytape.contract import Evidence, Method, Need, Observed, Range, State, Tensor, ops
 from polytape.linalg.average import Average
 from polytape.linalg.reciprocal import reciprocal
 

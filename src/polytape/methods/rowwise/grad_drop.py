@@ -3,10 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-import keras
-from keras import ops
-
-from polytape.contract import Evidence, Method, Need, Range, Scale, Seed, State, Tensor
+from polytape.contract import Evidence, Method, Need, Range, Scale, Seed, State, Tensor, ops
 
 
 @dataclass(frozen=True)
@@ -56,6 +53,6 @@ class GradDrop(Method):
         total = ops.sum(rows, axis=0)
         size = ops.sum(ops.abs(rows), axis=0)
         positive = 0.5 * (1.0 + total / ops.where(size > 0, size, 1.0))
-        uniform = keras.random.uniform(tuple(total.shape), seed=seed)
+        uniform = ops.uniform(tuple(total.shape), seed)
         kept = ops.where(positive > uniform, rows > 0, rows < 0)
         return ops.sum(ops.where(kept, rows, self.leak * rows), axis=0)

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
-from keras import ops
 
-from polytape.contract import Evidence, Method, Need, Observed, OneOf, Range, State, Tensor
+from polytape.contract import Evidence, Method, Need, Observed, OneOf, Range, State, Tensor, ops
 from polytape.linalg.ratio import ratio
 
 

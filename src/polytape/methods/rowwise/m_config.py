@@ -5,9 +5,18 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
-from keras import ops
 
-from polytape.contract import Evidence, Method, Need, Observed, Preference, Range, State, Tensor
+from polytape.contract import (
+    Evidence,
+    Method,
+    Need,
+    Observed,
+    Preference,
+    Range,
+    State,
+    Tensor,
+    ops,
+)
 from polytape.methods.conflict_free import ConFIG
 
 

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-from keras import ops
 
-from polytape.contract import Evidence, Method, Need, Observed, Range, Scale, State, Tensor
+from polytape.contract import Evidence, Method, Need, Observed, Range, Scale, State, Tensor, ops
 from polytape.linalg.average import Average
 from polytape.linalg.simplex import carried, project, restricted
 

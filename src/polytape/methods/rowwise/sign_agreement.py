@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from keras import ops
-
-from polytape.contract import Evidence, Method, Need, Range, Scale, Seed, State, Tensor
+from polytape.contract import Evidence, Method, Need, Range, Scale, Seed, State, Tensor, ops
 
 
 def present(rows: Tensor) -> Tensor:

@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from keras import ops
-
-from polytape.contract import Evidence, Integer, Method, Need, Scale, Seed, State, Tensor
+from polytape.contract import Evidence, Integer, Method, Need, Scale, Seed, State, Tensor, ops
 from polytape.methods.rowwise.sign_agreement import present
 
 
