@@ -70,7 +70,7 @@ def _clip(values: Any, low: Any, high: Any) -> Any:
 
 
 def _reduced(ufunc: np.ufunc) -> Callable[..., Any]:
-    reduce = ufunc.reduce
+    reduce: Callable[..., Any] = ufunc.reduce
 
     def run(values: Any, axis: Any = None, keepdims: bool = False) -> Any:
         return reduce(values, axis, None, None, keepdims)

@@ -1,5 +1,6 @@
 """The gradients of several objectives by one variable."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -16,28 +17,7 @@ class _Rows:
         self._rows = [gradient.reshape(-1).astype(_precision(gradient)) for gradient in gradients]
 
     def gram(self, mixed: Tensor | None = None, kept: Tensor | None = None) -> Tensor:
-        # Long rows in as many pieces as there are rows, one after the other, so that stacking them
-        # never holds more than one row on top of the rows themselves; short pieces also accumulate
-        # less rounding error.
-        count, size = len(self._rows), self._rows[0].size
-        pieces = min(count, 16) if size > _SHORT else 1
-        width = size // pieces
-
-        def product(start: Tensor, width: int) -> Tensor:
-            cut = [jax.lax.dynamic_slice_in_dim(row, start, width) for row in self._rows]
-            piece = jnp.stack(cut)
-            if kept is not None:
-                piece = jnp.where(kept[:, None], piece, 0.0)
-            if mixed is not None:
-                piece = jnp.matmul(mixed, piece, precision="highest")
-            return jnp.matmul(piece, piece.T, precision="highest").astype("float32")
-
-        total = product(pieces * width, size - pieces * width)
-        if pieces == 1:
-            return total + product(0, width)
-        return jax.lax.fori_loop(
-            0, pieces, lambda i, total: total + product(i * width, width), total
-        )
+        return _gram(self._rows, mixed, kept)
 
     def squares(self) -> list[Tensor]:
         return [jnp.vdot(row, row).astype("float32") for row in self._rows]
@@ -55,6 +35,31 @@ class _Rows:
 
     def unflatten(self, flat: Tensor) -> Tensor:
         return flat.reshape(self._shape).astype(self._dtype)
+
+
+# Outside of a compiled function the loop would be compiled anew at every call.
+@functools.partial(jax.jit, inline=True)
+def _gram(rows: list[Tensor], mixed: Tensor | None, kept: Tensor | None) -> Tensor:
+    # Long rows in as many pieces as there are rows, one after the other, so that stacking them
+    # never holds more than one row on top of the rows themselves; short pieces also accumulate
+    # less rounding error.
+    count, size = len(rows), rows[0].size
+    pieces = min(count, 16) if size > _SHORT else 1
+    width = size // pieces
+
+    def product(start: Tensor, width: int) -> Tensor:
+        cut = [jax.lax.dynamic_slice_in_dim(row, start, width) for row in rows]
+        piece = jnp.stack(cut)
+        if kept is not None:
+            piece = jnp.where(kept[:, None], piece, 0.0)
+        if mixed is not None:
+            piece = jnp.matmul(mixed, piece, precision="highest")
+        return jnp.matmul(piece, piece.T, precision="highest").astype("float32")
+
+    total = product(pieces * width, size - pieces * width)
+    if pieces == 1:
+        return total + product(0, width)
+    return jax.lax.fori_loop(0, pieces, lambda i, total: total + product(i * width, width), total)
 
 
 def _precision(gradient: Tensor) -> str:
