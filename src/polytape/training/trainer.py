@@ -252,6 +252,10 @@ class Trainer:
         given = quiet(self._given(super().evaluate, args, kwargs))  # type: ignore[misc]
         return super().evaluate(**given)  # type: ignore[misc]
 
+    def _symbolic_build(self, *args: Anything, **kwargs: Anything) -> None:
+        with engine().alone():  # Keras builds the model on made-up data
+            super()._symbolic_build(*args, **kwargs)  # type: ignore[misc]
+
     def _get_metrics_result_or_logs(self, logs: Logs) -> Nest:
         # Keras calls it where an epoch or an evaluation ends. What it reads in a step, and what
         # batches log, is of this process.

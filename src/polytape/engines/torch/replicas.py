@@ -58,7 +58,7 @@ def all_reduce(tensors: Sequence[Tensor]) -> list[Tensor]:
 def start_all_reduce(tensors: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
     """Begin to add tensors up over processes; the function returned waits for the sums."""
     given = [_plain(tensor) for tensor in tensors]
-    if processes() == 1 or any(tensor.is_meta for tensor in given):  # Keras builds a model
+    if processes() == 1:
         return lambda: given
     buckets = [*_buckets(given)]
     sent = []
