@@ -118,13 +118,13 @@ class _Found(NamedTuple):
 
 def _expanded(caller: str, given: Any, name: str) -> Iterator[_Found]:
     """The variables of one item, below the name that it was given."""
+    given = engine().unwrapped(given)
     if isinstance(given, keras.Variable):
         yield _Found(name or given.path, given, "" if given.trainable else "trainable=False")
         return
     if isinstance(given, keras.layers.Layer):
         yield from _of_layer(caller, given, name)
         return
-    given = engine().unwrapped(given)
     check_native(f"{caller} got", given)
     module = engine().parameters(given)
     if module is not None:

@@ -50,7 +50,7 @@ class GraphRecording:
         moving = [source for source in sources if source.requires_grad]  # others are frozen
         keep = {"retain_graph": self.lasting or not last, "allow_unused": True}
         found = iter(torch.autograd.grad(targets, moving, seeds, **keep) if moving else ())
-        return [next(found) if source.requires_grad else None for source in sources]
+        return [_dense(next(found)) if source.requires_grad else None for source in sources]
 
     def zeros(self, variable: int) -> Tensor:
         return torch.zeros_like(self._known[variable])
@@ -60,6 +60,11 @@ class GraphRecording:
         leaves = [get_gradient_edge(v).node if v.requires_grad else None for v in self._variables]
         found = [_nodes(self.scalars[index].grad_fn) for index in scalars]
         return np.array([[leaf in nodes for leaf in leaves] for nodes in found], bool)
+
+
+def _dense(gradient: Tensor | None) -> Tensor | None:
+    """Rows are dense: a table of words has another few entries in each."""
+    return gradient.to_dense() if gradient is not None and gradient.is_sparse else gradient
 
 
 def _noting(marked: list[Tensor]) -> Marker:

@@ -57,7 +57,7 @@ def all_reduce(tensors: Sequence[Tensor]) -> list[Tensor]:
 @torch.compiler.disable
 def start_all_reduce(tensors: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
     """Begin to add tensors up over processes; the function returned waits for the sums."""
-    given = [_plain(tensor) for tensor in tensors]
+    given = [tensor.detach() for tensor in tensors]
     if processes() == 1:
         return lambda: given
     buckets = [*_buckets(given)]
@@ -78,12 +78,6 @@ def start_all_reduce(tensors: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
         return found
 
     return finish
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    """Dense, without a history."""
-    tensor = tensor.detach()
-    return tensor.to_dense() if tensor.is_sparse else tensor
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[int]]:
