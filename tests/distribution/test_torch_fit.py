@@ -230,6 +230,14 @@ def run(case: str, rank: int, count: int) -> Found:
     return CASES[case](rank, count)
 
 
+def far(one: Found, other: Found) -> float:
+    """How far two trainings ended from each other, in distances travelled."""
+    begun = None if len(one["weights"]) == len(weights(model())) else 0 * one["weights"]
+    if one.get("start") == "phases":
+        begun = flat(arrays(of_phases("sum").trainable_variables))
+    return apart(one["weights"], other["weights"], begun)
+
+
 def in_group(rank: int, count: int) -> dict[str, Found | str]:
     found: dict[str, Found | str] = {}
     for name in CASES:
@@ -254,11 +262,7 @@ def test_two_processes_train_as_one(name: str, pair: list[dict[str, Any]]) -> No
         np.testing.assert_array_equal(first, second)
     assert one["logs"] == other["logs"]
     alone = run(name, 0, 1)
-    if one.get("start") == "phases":
-        begun = flat(arrays(of_phases("sum").trainable_variables))
-    else:
-        begun = None if len(one["weights"]) == len(weights(model())) else 0 * one["weights"]
-    assert apart(one["weights"], alone["weights"], begun) < CLOSE
+    assert far(one, alone) < CLOSE
     assert one["logs"].keys() == alone["logs"].keys()
     for key, value in alone["logs"].items():
         np.testing.assert_allclose(one["logs"][key], value, rtol=1e-5, atol=1e-6, err_msg=key)

@@ -275,7 +275,7 @@ class GradientMonitor(keras.callbacks.Callback):
         self._begun, self._times, self._columns = True, [], []
         self._room, self._offset = state.capacity, 0.0
         self._last = self._started
-        if self.folder is not None:
+        if self.folder is not None and engine().process_number() == 0:
             self._open(self.folder, self._header(compilation, self._epoch))
 
     def _open(self, folder: Path, header: Header) -> None:

@@ -232,23 +232,19 @@ def refusal(model: Any) -> str | None:
             )
         sharded = [name for name, p in module.named_parameters(recurse=False) if _is_sharded(p)]
         if sharded:
-            kind = "fully_shard (FSDP2)" if _is_fsdp(module) else "DTensor"
             return (
-                f"parameter {sharded[0]!r} of {type(module).__name__} is split over processes by "
-                f"{kind}, and gradients of several losses are taken of whole parameters. Leave the "
-                "parameters whole: every process then holds a copy, as with "
-                "DistributedDataParallel, and polytape adds the gradients up. What does not fit "
-                "into one device trains sharded on JAX, with keras.distribution.ModelParallel"
+                f"parameter {sharded[0]!r} of {type(module).__name__} is split over processes (a "
+                "DTensor, as fully_shard of FSDP2 makes them), and the gradients of several losses "
+                "are taken by whole parameters. Leave them whole: every process then holds a copy, "
+                "as with DistributedDataParallel, and polytape adds the gradients up. What does "
+                "not fit into one device trains sharded on JAX, with "
+                "keras.distribution.ModelParallel"
             )
     return None
 
 
 def _is_sharded(parameter: Any) -> bool:
     return distributed.is_available() and isinstance(parameter, distributed.tensor.DTensor)
-
-
-def _is_fsdp(module: Any) -> bool:
-    return isinstance(module, distributed.fsdp.FSDPModule)
 
 
 def _modules(model: Any) -> Iterator[nn.Module]:
