@@ -5,12 +5,12 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from test_torch_fit import CASES, run
+from test_torch_fit import CASES, far, run
 
 import polytape as pt
 from processes import each
 from small import fill
-from spread import CLOSE, apart, batches, made, part, weights
+from spread import CLOSE, batches, part
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "torch", reason="torch.distributed is of PyTorch"
@@ -167,7 +167,4 @@ def test_four_processes_train_as_one() -> None:
         for other in found[1:]:
             for mine, theirs in zip(first["all"], other[name]["all"], strict=True):
                 np.testing.assert_array_equal(mine, theirs, err_msg=name)
-        begun = None if len(alone["weights"]) == len(weights(made("sum"))) else 0
-        distance = np.linalg.norm(first["weights"] - alone["weights"])
-        travelled = apart(first["weights"], alone["weights"], begun)
-        assert min(distance, travelled) < CLOSE, name
+        assert far(first, alone) < CLOSE, name
