@@ -1,6 +1,5 @@
 """A method for loops of one's own: gradients in, one update out, the state held."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -78,6 +77,7 @@ class Combiner(keras.layers.Layer):
         self._held: StateStore | None = None
         self._pending: Saved | None = None  # loaded before the first call
         self._joined = False  # whether other processes have begun with the same
+        self._variables: Sequence[Any] = ()  # that it is being built for
 
     def prepare(self, objectives: Sequence[str], variables: Any) -> None:
         """Create the state now instead of at the first call.
@@ -108,12 +108,20 @@ class Combiner(keras.layers.Layer):
         Raises:
             ValueError: If the Combiner holds the state of others.
         """
-        sizes = [math.prod(variable.shape) for variable in known.variables]
-        return self._prepared([*names], [*known.paths], sizes)
+        shapes = [list(variable.shape) for variable in known.variables]
+        return self._prepared([*names], [*known.paths], shapes, known.variables)
 
-    def _prepared(self, names: list[str], paths: list[str], sizes: list[int]) -> Aggregator:
+    def _prepared(
+        self,
+        names: list[str],
+        paths: list[str],
+        shapes: list[list[int]],
+        variables: Sequence[Any],
+    ) -> Aggregator:
         if self._aggregator is None:
-            self.build(names, paths, sizes)  # Keras records it, and PyTorch sees the variables
+            self._variables = variables
+            self.build(names, paths, shapes)  # Keras records it, and PyTorch sees the variables
+            self._variables = ()
         known: Any = self._aggregator
         if (known.names, known.paths) != (tuple(names), tuple(paths)):
             raise ValueError(
@@ -143,7 +151,7 @@ class Combiner(keras.layers.Layer):
         Args:
             objectives: their names
             paths: of the variables
-            sizes: of the variables, numbers of entries
+            sizes: of the variables: their shapes, or numbers of entries as earlier versions saved
         """
         owner = Owner(tuple(objectives), self.method, self.private)
         pending, self._pending = self._pending, None
@@ -164,8 +172,9 @@ class Combiner(keras.layers.Layer):
             self.private,
             self.seed,
             saved=None if pending is None else pending.arrays(owner),
-            sizes=sizes,
+            shapes=[(size,) if isinstance(size, int) else tuple(size) for size in sizes],
             label=(),
+            variables=self._variables,
         )
         self._state = self._aggregator.state.variables  # by which Keras knows them as of this layer
         self._held = StateStore([(owner, self._aggregator.state)], self.steps)
@@ -226,7 +235,7 @@ class Combiner(keras.layers.Layer):
         check_measure(gradients.measure, self.method)
         connectivity = gradients.connectivity
         aggregator = self._prepared(
-            [*connectivity.names], [*connectivity.paths], [*gradients.sizes]
+            [*connectivity.names], [*connectivity.paths], gradients.shapes, gradients.variables
         )
         if engine().processes() > 1 and not self._joined:
             self.join()

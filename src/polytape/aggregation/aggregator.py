@@ -74,17 +74,19 @@ class Aggregator:
         private: str = "own",
         seed: int | Seed = 0,
         saved: Found | None = None,
-        sizes: Sequence[int] = (),
+        shapes: Sequence[Sequence[int]] = (),
         networks: Sequence[str] | None = None,
         label: Path = ("method",),
+        variables: Sequence[Any] = (),
     ) -> None:
         """make  creates the variables of its state: `keras.Variable`, or what takes the same
 
         seed      to be mixed with the step, or that of every step
         saved     the arrays of a state to go on from; None starts afresh
-        sizes     of the variables, for methods with a memory
+        shapes    of the variables, for methods with a memory
         networks  the network of each variable; None takes the first part of its path
         label     what the paths of state variables begin with
+        variables themselves, if they are there: a memory lies where they do
         """
         self.method, self.names, self.paths = method, tuple(names), tuple(paths)
         self.scalarization, self.combination = split(method)
@@ -97,7 +99,9 @@ class Aggregator:
                 part.owned(self.blocks.names)  # raises for names that do not fit, before any step
         chosen = self.combination or method
         self._observer = (
-            RowObserver(chosen, self.scalarization) if chosen.memory is not None else None
+            RowObserver(chosen, self.scalarization, variables)
+            if chosen.memory is not None
+            else None
         )
         lead, rest = self.scalarization, self.combination
         initial: dict[str, State] = {
@@ -108,12 +112,12 @@ class Aggregator:
             if (state := kind.initial(self.names)) is not None:
                 initial[kind.key] = state
         if self._observer is not None:
-            initial["memory"] = empty_memory(chosen, len(self.names), sizes)
+            initial["memory"] = empty_memory(chosen, len(self.names), shapes)
         if saved is not None:
             initial = rebuilt(initial, fitting(saved, leaves(initial)))
         named = names_of(initial, lead, rest, self.paths)
         named = {place: (*label, *name) for place, name in named.items()}
-        self.state = StateVariables(initial, make, named)
+        self.state = StateVariables(initial, make, named, beside=_beside(initial, variables))
         self._seed = seed
         # A number goes in as a tensor, so that models with other seeds can share what is compiled.
         self._fixed = seed if isinstance(seed, Seed) else None
@@ -310,6 +314,12 @@ class Aggregator:
                 for method, variable in zip(asking, self.state.named("kpi"), strict=True):
                     kpi = ops.convert_to_numpy(variable.value)
                     variable.assign(kind.after_epoch(method, kpi, self.names, logs))
+
+
+def _beside(initial: State, variables: Sequence[Any]) -> dict[Path, Any]:
+    """{place of an array of a memory: the variable whose rows it remembers}."""
+    places = [place for place in leaves(initial) if place[0] == "memory"]
+    return {place: variables[int(place[1])] for place in places} if variables else {}
 
 
 def _finite(weights: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ its arrays, which lie beside it under running numbers.
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -78,7 +79,7 @@ class StateStore:
             # Not with a slash, by which HDF5 makes a group that Keras does not look into.
             keys = {".".join(state.names[place]): place for place in state.named_variables}
             for key, place in keys.items():
-                store[key] = state.named_variables[place]
+                store[key] = _as_saved(place, state.named_variables[place])
             record["states"].append({**owner.record(), "arrays": keys})
         store[RECORD] = np.frombuffer(json.dumps(record).encode(), "uint8")
 
@@ -168,6 +169,10 @@ def fitting(saved: Found, known: Mapping[Path, Any]) -> Found:
             arrays[place] = arrays.pop(("look", *place[1:]))
         if place not in arrays and place[:-1] in arrays:
             arrays[place] = arrays.pop(place[:-1])
+        if place[:1] == ("memory",) and place in arrays:
+            shape = tuple(np.shape(known[place]))
+            if arrays[place].shape == (shape[0], math.prod(shape[1:])):
+                arrays[place] = arrays[place].reshape(shape)
     found = {"/".join(path): array.shape for path, array in arrays.items()}
     expected = {"/".join(path): tuple(np.shape(array)) for path, array in known.items()}
     names = sorted({*found, *expected})
@@ -182,6 +187,13 @@ def fitting(saved: Found, known: Mapping[Path, Any]) -> Found:
             f"the shapes of the trained variables: were layers changed or frozen? {REMEDY}"
         )
     return arrays
+
+
+def _as_saved(place: Path, variable: Any) -> Any:
+    """The array of a variable as it lies in a file: of a memory (T, n) for each variable."""
+    if place[:1] != ("memory",):
+        return variable
+    return np.reshape(keras.ops.convert_to_numpy(variable), (variable.shape[0], -1))
 
 
 def _same(saved: Mapping[str, Any], compiled: Mapping[str, Any]) -> bool:

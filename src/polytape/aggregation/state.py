@@ -50,15 +50,21 @@ class StateVariables:
 
     make   creates one: `keras.Variable`, or what takes the same arguments
     names  {place of an array: its name, the parts of the path of its variable}
+    beside {place of an array (T, ...): the variable (...) that it belongs to}, if there are such
     """
 
     def __init__(
-        self, initial: State, make: Callable[..., Any], names: Mapping[Path, Path]
+        self,
+        initial: State,
+        make: Callable[..., Any],
+        names: Mapping[Path, Path],
+        beside: Mapping[Path, Any] | None = None,
     ) -> None:
         self._template = rebuilt(initial, dict.fromkeys(leaves(initial)))
         self.names = names
         self.named_variables: dict[Path, Any] = {
-            place: _made(make, names[place], leaf) for place, leaf in leaves(initial).items()
+            place: _made(make, names[place], leaf, (beside or {}).get(place))
+            for place, leaf in leaves(initial).items()
         }
 
     @property
@@ -85,7 +91,7 @@ class StateVariables:
             engine().assign(variables, values, accept)
 
 
-def _made(make: Callable[..., Any], name: Path, leaf: Any) -> Any:
+def _made(make: Callable[..., Any], name: Path, leaf: Any, beside: Any = None) -> Any:
     with contextlib.ExitStack() as scopes:
         for part in name[:-1]:
             scopes.enter_context(keras.name_scope(part))
@@ -96,12 +102,21 @@ def _made(make: Callable[..., Any], name: Path, leaf: Any) -> Any:
             initializer=constant(leaf),
             trainable=False,
             autocast=False,
+            **engine().placed(np.ndim(leaf), beside),
         )
 
 
 def constant(leaf: Any) -> Callable[..., Any]:
-    def initializer(shape: Any, dtype: Any = None) -> Any:
-        del shape
-        return ops.convert_to_tensor(np.asarray(leaf), dtype=dtype)
+    """An initializer that gives a known array."""
+    return _Known(leaf)
 
-    return initializer
+
+class _Known:
+    """An object, since Keras compiles the `__call__` of an initializer of a large array."""
+
+    def __init__(self, leaf: Any) -> None:
+        self._leaf = leaf
+
+    def __call__(self, shape: Any, dtype: Any = None) -> Any:
+        del shape
+        return ops.convert_to_tensor(np.asarray(self._leaf), dtype=dtype)

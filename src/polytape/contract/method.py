@@ -168,6 +168,15 @@ class Method(abc.ABC):
         del evidence, state
         return Observed(rows, memory)
 
+    @property
+    def sums_rows(self) -> bool:
+        """Whether `combine` is a sum, which needs no coordinates of rows in one place.
+
+        Returns:
+            True unless a class writes a `combine` of its own.
+        """
+        return type(self).combine is Method.combine
+
     def combine(self, rows: Tensor, seed: Seed) -> Tensor:
         """Direction (n,) of one variable from its rows (T, n), already multiplied by the weights.
 

@@ -1,7 +1,6 @@
 """Gradients of several losses: rows, their Gramian, and the weighted sum of rows."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -29,6 +28,8 @@ class Jacobian:
         gramian: (T, T) float32 inner products over the shared variables, loss^2 / parameter^2
         connectivity: which objective reaches which variable
     """
+
+    variables: Sequence[Any] = ()  # what the gradients are by, where that is told
 
     def __init__(
         self,
@@ -79,11 +80,11 @@ class Jacobian:
         return "parameters"
 
     @property
-    def sizes(self) -> list[int]:
-        """The number of entries of each variable; zero where nothing reaches it."""
+    def shapes(self) -> list[list[int]]:
+        """The shape of each variable; that of nothing where nothing reaches it."""
         columns = zip(*self._rows, strict=True)
         known = [next((row for row in column if row is not None), None) for column in columns]
-        return [0 if row is None else math.prod(row.shape) for row in known]
+        return [[0] if row is None else list(row.shape) for row in known]
 
     @property
     def extra(self) -> Sequence[Tensor | None] | None:
@@ -326,7 +327,7 @@ class Jacobian:
                     continue
                 block = shared[blocks.of[v]] if blocks.shape else shared
                 weights, kept = self._weights(v, private if own else block, active)
-                if method.needs == "rows" and not own:
+                if method.needs == "rows" and not method.sums_rows and not own:
                     matrix = ops.where(kept[:, None], rows.matrix(), 0.0) * weights[:, None]
                     count = len(self.connectivity.objectives(v))
                     mixed = method.combine(matrix[:count], seed.shifted(v + 1))

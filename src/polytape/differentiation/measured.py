@@ -71,8 +71,8 @@ class Measured(Jacobian):
         return self._recording.vjp({index: self._scale}, range(len(self.connectivity.paths)))
 
     @property
-    def sizes(self) -> list[int]:
-        return [0] * len(self.connectivity.paths)  # no rows are kept, so none are remembered
+    def shapes(self) -> list[list[int]]:
+        return [[0] for _ in self.connectivity.paths]  # no rows are kept, so none are remembered
 
     @property
     def measure(self) -> Measure:

@@ -435,6 +435,26 @@ class Engine(Protocol):
         """
         ...
 
+    def placed(self, rank: int, beside: Variable | None) -> dict[str, Any]:
+        """Further arguments of `keras.Variable` that say on which devices its parts are to be.
+
+        rank    of the new one
+        beside  a variable whose axes are the last ones of the new one, which is to lie as that
+                does; None: the whole on each device
+        """
+        ...
+
+    def flat(self, array: Tensor, beside: Variable | None) -> Tensor:
+        """(k, n) of k arrays (k, ...) of the shape of a variable, on the same devices as that.
+
+        The order of the n coordinates is that of the devices, always the same.
+        """
+        ...
+
+    def unflat(self, flat: Tensor, shape: Sequence[int], beside: Variable | None) -> Tensor:
+        """(k, *shape) again of what `flat` gave."""
+        ...
+
     def prepare(self, model: Any) -> None:
         """Settle what the framework must know of a model before its train function is made."""
         ...

@@ -21,13 +21,13 @@ from polytape.engines import engine
 from polytape.evidence.base import Kind
 
 Matrices = dict[int, Tensor]  # {shared variable: its rows (T, n), float32}
-Memory = list[dict[str, Tensor]]  # for each variable {name: (T, n)}
+Memory = list[dict[str, Tensor]]  # for each variable {name: (T, *shape of the variable)}
 
 
 class RowMemory(Kind):
     """`evidence["measures"]`, (..., V, T, k): statistics of the rows in each of V variables, where
     the `observe` of a method returns some. For methods with a `memory`, an array as large as the
-    rows; (T, n) for each of its names and each variable.
+    rows; (T, *shape) for each of its names and each variable.
     """
 
     name: ClassVar[str] = "row_memory"
@@ -46,25 +46,29 @@ class RowMemory(Kind):
         )
 
 
-def empty_memory(method: Method, count: int, sizes: Sequence[int]) -> State:
+def empty_memory(method: Method, count: int, shapes: Sequence[Sequence[int]]) -> State:
     """The arrays of `method.memory` before the first step.
 
     For every variable, private ones included: which are shared is known only when the first step
     has been traced, and on JAX all state must exist by then.
     """
     names = method.memory or ()
-    return [{name: np.zeros((count, size), "float32") for name in names} for size in sizes]
+    return [{name: np.zeros((count, *s), "float32") for name in names} for s in shapes]
 
 
-def matrices(gradients: Jacobian) -> Matrices:
-    """The rows of the shared variables, dense and unscaled; zero where there is no path."""
+def matrices(gradients: Jacobian, variables: Mapping[int, Any]) -> Matrices:
+    """The rows of the shared variables, dense and unscaled; zero where there is no path.
+
+    variables  themselves, by index, as far as they are known
+    """
     found = {}
     unscale = 1.0 / gradients.scale
     for v in gradients.connectivity.shared:
         rows = [gradients[name][v] for name in gradients.losses]
-        known = [None if row is None else ops.reshape(engine().dense(row), (-1,)) for row in rows]
+        known = [None if row is None else engine().dense(row) for row in rows]
         zero = ops.zeros_like(next(row for row in known if row is not None))
-        found[v] = unscale * ops.stack([zero if row is None else row for row in known])
+        stacked = ops.stack([zero if row is None else row for row in known])
+        found[v] = unscale * engine().flat(stacked, variables.get(v))
     return found
 
 
@@ -82,7 +86,7 @@ class ObservedRows(NamedTuple):
     raw            the gradients as they were;  gradients  with the rows that it returned instead
     active         (T,) bool: objectives whose rows it has seen
     measures       (V, T, k) or None
-    before, after  memory;  offsets  {variable: (n,)}
+    before, after  memory;  offsets  {variable: its shape}
     """
 
     raw: Jacobian
@@ -96,7 +100,7 @@ class ObservedRows(NamedTuple):
     def kept(self, active: Tensor) -> Memory:
         """The memory to go on with: that of inactive objectives stays as it was."""
         return [
-            {name: ops.where(active[:, None], new[name], old[name]) for name in old}
+            {name: ops.where(_rows(active, old[name]), new[name], old[name]) for name in old}
             for old, new in zip(self.before, self.after, strict=True)
         ]
 
@@ -108,7 +112,6 @@ class ObservedRows(NamedTuple):
             like: Any = self.raw[names[self.raw.connectivity.objectives(v)[0]]][v]
             if v in self.offsets:
                 offset = ops.where(due, self.offsets[v] * self.raw.scale, 0.0)
-                offset = ops.reshape(offset, like.shape)
                 found[v] = ops.add(found[v], offset)
             found[v] = ops.cast(found[v], like.dtype)
         return found
@@ -118,10 +121,14 @@ class RowObserver:
     """A method with a memory, shown the rows of each step.
 
     scalarization  what weighs the losses before, and hence the rows that are shown
+    variables      that the rows are by, if they are there
     """
 
-    def __init__(self, method: Method, scalarization: Method | None) -> None:
+    def __init__(
+        self, method: Method, scalarization: Method | None, variables: Sequence[Any] = ()
+    ) -> None:
         self.method, self.scalarization = method, scalarization
+        self._variables = dict(enumerate(variables))
 
     def look(
         self,
@@ -138,7 +145,7 @@ class RowObserver:
         state     of scalarization, method and memory
         readings  of the evidence, as far as they are known before the rows are
         """
-        rows = matrices(gradients)
+        rows = matrices(gradients, self._variables)
         active = ops.logical_and(active, finite(gradients, rows))
         losses = ops.stack([ops.cast(loss, "float32") for loss in gradients.losses.values()])
         losses = ops.where(active, losses, 0.0)
@@ -160,17 +167,25 @@ class RowObserver:
         offsets: dict[int, Tensor] = {}
         for v, matrix in rows.items():
             shown = ops.where(active, matrix, 0.0)
-            seen = self.method.observe(shown, memory[v], evidence, state)
-            after[v] = seen.memory
+            beside, old = self._variables.get(v), memory[v]
+            reached = gradients.connectivity.objectives(v)
+            shape = tuple(table[reached[0]][v].shape)
+            flat = {name: engine().flat(array, beside) for name, array in old.items()}
+            seen = self.method.observe(shown, flat, evidence, state)
+            after[v] = {
+                name: engine().unflat(seen.memory[name], array.shape[1:], beside)
+                for name, array in old.items()
+            }
             measures.append(seen.measures)
             for array in seen.memory.values():
                 fine = ops.logical_and(fine, ops.isfinite(ops.sum(array, axis=1)))
             if seen.offset is not None:
-                offsets[v] = seen.offset
+                offsets[v] = engine().unflat(seen.offset[None], shape, beside)[0]
                 fine = ops.logical_and(fine, ops.isfinite(ops.sum(seen.offset)))
             taken = ops.where(active, seen.rows, 0.0) * gradients.scale
-            for t in gradients.connectivity.objectives(v):
-                table[t][v] = ops.reshape(taken[t], table[t][v].shape)
+            taken = engine().unflat(taken, shape, beside)
+            for t in reached:
+                table[t][v] = taken[t]
         if not rows:  # nothing is shared: statistics of nothing
             nothing = ops.zeros((len(table), 1), "float32")
             arrays = dict.fromkeys(self.method.memory or (), nothing)
@@ -178,3 +193,8 @@ class RowObserver:
         stacked = None if measures[0] is None else ops.stack(measures)
         replaced = gradients.replaced(table)
         return ObservedRows(gradients, replaced, fine, stacked, memory, after, offsets)
+
+
+def _rows(flags: Tensor, like: Tensor) -> Tensor:
+    """(T,) bool for the rows of arrays (T, ...)."""
+    return ops.reshape(flags, (-1,) + (1,) * (len(like.shape) - 1))

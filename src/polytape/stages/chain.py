@@ -109,6 +109,10 @@ class Chain(Method):
             states.append(inner)
         return total, tuple(states)
 
+    @property
+    def sums_rows(self) -> bool:
+        return self.stages[-1].sums_rows
+
     def combine(self, rows: Tensor, seed: Seed) -> Tensor:
         return self.stages[-1].combine(rows, seed)
 

@@ -6,11 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from keras import ops
 
-from polytape.contract import Method, Tensor, iter_methods
+from polytape.contract import Tensor, iter_methods
 from polytape.contract.types import Array
 from polytape.differentiation.connectivity import Connectivity
 from polytape.differentiation.jacobian import Jacobian
-from polytape.stages.chain import Chain
 from polytape.training.backward import BackwardResult, sees_every_gradient
 from polytape.training.monitor_state import Layout, MonitorState, chosen
 from polytape.training.nonfinite import UpdateDecision
@@ -142,8 +141,7 @@ def _layout(settings: Settings, plan: StepPlan, phase: PhasePlan, networks: bool
     ]
     groups = tuple(dict.fromkeys(keys))
     method = aggregator.combination or aggregator.method
-    sums = (Method.combine, Chain.combine)  # the last stage of a chain is a part of it, too
-    weighs = all(type(part).combine in sums for part in iter_methods(method))
+    weighs = all(part.sums_rows for part in iter_methods(method))
     return Layout(
         phase.names,
         groups,

@@ -1,6 +1,5 @@
 """What a training step does, decided before it is traced: frozen records."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -258,9 +257,10 @@ def build_plan(
             settings.private,
             settings.seed,
             saved=None if saved is None else saved.arrays(owner),
-            sizes=[math.prod(variable.shape) for variable in index.variables],
+            shapes=[variable.shape for variable in index.variables],
             networks=index.owners if given else None,
             label=("method",) if len(owners) == 1 else ("method", f"phase_{len(phases)}"),
+            variables=index.variables,
         )
         among = tuple(names.index(name) for name in own)
         plan = PhasePlan(

@@ -12,7 +12,15 @@ from polytape.engines.jax.gradients import (
 )
 from polytape.engines.jax.operations import trace
 from polytape.engines.jax.recording import derivative, parameters, record, tape, trains
-from polytape.engines.jax.replicas import all_reduce, refusal, replica_count, replica_index
+from polytape.engines.jax.replicas import (
+    all_reduce,
+    flat,
+    placed,
+    refusal,
+    replica_count,
+    replica_index,
+    unflat,
+)
 from polytape.engines.jax.updates import (
     apply,
     assign,
@@ -63,10 +71,12 @@ __all__ = [
     "derivative",
     "differing",
     "finite",
+    "flat",
     "gather",
     "has_value",
     "in_range",
     "parameters",
+    "placed",
     "prepare",
     "process_number",
     "processes",
@@ -85,6 +95,7 @@ __all__ = [
     "trace",
     "train_step",
     "trains",
+    "unflat",
     "unwrapped",
     "without_side_effects",
     "zeros_like",

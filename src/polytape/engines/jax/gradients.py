@@ -5,10 +5,13 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import keras
+import numpy as np
 
 from polytape.engines.contract import Tensor
 
 _SHORT = 16384  # entries of a row
+_FEW = 8  # rows
 
 
 class _Rows:
@@ -62,12 +65,69 @@ def _gram(rows: list[Tensor], mixed: Tensor | None, kept: Tensor | None) -> Tens
     return jax.lax.fori_loop(0, pieces, lambda i, total: total + product(i * width, width), total)
 
 
+class _Spread(_Rows):
+    """Rows in the shape of their variable, so that they stay on the devices that have it.
+
+    One axis of many a variable is on several devices, and flattened it would have to be on all.
+    """
+
+    def __init__(self, gradients: Sequence[Tensor]) -> None:
+        self._shape, self._dtype = gradients[0].shape, gradients[0].dtype
+        self._rows = [gradient.astype(_precision(gradient)) for gradient in gradients]
+
+    def gram(self, mixed: Tensor | None = None, kept: Tensor | None = None) -> Tensor:
+        found, few = self._rows, len(self._rows) <= _FEW
+        if kept is not None:
+            found = [jnp.where(kept[index], row, 0.0) for index, row in enumerate(found)]
+        if few and mixed is not None:
+            found = [sum(map(jnp.multiply, part, found)) for part in mixed]
+        if few:  # two at a time, without a stacked copy
+            return _symmetric(
+                [[_product(row, other) for other in found[i:]] for i, row in enumerate(found)]
+            )
+        stacked = jnp.stack(found)
+        if mixed is not None:
+            stacked = jnp.tensordot(mixed, stacked, 1, precision="highest")
+        return _product(stacked, stacked, 1)
+
+    def squares(self) -> list[Tensor]:
+        return [_square(row) for row in self._rows]
+
+    def matrix(self) -> Tensor:
+        return jnp.stack([row.reshape(-1) for row in self._rows]).astype("float32")
+
+
 def _precision(gradient: Tensor) -> str:
     return "float64" if gradient.dtype == "float64" else "float32"
 
 
+def _product(one: Tensor, other: Tensor, first: int = 0) -> Tensor:
+    """float32 inner products over all axes but the `first`."""
+    axes = tuple(range(first, one.ndim))
+    return jnp.tensordot(one, other, (axes, axes), precision="highest").astype("float32")
+
+
+def _symmetric(halves: Sequence[Sequence[Tensor]]) -> Tensor:
+    """(k, k) from its upper triangle, () each."""
+    flat = jnp.stack([entry for row in halves for entry in row])
+    rows, columns = np.triu_indices(len(halves))
+    places = np.zeros((len(halves), len(halves)), int)
+    places[rows, columns] = places[columns, rows] = np.arange(len(rows))
+    return flat[places]
+
+
+def _square(gradient: Tensor) -> Tensor:
+    """Its squared norm, wherever its parts are."""
+    return jnp.sum(jnp.square(gradient)).astype("float32")
+
+
+def _is_spread() -> bool:
+    """Whether arrays are on several devices."""
+    return keras.distribution.distribution() is not None
+
+
 def rows(gradients: Sequence[Tensor]) -> _Rows:
-    return _Rows(gradients)
+    return _Spread(gradients) if _is_spread() else _Rows(gradients)
 
 
 def has_value(tensor: Tensor) -> bool:
@@ -87,7 +147,10 @@ def zeros_like(gradient: Tensor) -> Tensor:
 
 
 def finite(gradients: Sequence[Tensor]) -> Tensor:
-    # A sum is finite only if every term is. Long gradients are added up along their last axis by a
+    # A sum is finite only if every term is.
+    if _is_spread():
+        return jnp.isfinite(sum(jnp.sum(g.astype("float32")) for g in gradients))
+    # Long gradients are added up along their last axis by a
     # product with ones, which runs on all cores, and what is left of all of them in one pass.
     sums = [_as_matrix(g) @ jnp.ones(g.shape[-1:]) if g.size > 4096 else g for g in gradients]
     return jnp.isfinite(jnp.sum(jnp.concatenate([s.astype("float32").ravel() for s in sums])))
@@ -98,11 +161,13 @@ def in_range(
 ) -> Tensor:
     del exact  # it always is
     wide = [gradient.astype(_precision(gradient)) for gradient in gradients]
+    sums = [jnp.sum(value.astype("float32")) for value in values]
+    if _is_spread():
+        return jnp.isfinite(jnp.sum(jnp.stack([*map(_square, wide), *sums])))
     short = [gradient.ravel() for gradient in wide if gradient.size <= 4096]
     joined = [jnp.concatenate(short)] if short else []
     flat = [*joined, *(gradient for gradient in wide if gradient.size > 4096)]
     squares = [jnp.vdot(gradient, gradient).astype("float32") for gradient in flat]
-    sums = [jnp.sum(value.astype("float32")) for value in values]
     return jnp.isfinite(jnp.sum(jnp.stack([*squares, *sums])))
 
 

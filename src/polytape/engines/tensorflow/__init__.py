@@ -23,7 +23,15 @@ from polytape.engines.tensorflow.gradients import (
 )
 from polytape.engines.tensorflow.operations import trace
 from polytape.engines.tensorflow.recording import derivative, parameters, record, trains
-from polytape.engines.tensorflow.replicas import all_reduce, refusal, replica_count, replica_index
+from polytape.engines.tensorflow.replicas import (
+    all_reduce,
+    flat,
+    placed,
+    refusal,
+    replica_count,
+    replica_index,
+    unflat,
+)
 from polytape.engines.tensorflow.tape import tape
 from polytape.engines.tensorflow.updates import (
     apply,
@@ -64,10 +72,12 @@ __all__ = [
     "derivative",
     "differing",
     "finite",
+    "flat",
     "gather",
     "has_value",
     "in_range",
     "parameters",
+    "placed",
     "prepare",
     "process_number",
     "processes",
@@ -86,6 +96,7 @@ __all__ = [
     "trace",
     "train_step",
     "trains",
+    "unflat",
     "unwrapped",
     "without_side_effects",
     "zeros_like",

@@ -1,0 +1,113 @@
+"""`keras.distribution` on JAX: N devices end where one does, for every method and way of training.
+
+One process for each table. That all devices hold the same bits, `jax_spread.weights` asserts.
+"""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+import pytest
+
+from jax_spread import FEW, environment, scenarios
+from spread import CLOSE, methods
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.skipif(keras.backend.backend() != "jax", reason="keras.distribution is of JAX"),
+]
+SCRIPT = Path(__file__).resolve().parents[1] / "helpers" / "jax_spread.py"
+ONE, MANY, MODEL = "data 2", "data 8", "model 2 x 4"
+
+
+def started(*arguments: str, devices: int = 8) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", str(SCRIPT), *arguments],
+        env=environment(devices),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def told(process: "subprocess.Popen[str]", seconds: int = 400) -> Any:
+    """What a process printed last."""
+    try:
+        printed, errors = process.communicate(timeout=seconds)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors[-3000:]
+    return json.loads(printed.splitlines()[-1])
+
+
+def together(*arguments: str) -> list[Any]:
+    """What two processes printed that train together."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    pair = [started(*arguments, "--process", str(n), address, devices=1) for n in range(2)]
+    try:
+        return [told(process) for process in pair]
+    finally:
+        for process in pair:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Where the weights of one device are kept."""
+    return str(tmp_path_factory.mktemp("one_device"))
+
+
+@pytest.fixture(scope="module")
+def of_methods(folder: str) -> Any:
+    return told(started("methods", folder, "data 4", MODEL))
+
+
+@pytest.fixture(scope="module")
+def of_scenarios(folder: str) -> Any:
+    return {**told(started("scenarios", folder, MANY)), **told(started("few", folder, MODEL))}
+
+
+@pytest.mark.parametrize("layout", ["data 4", MODEL])
+@pytest.mark.parametrize("name", methods())
+def test_methods(of_methods: Any, name: str, layout: str) -> None:
+    assert of_methods[layout][name] < CLOSE
+
+
+@pytest.fixture(scope="module")
+def of_two_processes(folder: str, of_methods: Any) -> Any:
+    del of_methods  # which has made what they are compared with
+    return together("methods", folder, ONE)
+
+
+@pytest.mark.parametrize("name", methods())
+def test_methods_in_two_processes(of_two_processes: Any, name: str) -> None:
+    for found in of_two_processes:
+        assert found[ONE][name] < CLOSE
+
+
+@pytest.mark.parametrize("name", scenarios())
+def test_scenarios(of_scenarios: Any, name: str) -> None:
+    assert of_scenarios[MANY][name] < CLOSE
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_scenarios_with_sharded_variables(of_scenarios: Any, name: str) -> None:
+    assert of_scenarios[MODEL][name] < CLOSE
+
+
+@pytest.fixture(scope="module")
+def few_in_two_processes(folder: str, of_scenarios: Any) -> Any:
+    del of_scenarios
+    return together("few", folder, ONE)
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_scenarios_in_two_processes(few_in_two_processes: Any, name: str) -> None:
+    for found in few_in_two_processes:
+        assert found[ONE][name] < CLOSE
