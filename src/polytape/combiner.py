@@ -1,6 +1,6 @@
 """A method for loops of one's own: gradients in, one update out, the state held."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -77,7 +77,8 @@ class Combiner(keras.layers.Layer):
         self._held: StateStore | None = None
         self._pending: Saved | None = None  # loaded before the first call
         self._joined = False  # whether other processes have begun with the same
-        self._variables: Sequence[Any] = ()  # that it is being built for
+        # What it is being built for; behind a function, or Keras would take them for its own.
+        self._trained: Callable[[], Sequence[Any]] = tuple
 
     def prepare(self, objectives: Sequence[str], variables: Any) -> None:
         """Create the state now instead of at the first call.
@@ -119,9 +120,9 @@ class Combiner(keras.layers.Layer):
         variables: Sequence[Any],
     ) -> Aggregator:
         if self._aggregator is None:
-            self._variables = variables
+            self._trained = lambda: variables
             self.build(names, paths, shapes)  # Keras records it, and PyTorch sees the variables
-            self._variables = ()
+            self._trained = tuple
         known: Any = self._aggregator
         if (known.names, known.paths) != (tuple(names), tuple(paths)):
             raise ValueError(
@@ -174,7 +175,7 @@ class Combiner(keras.layers.Layer):
             saved=None if pending is None else pending.arrays(owner),
             shapes=[(size,) if isinstance(size, int) else tuple(size) for size in sizes],
             label=(),
-            variables=self._variables,
+            variables=self._trained(),
         )
         self._state = self._aggregator.state.variables  # by which Keras knows them as of this layer
         self._held = StateStore([(owner, self._aggregator.state)], self.steps)

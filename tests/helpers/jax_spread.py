@@ -58,6 +58,7 @@ class Here(NamedTuple):
 
 
 HERE = Here()
+WAY = {"communication": "all_reduce"}
 
 
 def environment(devices: int = DEVICES) -> dict[str, str]:
@@ -71,15 +72,12 @@ def environment(devices: int = DEVICES) -> dict[str, str]:
 
 @contextlib.contextmanager
 def spread(layout: str) -> Iterator[None]:
-    """Within a distribution: "data 4" or "model 2 x 4"; or in none, on "one device"."""
+    """Within a distribution: "data 4" or "model 2 x 4"; "scatter 4", with rows in slices."""
     import keras
 
     kind, *sizes = layout.replace(" x ", " ").split()
-    if kind == "one":
-        yield
-        return
     devices = keras.distribution.list_devices()
-    if kind == "data":
+    if kind in ("data", "scatter"):
         found: Any = keras.distribution.DataParallel(devices=devices[: int(sizes[0])])
     else:
         rows, columns = map(int, sizes)
@@ -92,10 +90,12 @@ def spread(layout: str) -> Iterator[None]:
         found = keras.distribution.ModelParallel(layout_map=layouts, batch_dim_name="batch")
     found.auto_shard_dataset = False  # each process has its own part
     keras.distribution.set_distribution(found)
+    WAY["communication"] = "scatter" if kind == "scatter" else "all_reduce"
     try:
         yield
     finally:
         keras.distribution.set_distribution(None)
+        WAY["communication"] = "all_reduce"
 
 
 # ------------------------------------------------------------------ what
@@ -149,8 +149,7 @@ def compiled(method: Any, model: Any = None, optimizer: Any = None, **kwargs: An
     import keras
 
     model = model or network()
-    losses = {"a": "mse", "b": "mae", "c": "mse"}
-    given = {"loss": losses, **kwargs} if "objectives" not in kwargs else kwargs
+    given = {"loss": {"a": "mse", "b": "mae", "c": "mse"}, **WAY, **kwargs}
     model.compile(optimizer or keras.optimizers.SGD(0.05), combine=method, seed=3, **given)
     return model
 
@@ -222,7 +221,8 @@ def networks(method: Any, **kwargs: Any) -> Run:
         pt.Objective("image", "mse"),
         pt.Objective("sparsity", sparsity, trains="encoder", weight=0.1),
     ]
-    model.compile(optimizers, objectives=objectives, combine=method, seed=3, verbose=0, **kwargs)
+    given = {"objectives": objectives, "verbose": 0, **kwargs, **WAY}
+    model.compile(optimizers, combine=method, seed=3, **given)
     x, y = Batches.drawn()
     return fitted(model, Batches(x, {"image": y["a"]}))
 
@@ -403,6 +403,19 @@ def scenarios() -> dict[str, Callable[[], Run]]:
     }
 
 
+SCATTERED = (
+    "missing labels, upgrad",
+    "not finite, upgrad",
+    "sample weights, nashmtl",
+    "networks, upgrad",
+    "networks, pcgrad",
+    "phases, upgrad",
+    "accumulated, upgrad",
+    "scaled losses, upgrad",
+    "added losses, upgrad",
+    "monitored, upgrad",
+    "logs, upgrad",
+)
 FEW = (
     "missing labels, upgrad",
     "not finite, mconfig",
@@ -424,7 +437,25 @@ def runs(kind: str) -> dict[str, Callable[[], Run]]:
     if kind == "methods":
         return methods()
     every = scenarios()
+    if kind == "slices":
+        found = {name: run for name, run in methods().items() if name in of_slices()}
+        return {**found, **{name: every[name] for name in SCATTERED}}
     return {name: every[name] for name in FEW} if kind == "few" else every
+
+
+def of_slices() -> list[str]:
+    """The methods whose rows may be scattered."""
+    import spread as shared
+
+    def fits(method: Any) -> bool:
+        try:
+            compiled(method, communication="scatter")
+        except ValueError as error:
+            assert "communication" in str(error)  # noqa: PT017  (others fit not)
+            return False
+        return True
+
+    return [name for name, method in shared.methods().items() if fits(method)]
 
 
 def main(kind: str, folder: Path, layouts: Sequence[str]) -> None:

@@ -100,9 +100,8 @@ class Jacobian:
         Returns:
             As many times too large as the square of `scale`.
         """
-        if variable not in self._products:
-            self._products[variable] = self._by_variable[variable].gram()
-        return self._products[variable]
+        (found,) = self._whole([self._own_products(variable)])
+        return found
 
     def squares(self, variable: int) -> list[Tensor]:
         """The diagonal of the same, () each, found with less work.
@@ -113,9 +112,27 @@ class Jacobian:
         Returns:
             As many times too large as the square of `scale`.
         """
+        return self._whole(self._own_squares(variable))
+
+    def _own_products(self, variable: int) -> Tensor:
+        """Those of the coordinates that this replica has."""
+        if variable not in self._products:
+            self._products[variable] = self._by_variable[variable].gram()
+        return self._products[variable]
+
+    def _own_squares(self, variable: int) -> list[Tensor]:
         if variable not in self._squares:
             self._squares[variable] = self._by_variable[variable].squares()
         return self._squares[variable]
+
+    @property
+    def _sliced(self) -> bool:
+        """Whether replicas have slices of the rows."""
+        return any(rows.sliced for rows in self._by_variable.values())
+
+    def _whole(self, sums: list[Tensor]) -> list[Tensor]:
+        """Sums over coordinates, of all replicas where these have slices of the rows."""
+        return engine().all_reduce(sums) if self._sliced else sums
 
     @property
     def scale(self) -> Any:
@@ -185,7 +202,7 @@ class Jacobian:
 
         def product(variable: int) -> Tensor:
             among = len(self.connectivity.objectives(variable))
-            return self.products(variable)[:among, :among]
+            return self._own_products(variable)[:among, :among]
 
         return self._assembled(blocks, product)
 
@@ -207,6 +224,7 @@ class Jacobian:
                 own = mixed[block]
             own, kept = self._columns(variable, own, active)
             stack[block] = stack[block] + self._by_variable[variable].gram(own, kept)
+        stack = self._whole(stack)
         unscale = 1.0 / (self._scale * self._scale)
         stack = [ops.broadcast_to(products, mixed.shape[-2:]) for products in stack]
         return (ops.stack(stack) if blocks.shape else stack[0]) * unscale
@@ -253,7 +271,7 @@ class Jacobian:
         stack: list[Any] = [ops.zeros((count, count), "float32")] * (
             blocks.shape[0] if blocks.shape else 1
         )
-        for (block, objectives), product in parts.items():
+        for (block, objectives), product in zip(parts, self._whole([*parts.values()]), strict=True):
             stack[block] = stack[block] + _embed(product, objectives, count)
         unscale = 1.0 / (self._scale * self._scale)
         return (ops.stack(stack) if blocks.shape else stack[0]) * unscale
@@ -275,14 +293,15 @@ class Jacobian:
         for variable in self._by_variable:
             if variable not in known:
                 objectives = self.connectivity.objectives(variable)
-                squares += self.squares(variable)[: len(objectives)]
+                squares += self._own_squares(variable)[: len(objectives)]
                 owners += objectives
         losses = ops.stack([ops.cast(loss, "float32") for loss in self.losses.values()])
         total = ops.where(ops.isfinite(losses), 0.0, losses)
         if squares:
             own = ops.convert_to_tensor(np.arange(len(self.losses))[:, None] == np.array(owners))
             unscale = 1.0 / (self._scale * self._scale)
-            total += ops.sum(ops.where(own, ops.stack(squares), 0.0), axis=-1) * unscale
+            (each,) = self._whole([ops.stack(squares)])
+            total += ops.sum(ops.where(own, each, 0.0), axis=-1) * unscale
         if gramian is not None:
             whole = ops.sum(gramian, axis=0) if len(gramian.shape) == 3 else gramian
             total += ops.diagonal(whole)
@@ -340,6 +359,8 @@ class Jacobian:
             found = directions(False)
         else:
             found = ops.cond(ops.all(active), lambda: directions(True), lambda: directions(False))
+        if self._sliced:
+            found = engine().gathered(found)
         directions_by_variable = dict(zip(self._by_variable, found, strict=True))
         return [directions_by_variable.get(v) for v in range(len(self.connectivity.paths))]
 

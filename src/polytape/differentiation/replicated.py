@@ -39,6 +39,16 @@ class Replicated:
     def vjp(
         self, cotangents: Mapping[int, Tensor], variables: Sequence[int], last: bool = False
     ) -> list[Tensor | None]:
+        return self.summed_by(engine().all_reduce, cotangents, variables, last)
+
+    def summed_by(
+        self,
+        reduce: Callable[[Sequence[Tensor]], list[Tensor]],
+        cotangents: Mapping[int, Tensor],
+        variables: Sequence[int],
+        last: bool = False,
+    ) -> list[Tensor | None]:
+        """The same; those by variables as `reduce` adds them up."""
         if (parts := engine().replica_count() // division()) > 1:
             cotangents = {index: seed / parts for index, seed in cotangents.items()}
         found = self.local.vjp(cotangents, variables, last)
@@ -53,7 +63,7 @@ class Replicated:
             for place, (variable, gradient) in enumerate(zip(variables, found, strict=True))
             if variable < self.marks.start and gradient is not None
         ]
-        summed = engine().all_reduce([found[place] for place in places])
+        summed = reduce([found[place] for place in places])
         for place, gradient in zip(places, summed, strict=True):
             found[place] = gradient
         return found
@@ -63,6 +73,33 @@ class Replicated:
 
     def zeros(self, variable: int) -> Tensor:
         return self.local.zeros(variable)
+
+
+class InSlices:
+    """The same, but of each gradient by a variable a replica keeps a slice: a `Recording`."""
+
+    def __init__(self, whole: Replicated) -> None:
+        self._whole = whole
+        self.scalars, self.groups, self.outputs = whole.scalars, whole.groups, whole.outputs
+        self.measure: Measure = whole.measure
+        self.marks, self.stand_ins = whole.marks, whole.stand_ins
+
+    def vjp(
+        self, cotangents: Mapping[int, Tensor], variables: Sequence[int], last: bool = False
+    ) -> list[Tensor | None]:
+        return self._whole.summed_by(engine().reduce_scatter, cotangents, variables, last)
+
+    def reach(self, scalars: Sequence[int]) -> np.ndarray:
+        return self._whole.reach(scalars)
+
+    def zeros(self, variable: int) -> Tensor:
+        return self._whole.zeros(variable)
+
+
+def in_slices(recording: Recording) -> Recording:
+    """The recording for rows, of which replicas keep slices where the engine scatters them."""
+    spread = isinstance(recording, Replicated) and engine().SCATTERS
+    return InSlices(recording) if spread else recording  # type: ignore[arg-type]
 
 
 def over_replicas(recording: Recording, told: Callable[[], Mapping[str, Any]]) -> Recording:

@@ -160,7 +160,13 @@ class Tape(Protocol):
 
 
 class Rows(Protocol):
-    """k gradients of one variable, as rows (k, n): float32, or float64 if they are."""
+    """k gradients of one variable, as rows (k, n): float32, or float64 if they are.
+
+    sliced  whether each replica has a part of the n coordinates: inner products and squares are of
+            that part, and those of the rows are their sum over replicas
+    """
+
+    sliced: bool
 
     def gram(self, mixed: Tensor | None = None, kept: Tensor | None = None) -> Tensor:
         """(k, k) float32 inner products; or those of m combinations of rows, (m, m).
@@ -198,6 +204,7 @@ class Engine(Protocol):
     # Whether Keras's optimizers add up over replicas, and its mean losses and added losses are
     # divided by the number of replicas accordingly.
     KERAS_ADDS: bool
+    SCATTERS: bool  # whether replicas keep slices of rows: if there are replicas at all
 
     def record(
         self,
@@ -455,6 +462,21 @@ class Engine(Protocol):
         """(k, *shape) again of what `flat` gave."""
         ...
 
+    def scatter_refusal(self) -> str | None:
+        """Why rows cannot be scattered over the devices there are; None if they can."""
+        ...
+
+    def reduce_scatter(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """Gradients summed over replicas, of each of which this one keeps a slice, for `rows`.
+
+        Only in a step that scatters its rows.
+        """
+        ...
+
+    def gathered(self, gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Gradients of which replicas have slices, whole on each; others as they are."""
+        ...
+
     def prepare(self, model: Any) -> None:
         """Settle what the framework must know of a model before its train function is made."""
         ...
@@ -471,6 +493,16 @@ class Engine(Protocol):
         """Whether a variable has its value, which a step that failed half-way may have taken."""
         ...
 
-    def train_step(self, model: Any, step: Callable[[Any], Any], *args: Any) -> Any:
-        """Keras's `train_step` in the signature of this backend, around a stateful `step(data)`."""
+    def train_step(
+        self,
+        model: Any,
+        step: Callable[[Any], Any],
+        *args: Any,
+        same: Sequence[Variable] | None = None,
+    ) -> Any:
+        """Keras's `train_step` in the signature of this backend, around a stateful `step(data)`.
+
+        same  where it is to scatter its rows: variables that come out alike on all replicas by
+              themselves; None: it is not
+        """
         ...

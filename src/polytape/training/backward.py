@@ -167,9 +167,7 @@ def _of_rows(
     joint = aggregator.private == "joint"
     connectivity = Connectivity.seen(aggregator.names, aggregator.paths, rows, joint)
     connectivity.check()
-    losses, extra = recording.named_losses, None
-    if recording.extra is not None:
-        extra = recording.vjp({recording.extra: scale})
+    losses, extra = recording.named_losses, recording.row(recording.extra)
     found = _aggregated(recording, Jacobian(losses, rows, connectivity, scale, extra, parts))
     if extra is not None:  # it belongs to every objective
         sound = engine().in_range([g for g in extra if g is not None], recording.added)

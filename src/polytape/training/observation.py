@@ -73,9 +73,8 @@ def _all_gradients(recording: PhaseRecording, layout: Layout) -> Jacobian:
     aggregator, scale = recording.phase.aggregator, recording.scale
     rows = recording.rows(recording.recording.groups["losses"])
     added = recording.total if layout.whole else recording.extra
-    extra = None if added is None else recording.vjp({added: scale})
     connectivity = Connectivity.seen(aggregator.names, aggregator.paths, rows)
-    return Jacobian(recording.named_losses, rows, connectivity, scale, extra)
+    return Jacobian(recording.named_losses, rows, connectivity, scale, recording.row(added))
 
 
 class _Key(NamedTuple):

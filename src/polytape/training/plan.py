@@ -41,6 +41,8 @@ class Settings:
     loss_mode   the arguments that tell `compute_loss` that it trains
     may_bypass  a user's `train_step` that has to call super(), by name; "" if there is none
     training    the arguments that tell `call` that it trains
+    communication  of rows, where several devices have a part of the batch each
+    metrics     those given beside the losses, weighted ones included
     """
 
     method: Method
@@ -56,6 +58,8 @@ class Settings:
     loss_mode: Mapping[str, bool]
     may_bypass: str
     training: Mapping[str, bool]
+    communication: str = "auto"
+    metrics: Sequence[Anything] = ()
 
     @property
     def objectives(self) -> Objectives | None:

@@ -12,7 +12,7 @@ from polytape.differentiation.connectivity import Connectivity
 from polytape.differentiation.jacobian import Table
 from polytape.differentiation.losses import check_scalar
 from polytape.differentiation.passes import Directions, Parts, at_once
-from polytape.differentiation.replicated import alone, joined, over_replicas
+from polytape.differentiation.replicated import alone, in_slices, joined, over_replicas
 from polytape.engines import Forward, GroupName, Recording, Scalars, engine
 from polytape.training.compilation import Compilation, added_losses
 from polytape.training.losses.evaluation import Batch, Evaluation
@@ -216,11 +216,18 @@ class PhaseRecording:
 
     def rows(self, group: Sequence[int]) -> Table:
         """The gradients of T scalars, `scale` times, each by what the objective may train."""
-        count = len(self.phase.aggregator.paths)
+        count, recording = len(self.phase.aggregator.paths), in_slices(self.recording)
         return [
-            at_once(self.recording, [({place: self.scale}, self.route(t))], count)
+            at_once(recording, [({place: self.scale}, self.route(t))], count)
             for t, place in enumerate(group)
         ]
+
+    def row(self, place: int | None) -> Directions | None:
+        """The gradient of a term that belongs to every objective, if there is one, as a row."""
+        if place is None:
+            return None
+        parts, count = self.split({place: self.scale}), len(self.phase.aggregator.paths)
+        return at_once(in_slices(self.recording), parts, count)
 
 
 # ---------------------------------------------------------------------- the forward pass

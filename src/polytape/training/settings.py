@@ -8,6 +8,7 @@ from polytape.aggregation import check_measure, check_private
 from polytape.aggregation.seeds import peeked
 from polytape.catalogue import all_methods, catalogue
 from polytape.contract import Method, check_seed, iter_methods
+from polytape.contract.types import Anything
 from polytape.methods.mean import Mean
 from polytape.methods.sum import Sum
 from polytape.training.losses.keras_losses import KerasLosses
@@ -30,6 +31,8 @@ def settings_of(
     on_nonfinite: str,
     seed: int | None,
     verbose: int,
+    communication: str = "auto",
+    metrics: Sequence[Anything] = (),
 ) -> Settings:
     """What a `compile` asks for; `ValueError` or `TypeError` where that cannot be."""
     if on_nonfinite not in ON_NONFINITE:
@@ -56,6 +59,8 @@ def settings_of(
         loss_mode(model, True),
         _may_bypass(model, method, plain and not isinstance(source, Objectives)),
         {"training": True} if model.takes_training else {},
+        communication,
+        metrics,
     )
 
 

@@ -19,6 +19,7 @@ from polytape.engines import Measure, check_distribution, engine
 from polytape.evidence import kinds_of
 from polytape.stages.scopes import PerNetwork
 from polytape.training.callbacks import aligned, among, callbacks_of, insert
+from polytape.training.communication import check_devices, check_way, scatters
 from polytape.training.compilation import NO_DATA, Compilation
 from polytape.training.diagnosis import why_unreached
 from polytape.training.functional import plain_functional
@@ -70,6 +71,7 @@ class Trainer:
         measure: Measure = "parameters",
         on_nonfinite: Literal["drop", "isolate", "skip", "raise"] = "drop",
         seed: int | None = None,
+        communication: Literal["auto", "all_reduce", "scatter"] = "auto",
         verbose: int = 1,
     ) -> None:
         """Keras's `compile`, and how the gradients of the losses are combined.
@@ -116,6 +118,14 @@ class Trainer:
                 are not judged
             seed: for methods that draw random numbers; None follows `keras.utils.set_random_seed`
                 without drawing from it
+            communication: on JAX under `keras.distribution.DataParallel`, how the gradients of the
+                losses come together for methods that compare them. "all_reduce": whole on every
+                device. "scatter": each device adds up and keeps a slice of all of them, and only
+                the combined one is put together again, which moves (T + 1) / 2T of the bytes; but a
+                step then runs once for each device, and what depends on the whole batch
+                (BatchNormalization, functions of the step) sees the part of one device. "auto":
+                "scatter" where it is known that nothing does. ValueError where gradients cannot be
+                scattered: see docs/devices.md
             verbose: 1 prints the routing table where objectives name what they train or networks
                 have optimizers of their own: as declared, and again if the first step finds out
                 more. 2 prints it for any objectives, 0 never
@@ -146,11 +156,24 @@ class Trainer:
         )
         engine().prepare(self)
         order = ordered(phases, [*source.given]) if isinstance(source, Objectives) else ()
+        measured = [given["metrics"], given["weighted_metrics"]]
         settings = settings_of(
-            self, source, method, order, private, measure, on_nonfinite, seed, verbose
+            self,
+            source,
+            method,
+            order,
+            private,
+            measure,
+            on_nonfinite,
+            seed,
+            verbose,
+            communication,
+            measured,
         )
+        check_way(communication, method, settings.measure)
         self.compilation = Compilation(self, settings)
-        options = {"private": private, "measure": measure, "on_nonfinite": on_nonfinite}
+        options: Config = {"private": private, "measure": measure, "on_nonfinite": on_nonfinite}
+        options["communication"] = communication
         # Metrics in an attribute that is a dict Keras takes for the model's own, and logs again.
         combining = {**given, "combine": method, "seed": settings.seed, **options}
         self._combining = MappingProxyType(combining)
@@ -203,7 +226,9 @@ class Trainer:
         return super().compute_metrics(x, y, y_pred, sample_weight)  # type: ignore[misc]
 
     def train_step(self, *args: object) -> Nest:
-        return engine().train_step(self, functools.partial(train_step, self), *args)
+        step, settings = functools.partial(train_step, self), self.compilation.settings
+        same = self.method_state.variables if scatters(self, settings) else None
+        return engine().train_step(self, step, *args, same=same)
 
     def fit(self, *args: object, **kwargs: object) -> keras.callbacks.History:
         compilation = self._compiled("fit")
@@ -354,6 +379,7 @@ class Trainer:
 
     def make_train_function(self, force: bool = False) -> Anything:
         check_distribution("fit()", self)
+        check_devices(self.compilation.settings)
         self.compilation.tell()
         self.compilation.snapshot = engine().snapshot(self)
         return super().make_train_function(force)  # type: ignore[misc]
@@ -449,7 +475,10 @@ class Trainer:
         return {**config, **given}
 
     def compile_from_config(self, config: Config) -> None:
-        self.compile(**{**keras.saving.deserialize_keras_object(config), "verbose": 0})
+        given = {**keras.saving.deserialize_keras_object(config), "verbose": 0}
+        if engine().scatter_refusal() is not None:  # a file of other devices goes on here, too
+            given.pop("communication", None)
+        self.compile(**given)
         if self.built and self.optimizer is not None:  # type: ignore[attr-defined]
             self.optimizer.build(self.trainable_variables)  # type: ignore[attr-defined]
 

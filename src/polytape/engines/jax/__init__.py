@@ -10,17 +10,17 @@ from polytape.engines.jax.gradients import (
     stack,
     zeros_like,
 )
+from polytape.engines.jax.layouts import flat, placed, unflat
 from polytape.engines.jax.operations import trace
 from polytape.engines.jax.recording import derivative, parameters, record, tape, trains
 from polytape.engines.jax.replicas import (
     all_reduce,
-    flat,
-    placed,
     refusal,
     replica_count,
     replica_index,
-    unflat,
 )
+from polytape.engines.jax.scattered import scatter_refusal
+from polytape.engines.jax.slices import gathered, reduce_scatter
 from polytape.engines.jax.updates import (
     apply,
     assign,
@@ -50,12 +50,14 @@ from polytape.engines.joint import (
 
 CHOICES_PAY = False  # XLA runs the chosen way on one core of a CPU
 KERAS_ADDS = False
+SCATTERS = True
 FUSES = True
 
 __all__ = [
     "CHOICES_PAY",
     "FUSES",
     "KERAS_ADDS",
+    "SCATTERS",
     "add_where",
     "all_reduce",
     "alone",
@@ -73,6 +75,7 @@ __all__ = [
     "finite",
     "flat",
     "gather",
+    "gathered",
     "has_value",
     "in_range",
     "parameters",
@@ -82,12 +85,14 @@ __all__ = [
     "processes",
     "readable",
     "record",
+    "reduce_scatter",
     "refusal",
     "replica_count",
     "replica_index",
     "restore_if_nonfinite",
     "restore_snapshot",
     "rows",
+    "scatter_refusal",
     "snapshot",
     "stack",
     "survey",

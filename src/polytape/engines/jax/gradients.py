@@ -1,7 +1,9 @@
 """The gradients of several objectives by one variable."""
 
+import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +11,15 @@ import keras
 import numpy as np
 
 from polytape.engines.contract import Tensor
+from polytape.engines.jax.slices import Slice, summed
 
 _SHORT = 16384  # entries of a row
 _FEW = 8  # rows
 
 
 class _Rows:
+    sliced = False
+
     def __init__(self, gradients: Sequence[Tensor]) -> None:
         self._shape, self._dtype = gradients[0].shape, gradients[0].dtype
         self._rows = [gradient.reshape(-1).astype(_precision(gradient)) for gradient in gradients]
@@ -97,6 +102,19 @@ class _Spread(_Rows):
         return jnp.stack([row.reshape(-1) for row in self._rows]).astype("float32")
 
 
+class _Sliced(_Rows):
+    """Slices of rows, as `reduce_scatter` gives them."""
+
+    sliced = True
+
+    def __init__(self, gradients: Sequence[Slice]) -> None:
+        self._like = gradients[0]
+        super().__init__([gradient.part for gradient in gradients])
+
+    def unflatten(self, flat: Tensor) -> Slice:
+        return dataclasses.replace(self._like, part=super().unflatten(flat))
+
+
 def _precision(gradient: Tensor) -> str:
     return "float64" if gradient.dtype == "float64" else "float32"
 
@@ -126,7 +144,9 @@ def _is_spread() -> bool:
     return keras.distribution.distribution() is not None
 
 
-def rows(gradients: Sequence[Tensor]) -> _Rows:
+def rows(gradients: Sequence[Any]) -> _Rows:
+    if isinstance(gradients[0], Slice):
+        return _Sliced(gradients)
     return _Spread(gradients) if _is_spread() else _Rows(gradients)
 
 
@@ -160,6 +180,11 @@ def in_range(
     gradients: Sequence[Tensor], values: Sequence[Tensor] = (), exact: bool = False
 ) -> Tensor:
     del exact  # it always is
+    sliced = [gradient.part for gradient in gradients if isinstance(gradient, Slice)]
+    if sliced:
+        own = jnp.sum(jnp.stack([_square(part.astype(_precision(part))) for part in sliced]))
+        gradients = [gradient for gradient in gradients if not isinstance(gradient, Slice)]
+        values = [*values, *summed([own])]
     wide = [gradient.astype(_precision(gradient)) for gradient in gradients]
     sums = [jnp.sum(value.astype("float32")) for value in values]
     if _is_spread():

@@ -9,6 +9,7 @@ import keras
 
 from polytape.engines.absent import present, unwarned
 from polytape.engines.contract import Tensor, Variable
+from polytape.engines.jax.scattered import scattered_step
 from polytape.engines.jax.scope import Scope
 
 
@@ -141,8 +142,16 @@ def readable(variable: Variable) -> bool:
     return value is not None and not value.is_deleted()
 
 
-def train_step(model: Any, step: Callable[[Any], Any], state: Any, data: Any) -> Any:
+def train_step(
+    model: Any,
+    step: Callable[[Any], Any],
+    state: Any,
+    data: Any,
+    same: Sequence[Variable] | None = None,
+) -> Any:
     groups = _state(model)
+    if same is not None:
+        return scattered_step(model, step, groups, state, data, same)
     mapping = [
         pair
         for variables, values in zip(groups, state, strict=True)

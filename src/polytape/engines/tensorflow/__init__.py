@@ -25,12 +25,9 @@ from polytape.engines.tensorflow.operations import trace
 from polytape.engines.tensorflow.recording import derivative, parameters, record, trains
 from polytape.engines.tensorflow.replicas import (
     all_reduce,
-    flat,
-    placed,
     refusal,
     replica_count,
     replica_index,
-    unflat,
 )
 from polytape.engines.tensorflow.tape import tape
 from polytape.engines.tensorflow.updates import (
@@ -48,15 +45,25 @@ from polytape.engines.tensorflow.updates import (
     train_step,
     without_side_effects,
 )
+from polytape.engines.whole import (
+    flat,
+    gathered,
+    placed,
+    reduce_scatter,
+    scatter_refusal,
+    unflat,
+)
 
 CHOICES_PAY = True
 KERAS_ADDS = True
+SCATTERS = False
 FUSES = False
 
 __all__ = [
     "CHOICES_PAY",
     "FUSES",
     "KERAS_ADDS",
+    "SCATTERS",
     "add_where",
     "all_reduce",
     "alone",
@@ -74,6 +81,7 @@ __all__ = [
     "finite",
     "flat",
     "gather",
+    "gathered",
     "has_value",
     "in_range",
     "parameters",
@@ -83,12 +91,14 @@ __all__ = [
     "processes",
     "readable",
     "record",
+    "reduce_scatter",
     "refusal",
     "replica_count",
     "replica_index",
     "restore_if_nonfinite",
     "restore_snapshot",
     "rows",
+    "scatter_refusal",
     "snapshot",
     "stack",
     "survey",

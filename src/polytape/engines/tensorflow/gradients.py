@@ -13,6 +13,8 @@ _LONG = 2**16  # entries of a row that is not kept side by side with others
 class _Rows:
     """Rows as they lie, if they are long; else side by side."""
 
+    sliced = False
+
     def __init__(self, gradients: Sequence[Tensor]) -> None:
         self._like = gradients
         self._sparse = all(isinstance(gradient, tf.IndexedSlices) for gradient in gradients)

@@ -28,18 +28,3 @@ def all_reduce(tensors: Sequence[Tensor]) -> list[Tensor]:
 def refusal(model: Any) -> str | None:
     del model
     return None
-
-
-def placed(rank: int, beside: Any) -> dict[str, Any]:
-    del rank, beside
-    return {}
-
-
-def flat(array: Tensor, beside: Any) -> Tensor:
-    del beside
-    return tf.reshape(array, (array.shape[0], -1))
-
-
-def unflat(flat: Tensor, shape: Sequence[int], beside: Any) -> Tensor:
-    del beside
-    return tf.reshape(flat, (flat.shape[0], *shape))

@@ -116,7 +116,10 @@ def readable(variable: Variable) -> bool:
     return True
 
 
-def train_step(model: Any, step: Callable[[Any], Any], data: Any) -> Any:
+def train_step(
+    model: Any, step: Callable[[Any], Any], data: Any, same: Sequence[Variable] | None = None
+) -> Any:
+    del same
     if tf.inside_function():
         _build(model, data)
     token = _compiled_by_xla.set(bool(model.jit_compile))

@@ -19,15 +19,12 @@ from polytape.engines.torch.replicas import (
     broadcast,
     check_together,
     differing,
-    flat,
     gather,
-    placed,
     process_number,
     processes,
     refusal,
     replica_count,
     replica_index,
-    unflat,
     unwrapped,
 )
 from polytape.engines.torch.updates import (
@@ -45,15 +42,25 @@ from polytape.engines.torch.updates import (
     train_step,
     without_side_effects,
 )
+from polytape.engines.whole import (
+    flat,
+    gathered,
+    placed,
+    reduce_scatter,
+    scatter_refusal,
+    unflat,
+)
 
 CHOICES_PAY = True
 KERAS_ADDS = False
+SCATTERS = False
 FUSES = False
 
 __all__ = [
     "CHOICES_PAY",
     "FUSES",
     "KERAS_ADDS",
+    "SCATTERS",
     "add_where",
     "all_reduce",
     "alone",
@@ -71,6 +78,7 @@ __all__ = [
     "finite",
     "flat",
     "gather",
+    "gathered",
     "has_value",
     "in_range",
     "parameters",
@@ -80,12 +88,14 @@ __all__ = [
     "processes",
     "readable",
     "record",
+    "reduce_scatter",
     "refusal",
     "replica_count",
     "replica_index",
     "restore_if_nonfinite",
     "restore_snapshot",
     "rows",
+    "scatter_refusal",
     "snapshot",
     "stack",
     "survey",

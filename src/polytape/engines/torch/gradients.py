@@ -13,6 +13,8 @@ _PIECE = 2**20  # entries of a piece of longer ones
 class _Rows:
     """Rows as they lie: what needs them side by side takes them piece by piece."""
 
+    sliced = False
+
     def __init__(self, gradients: Sequence[Tensor]) -> None:
         self._shape, self._dtype = gradients[0].shape, gradients[0].dtype
         self._precision = _precision(gradients[0])

@@ -258,18 +258,3 @@ def _modules(model: Any) -> Iterator[nn.Module]:
             yield from _modules(each)
     elif isinstance(model, Mapping):
         yield from _modules([*model.values()])
-
-
-def placed(rank: int, beside: Any) -> dict[str, Any]:
-    del rank, beside
-    return {}
-
-
-def flat(array: Tensor, beside: Any) -> Tensor:
-    del beside
-    return array.reshape(array.shape[0], -1)
-
-
-def unflat(flat: Tensor, shape: Sequence[int], beside: Any) -> Tensor:
-    del beside
-    return flat.reshape(flat.shape[0], *shape)
