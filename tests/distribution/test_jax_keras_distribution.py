@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import pytest
 
-from jax_spread import FEW, environment, scenarios
+from jax_spread import FEW, SCATTERED, environment, of_slices, scenarios
 from spread import CLOSE, methods
 
 pytestmark = [
@@ -111,3 +111,21 @@ def few_in_two_processes(folder: str, of_scenarios: Any) -> Any:
 def test_scenarios_in_two_processes(few_in_two_processes: Any, name: str) -> None:
     for found in few_in_two_processes:
         assert found[ONE][name] < CLOSE
+
+
+# ------------------------------------------------------------------ rows in slices
+
+
+@pytest.fixture(scope="module")
+def of_sliced_rows(folder: str, of_methods: Any, of_scenarios: Any) -> Any:
+    del of_methods, of_scenarios
+    return told(started("slices", folder, "scatter 4"))
+
+
+def sliced() -> list[str]:
+    return [*of_slices(), *SCATTERED] if keras.backend.backend() == "jax" else []
+
+
+@pytest.mark.parametrize("name", sliced())
+def test_scattered_rows(of_sliced_rows: Any, name: str) -> None:
+    assert of_sliced_rows["scatter 4"][name] < CLOSE
