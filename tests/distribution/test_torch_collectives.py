@@ -113,7 +113,7 @@ def reached(rank: int, count: int, fit: bool) -> dict[str, Any]:
 
 
 def test_an_objective_that_one_process_alone_can_reach() -> None:
-    one, other = each(__name__, "reached", 2, group_seconds=10.0, fit=False)
+    one, other = each(__name__, "reached", 2, fit=False)
     for first, second in zip(one["found"], other["found"], strict=True):
         np.testing.assert_array_equal(first, second)
     assert one["found"][4].tolist() == [[1, 1, 0, 0], [0, 0, 1, 1]]
@@ -145,7 +145,7 @@ def if_on_data(rank: int, count: int) -> list[Any]:
 
 
 def test_an_if_on_the_data_in_fit() -> None:
-    one, other = each(__name__, "if_on_data", 2, group_seconds=10.0)
+    one, other = each(__name__, "if_on_data", 2)
     for first, second in zip(one, other, strict=True):
         np.testing.assert_array_equal(first, second)
 

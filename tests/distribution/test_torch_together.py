@@ -144,7 +144,7 @@ def all_of_these(rank: int, count: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def told() -> list[list[str]]:
-    return each(__name__, "all_of_these", 2, group_seconds=20.0)
+    return each(__name__, "all_of_these", 2)
 
 
 @pytest.mark.parametrize("action", WORDS, ids=lambda action: action.__name__)
@@ -175,27 +175,14 @@ def one_dies(rank: int, count: int) -> str:
     return message(lambda: train(found, given(rank, 2), 8, callbacks=[Dies()]))
 
 
-def one_fails(rank: int, count: int) -> str:
-    found = made("upgrad")
-
-    class Fails(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            if rank == 1 and batch == 3:
-                raise OSError("no space left")
-
-    if rank == 1:
-        train(found, given(rank, 2), 8, callbacks=[Fails()])
-    return message(lambda: train(found, given(rank, 2), 8))
-
-
 def last_words(function: str) -> list[Ended]:
     return together(__name__, function, 2, group_seconds=4.0, seconds=60.0)
 
 
 def test_a_process_that_does_not_come() -> None:
-    for function, code in (("only_one_fits", 0), ("one_dies", 7), ("one_fails", 1)):
+    for function in ("only_one_fits", "one_dies"):
         first, second = last_words(function)
-        assert second.code == code, second.printed
+        assert (second.code == 7) == (function == "one_dies"), second.printed
         text = first.returned
         assert text.startswith("RuntimeError: Process 0 of 2 waited for the others"), text
         assert "if rank == 0" in text, text
