@@ -43,8 +43,8 @@ model = pt.Model(inputs, {name: keras.layers.Dense(1, name=name)(code) for name 
 model.compile(keras.optimizers.Adam(1e-2), {"near": "mse", "far": "mse"}, combine="upgrad")
 callbacks = [keras.callbacks.EarlyStopping("loss")]  # sees the logs of all processes
 if sampler:  # else it shuffles every epoch alike
-    epoch_of = keras.callbacks.LambdaCallback(on_epoch_begin=lambda e, logs: sampler.set_epoch(e))
-    callbacks.append(epoch_of)
+    anew = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: sampler.set_epoch(epoch))
+    callbacks.append(anew)
 history = model.fit(loader, epochs=4, callbacks=callbacks)
 assert history.history["loss"][-1] < history.history["loss"][0]
 
