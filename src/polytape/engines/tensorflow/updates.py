@@ -10,6 +10,8 @@ import tensorflow as tf
 
 from polytape.engines.absent import present
 from polytape.engines.contract import Tensor, Variable
+from polytape.engines.tensorflow.recording import raw
+from polytape.engines.tensorflow.replicas import on_own_copies, own
 
 _compiled_by_xla = contextvars.ContextVar("whether XLA compiles the step", default=False)
 
@@ -34,23 +36,26 @@ def choose(first: Tensor, one: Callable[[], Tensor], other: Callable[[], Tensor]
 
 
 def without_side_effects(function: Callable[[], Any], changing: Sequence[Variable]) -> Any:
-    kept = [tf.identity(variable.value) for variable in changing]
+    copies = [own(variable) for variable in changing]
+    kept = [tf.identity(raw(copy)) for copy in copies]
     found = function()
-    for variable, value in zip(changing, kept, strict=True):
-        variable.assign(value)
+    for copy, value in zip(copies, kept, strict=True):
+        copy.assign(value)
     return found
 
 
 def assign(variables: Sequence[Variable], values: Sequence[Tensor], accept: Tensor) -> None:
     for variable, value in zip(variables, values, strict=True):
-        kept = variable.value
-        variable.assign(tf.where(accept, tf.cast(value, kept.dtype), kept))
+        copy = own(variable)
+        kept = raw(copy)
+        copy.assign(tf.where(accept, tf.cast(value, kept.dtype), kept))
 
 
 def restore_if_nonfinite(variable: Variable, value: Tensor) -> None:
     # In this order of the choice, or XLA's last bits are not those of Keras.
-    fine = tf.reduce_all(tf.math.is_finite(variable.value))
-    variable.assign(tf.where(fine, variable.value, value))
+    copy = own(variable)
+    fine = tf.reduce_all(tf.math.is_finite(raw(copy)))
+    copy.assign(tf.where(fine, raw(copy), value))
 
 
 def apply(
@@ -63,9 +68,10 @@ def apply(
     if not optimizer.built:
         optimizer.build(variables)
     given, owners = present(gradients, variables)
+    updating = on_own_copies(optimizer)
 
     def update() -> Tensor:
-        optimizer.apply(given, owners)
+        updating.apply(given, owners)
         return tf.constant(True)
 
     def skip(*unused: Tensor) -> Tensor:

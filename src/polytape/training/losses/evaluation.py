@@ -1,6 +1,7 @@
 """What losses come to in one evaluation, handed to the step that asked for it."""
 
 import contextlib
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
@@ -106,43 +107,52 @@ class Evaluation:
     counts: Sequence[Tensor | None] = ()
 
 
+class _Listening(threading.local, Generic[T]):
+    """Those who listen in one thread, the innermost last, with the names that they listen for."""
+
+    def __init__(self) -> None:
+        self.stack: list[tuple[tuple[str, ...], list[T]]] = []
+
+
 class Listener(Generic[T]):
-    """Hands what it is told to the innermost who listens.
+    """Hands what it is told to the innermost who listens in the same thread.
+
+    Replicas of TensorFlow are threads, which take turns in the middle of a forward pass.
 
     asked  the names that this one listens for
     """
 
     def __init__(self) -> None:
-        self._listening: list[tuple[tuple[str, ...], list[T]]] = []
+        self._listening: _Listening[T] = _Listening()
 
     @contextlib.contextmanager
     def listening(self, names: Sequence[str] = ()) -> Iterator[list[T]]:
         """A list that fills with what is told meanwhile."""
         heard: list[T] = []
-        self._listening.append((tuple(names), heard))
+        self._listening.stack.append((tuple(names), heard))
         try:
             yield heard
         finally:
-            self._listening.pop()
+            self._listening.stack.pop()
 
     @property
     def asked(self) -> tuple[str, ...]:
         """The names that are listened for; none if nobody listens."""
-        return self._listening[-1][0] if self._listening else ()
+        return self._listening.stack[-1][0] if self._listening.stack else ()
 
     @property
     def heard(self) -> bool:
         """Whether anybody listens."""
-        return bool(self._listening)
+        return bool(self._listening.stack)
 
     @property
     def last(self) -> T:
         """What was told last."""
-        return self._listening[-1][1][-1]
+        return self._listening.stack[-1][1][-1]
 
     def tell(self, item: T) -> None:
-        if self._listening:
-            self._listening[-1][1].append(item)
+        if self._listening.stack:
+            self._listening.stack[-1][1].append(item)
 
 
 def cast(loss: LossValue) -> LossValue:

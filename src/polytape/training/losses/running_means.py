@@ -1,5 +1,6 @@
 """The running means of all losses, in one variable."""
 
+import threading
 from collections.abc import Callable, Sequence
 
 import keras
@@ -12,6 +13,13 @@ from polytape.engines import engine
 from polytape.training.losses.keras_losses import KerasLosses
 
 _NOTHING = 1e-30  # as a count: nothing beside one sample, and yet not zero
+
+
+class _Waiting(threading.local):
+    """Values of one evaluation, and their weights, in the thread of a replica."""
+
+    def __init__(self) -> None:
+        self.pairs: list[tuple[Tensor, Tensor]] = []
 
 
 class Means:
@@ -31,7 +39,7 @@ class Means:
         share  of the batch, what the value that is being noted is a mean of, (); None: all of it
         """
         self._share = share
-        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self._waiting = _Waiting()
         self.training = True  # whether what comes next is of a step of training
         self.metrics = [_Mean(name, self, place) for place, name in enumerate(names)]
         first = self.metrics[0]
@@ -66,10 +74,10 @@ class Means:
         weight = 1 if weight is None else weight
         if (share := self._share()) is not None:
             weight = share * weight
-        self._waiting = [*self._waiting[:place], (value, weight)]
-        if len(self._waiting) == len(self.metrics):
-            values, weights = zip(*self._waiting, strict=True)
-            self._waiting = []
+        self._waiting.pairs = [*self._waiting.pairs[:place], (value, weight)]
+        if len(self._waiting.pairs) == len(self.metrics):
+            values, weights = zip(*self._waiting.pairs, strict=True)
+            self._waiting.pairs = []
             self.add(values, weights)
 
     def result(self, place: int) -> Tensor:

@@ -4,6 +4,7 @@ import functools
 import warnings
 from collections.abc import Iterator, KeysView, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import keras
 import numpy as np
@@ -16,6 +17,9 @@ from polytape.training.optimizers.inner_optimizers import inner_optimizers, prop
 from polytape.training.optimizers.layout import RECORD, Layout
 
 OWN = ""  # in a file, the name of what belongs to no part
+
+# {id of the parts: {name: () bool}} of a step that is being made. Replicas of TensorFlow are threads.
+_masks: ContextVar[Mapping[int, Mapping[str, Tensor]]] = ContextVar("masks", default={})  # noqa: B039
 
 
 @keras.saving.register_keras_serializable(package="polytape")
@@ -72,7 +76,6 @@ class Optimizers(keras.optimizers.Optimizer):
         self._inner = inner_optimizers(optimizers, loss_scale_factor)
         self._proportions: dict[str, float] | None = None
         self._owners: tuple[str, ...] | None = None
-        self._set_mask({})
         if owners is not None:
             self.divide(owners)
 
@@ -231,13 +234,15 @@ class Optimizers(keras.optimizers.Optimizer):
                 engine().apply(inner, gradients, variables, accept)
             else:
                 inner.apply(gradients, variables)
-        self._iterations.assign_add(self._counted())
+        count = self._iterations.value
+        engine().assign([self._iterations], [count + self._counted()], ops.ones((), "bool"))
 
     def _counted(self) -> Anything:
         """1 if any of the optimizers may take part, else 0."""
-        if not set(self._inner) <= set(self._mask):
+        mask = self._mask
+        if not set(self._inner) <= set(mask):
             return 1
-        asked = [ops.convert_to_tensor(self._mask[name], "bool") for name in self._inner]
+        asked = [ops.convert_to_tensor(mask[name], "bool") for name in self._inner]
         return ops.cast(functools.reduce(ops.logical_or, asked), self._iterations.dtype)
 
     @contextmanager
@@ -254,15 +259,17 @@ class Optimizers(keras.optimizers.Optimizer):
             self[name]
         before = self._mask
         both = {name: ops.logical_and(before[name], mask[name]) for name in before if name in mask}
-        self._set_mask({**before, **mask, **both})
+        masks = {**_masks.get(), id(self._inner): {**before, **mask, **both}}
+        token = _masks.set(masks)
         try:
             yield
         finally:
-            self._set_mask(before)
+            _masks.reset(token)
 
-    def _set_mask(self, mask: Mapping[str, Tensor]) -> None:
-        # Past Keras's tracking of attributes: these are the tensors of one step.
-        object.__setattr__(self, "_mask", mask)
+    @property
+    def _mask(self) -> Mapping[str, Tensor]:
+        """Who takes part in the step that is being made in this thread."""
+        return _masks.get().get(id(self._inner), {})
 
     def finalize_variable_values(self, var_list: Anything) -> None:
         del var_list  # the same variables, perhaps in another order
