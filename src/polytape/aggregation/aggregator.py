@@ -312,7 +312,7 @@ class Aggregator:
             if isinstance(kind, EpochMetrics):
                 asking = [m for m in iter_methods(self.method) if kind.name in m.evidence]
                 for method, variable in zip(asking, self.state.named("kpi"), strict=True):
-                    kpi = ops.convert_to_numpy(variable.value)
+                    kpi = variable.numpy()
                     variable.assign(kind.after_epoch(method, kpi, self.names, logs))
 
 

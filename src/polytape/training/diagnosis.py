@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
-from keras import ops
 
 from polytape.contract.types import Logs
 from polytape.explanation.finding import Finding
@@ -63,7 +62,7 @@ class Stillness(keras.callbacks.Callback):
 
 def _print_of(variable: keras.Variable) -> int:
     """A number that changes with the value."""
-    return zlib.crc32(np.ascontiguousarray(ops.convert_to_numpy(variable.value)).tobytes())
+    return zlib.crc32(np.ascontiguousarray(variable.numpy()).tobytes())
 
 
 class StopOnNonfinite(keras.callbacks.Callback):

@@ -50,14 +50,14 @@ class Dropped(keras.metrics.Metric):
 
     def idle_steps(self) -> int:
         """How often there was nothing to do."""
-        return int(ops.convert_to_numpy(self.idle.value))
+        return int(self.idle.numpy())
 
     def _found(self) -> Numbers:
-        return ops.convert_to_numpy(self.counts.value)
+        return self.counts.numpy()
 
     def in_a_row(self) -> dict[str, int]:
         """The steps in a row up to now in which each objective was left out."""
-        rows = ops.convert_to_numpy(self.rows.value)
+        rows = self.rows.numpy()
         return {name: int(count) for name, count in zip(self.names, rows, strict=True)}
 
     def describe(self) -> str:

@@ -266,11 +266,11 @@ class GradientMonitor(keras.callbacks.Callback):
             )
         made = state.made()
         if state is self._state:
-            self._known, self._base = made, int(ops.convert_to_numpy(state.step.value))
+            self._known, self._base = made, int(state.step.numpy())
         else:
             self._state, self._known, self._base = state, 0, 0
             if made == 0:  # else the steps of this fit are its first ones, and made the model
-                self._base = int(ops.convert_to_numpy(compilation.plan.clock.read()))
+                self._base = int(ops.convert_to_numpy(ops.add(compilation.plan.clock.read(), 0)))
                 state.start(self._base)
         self._begun, self._times, self._columns = True, [], []
         self._room, self._offset = state.capacity, 0.0
@@ -327,7 +327,7 @@ class GradientMonitor(keras.callbacks.Callback):
         if (state := self._state) is None:
             return
         made = state.made()
-        arrays = [ops.convert_to_numpy(each.value) for each in (state.steps, *state.records)]
+        arrays = [each.numpy() for each in (state.steps, *state.records)]
         steps, tables = arrays[0], arrays[1:]
         kept = [n % state.capacity for n in range(max(self._known, made - state.capacity), made)]
         numbers = [int(steps[place]) for place in kept]
@@ -337,7 +337,7 @@ class GradientMonitor(keras.callbacks.Callback):
             for phase, (layout, table) in enumerate(zip(state.layouts, tables, strict=True))
         ]
         found = [record for records in zip(*by_phase, strict=True) for record in records]
-        self._known, self._base = made, int(ops.convert_to_numpy(state.step.value))
+        self._known, self._base = made, int(state.step.numpy())
         self._last, self._times = time.monotonic(), []
         self._hand_on(found)
 

@@ -140,7 +140,7 @@ class MonitorState(keras.metrics.Metric):
 
     def made(self) -> int:
         """The number of records so far; more than `capacity` are not kept."""
-        return int(ops.convert_to_numpy(self.count.value))
+        return int(self.count.numpy())
 
     def reset_state(self) -> None:
         """Nothing: epochs do not end it."""

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 import keras
 import numpy as np
-from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
 from polytape.contract import is_number, iter_methods, received
@@ -36,7 +35,7 @@ def reweight(compilation: Compilation, weights: Mapping[str, float]) -> None:
 def write_weights(compilation: Compilation, weights: Mapping[str, float]) -> None:
     """Write weights into the `Reweight` states as they are."""
     for phase, variable in _states(compilation):
-        numbers = ops.convert_to_numpy(variable.value).copy()
+        numbers = variable.numpy().copy()
         for name in set(weights) & set(phase.names):
             numbers[phase.names.index(name)] = weights[name]
         variable.assign(numbers)
@@ -47,7 +46,7 @@ def live_weights(compilation: Compilation) -> dict[str, float]:
     objectives = compilation.settings.objectives
     given = objectives.given.values() if objectives is not None else ()
     return {
-        objective.name: float(ops.convert_to_numpy(objective.weight))
+        objective.name: float(objective.weight.numpy())
         for objective in given
         if isinstance(objective.weight, keras.Variable)
     }

@@ -10,6 +10,7 @@ import tensorflow as tf
 from polytape.engines.contract import Tensor, Variable
 from polytape.engines.tensorflow.recording import raw
 
+
 def replica_count() -> int:
     context = tf.distribute.get_replica_context()
     return 1 if context is None else context.num_replicas_in_sync
@@ -87,10 +88,8 @@ class _OnOwnCopies(keras.optimizers.Optimizer):
         for variable in variables:
             if self._use_weight_decay(variable):
                 copy = own(variable)
-                rate, decay = (
-                    tf.cast(number, copy.dtype) for number in (self.learning_rate, self.weight_decay)
-                )
-                copy.assign_sub(copy * decay * rate)
+                rate = tf.cast(self.learning_rate, copy.dtype)
+                copy.assign_sub(copy * tf.cast(self.weight_decay, copy.dtype) * rate)
 
     def _backend_update_step(
         self, grads: Sequence[Tensor], trainable_variables: Sequence[Variable], learning_rate: Any

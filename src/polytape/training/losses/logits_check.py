@@ -78,7 +78,7 @@ class LogitsCheck(keras.metrics.Metric):
     def describe(self) -> str:
         """What is wrong, as text; empty if every output was between 0 and 1."""
         counted = self.outside, self.seen, self.still, self.fed
-        outside, seen, still, fed = (int(ops.convert_to_numpy(v.value)) for v in counted)
+        outside, seen, still, fed = (int(v.numpy()) for v in counted)
         if not outside:
             return ""
         return (

@@ -161,7 +161,8 @@ class Objective:
     @property
     def start(self) -> float | LearningRateSchedule:
         """The weight, that of a variable as a number."""
-        return float(self.weight.value) if isinstance(self.weight, keras.Variable) else self.weight
+        weight = self.weight
+        return float(weight.numpy()) if isinstance(weight, keras.Variable) else weight
 
     def __repr__(self) -> str:
         return f"Objective({self.name!r}, trains={self.trains})"

@@ -78,5 +78,5 @@ def described(optimizer: keras.optimizers.Optimizer) -> dict[str, str]:
 
 def _described(optimizer: keras.optimizers.Optimizer) -> str:
     rate = optimizer.learning_rate  # a variable, unless it follows a schedule
-    shown = f" {float(rate.value):.3g}" if isinstance(rate, keras.Variable) else ""
+    shown = f" {float(rate.numpy()):.3g}" if isinstance(rate, keras.Variable) else ""
     return type(optimizer).__name__ + shown

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 
 import keras
-from keras import ops
 
 from polytape.contract import did_you_mean, received
 from polytape.contract.types import Anything
@@ -103,7 +102,7 @@ def _settable_rate(name: str, inner: Anything) -> float:
             f"optimizer[{name!r}] follows a schedule, so the learning rate of all cannot be set. "
             "Set those of the others one by one, or give it a float learning_rate."
         )
-    return float(ops.convert_to_numpy(rate))
+    return float(rate.numpy())
 
 
 _OTHERS = {

@@ -18,7 +18,7 @@ from polytape.training.optimizers.layout import RECORD, Layout
 
 OWN = ""  # in a file, the name of what belongs to no part
 
-# {id of the parts: {name: () bool}} of a step that is being made. Replicas of TensorFlow are threads.
+# {id of the parts: {name: () bool}} of a step that is being made in this thread, as replicas are.
 _masks: ContextVar[Mapping[int, Mapping[str, Tensor]]] = ContextVar("masks", default={})  # noqa: B039
 
 
@@ -298,7 +298,7 @@ class Optimizers(keras.optimizers.Optimizer):
         return [
             averages[id(variable)]
             if id(variable) in averages
-            else keras.Variable(ops.convert_to_numpy(variable), trainable=False)
+            else keras.Variable(variable.numpy(), trainable=False)
             for variable in self._trainable_variables
         ]
 
