@@ -6,7 +6,7 @@ costs one forward pass, T backward passes down to the marked tensors, and one th
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, get_args
 
@@ -136,7 +136,7 @@ class Measured(Jacobian):
             return fine, [gradient for gradient in found if gradient is not None]
 
         fine = engine().in_range(reached)
-        self._taken, found = either(fine, lambda: (active, reached), isolated)
+        self._taken, found = engine().either(fine, lambda: (active, reached), isolated)
         left = iter(found)
         return [next(left) if there else None for there in present]
 
@@ -175,11 +175,6 @@ class Excerpt:
     def reach(self, scalars: Sequence[int]) -> np.ndarray:
         chosen = [self._scalars[index] for index in scalars]
         return self._recording.reach(chosen)[:, list(self._variables)]
-
-
-def either(first: Tensor, one: Callable[[], Any], other: Callable[[], Any]) -> Any:
-    """One of two results of the same structure; only the chosen one is computed."""
-    return ops.cond(first, one, other)
 
 
 _NOTHING_MARKED = {

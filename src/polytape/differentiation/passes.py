@@ -53,6 +53,6 @@ def term_by_term(
         def skip(totals: Any = totals) -> Any:
             return ops.zeros((), dtype="bool"), totals
 
-        taken[term], totals = ops.cond(taken[term], add, skip)
+        taken[term], totals = engine().either(taken[term], add, skip)
     summed = dict(zip(present, totals, strict=True))
     return taken, [summed.get(v) for v in range(len(like))]

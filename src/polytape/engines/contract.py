@@ -340,6 +340,14 @@ class Engine(Protocol):
         """
         ...
 
+    def either(self, first: Tensor, one: Callable[[], Any], other: Callable[[], Any]) -> Any:
+        """One of two nests of tensors of the same structure, by `first` () bool.
+
+        What makes them may add up over replicas, and on all of these `first` is the same. As a rule
+        only the chosen nest is made. Where a condition cannot hold such a sum, both are.
+        """
+        ...
+
     def without_side_effects(
         self, function: Callable[[], Any], changing: Sequence[Variable]
     ) -> Any:

@@ -28,7 +28,8 @@ class CompressedGradients(Kind):
             products = gradients.mixed_gramians(blocks, mixed, active)
             return compressed_rows(gramian, mixed, products)
 
-        return engine().choose(dependent(gramian), measured, lambda: ops.zeros_like(gramian))
+        pick = engine().choose if engine().replica_count() == 1 else engine().either
+        return pick(dependent(gramian), measured, lambda: ops.zeros_like(gramian))
 
     def reading(self, value: Tensor) -> Coordinates:
         return Coordinates(value)

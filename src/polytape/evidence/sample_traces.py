@@ -66,11 +66,13 @@ class SampleTraces(Kind):
         if recorded is None:
             raise ValueError(self.refusal_in_loop("pt.gradients"))
         (residuals,) = recorded.parts(self.name)
-        return ops.cond(
+        found = ops.cond(
             ops.equal(ops.mod(ops.cast(recorded.step, "int32"), self.period), 0),
             lambda: _traces(recorded, residuals),
             lambda: ops.zeros((len(residuals),), "float32"),
         )
+        found = total(found)  # behind the condition, which cannot hold it everywhere
+        return ops.where(ops.isfinite(found), found, 0.0)
 
     def reading(self, value: Tensor) -> PerObjective:
         return PerObjective(value, unsigned=True)
@@ -127,7 +129,7 @@ def _roots(losses: Tensor) -> Tensor:
 
 
 def _traces(recorded: Recorded, residuals: Sequence[int]) -> Tensor:
-    """Mean squared gradient norm of the entries of T vectors, (T,) float32; zero if not finite.
+    """Mean squared gradient norm of the entries of T vectors, (T,) float32.
 
     residuals  places of the vectors among what the recording calls its scalars
 
@@ -146,8 +148,6 @@ def _traces(recorded: Recorded, residuals: Sequence[int]) -> Tensor:
             return before + sum((row.gram()[0, 0] for row in rows), ops.zeros((), "float32"))
 
         traces = ops.fori_loop(0, count, add, ops.zeros((), "float32"))
-        return traces / ops.cast(count, "float32") / scale / scale
+        return traces / ops.cast(ops.maximum(count, 1), "float32") / scale / scale
 
-    found = ops.stack([trace(index, recorded.route(t)) for t, index in enumerate(residuals)])
-    found = total(found)
-    return ops.where(ops.isfinite(found), found, 0.0)
+    return ops.stack([trace(index, recorded.route(t)) for t, index in enumerate(residuals)])

@@ -280,7 +280,7 @@ def _either(
             told = told._replace(private=ops.cast(result.active, "float32"))
         return [*reached, *(told or ()), result.active, *keras.tree.flatten(result.state)]
 
-    results = list(ops.cond(first, lambda: flat(one()), lambda: flat(other())))
+    results = list(engine().either(first, lambda: flat(one()), lambda: flat(other())))
     present, state = layout
     directions = [results.pop(0) if there else None for there in present]
     told = Weights(results.pop(0), results.pop(0)) if len(results) > 1 + _count(state) else None

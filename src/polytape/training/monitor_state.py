@@ -104,7 +104,7 @@ class MonitorState(keras.metrics.Metric):
         """() bool: whether this step leaves a record; outside of a compiled step it is known."""
         step = self.step.value
         if engine().has_value(step):
-            return int(step) % self.every == 0
+            return int(self.step.numpy()) % self.every == 0
         return ops.equal(ops.mod(step, self.every), 0)
 
     def write(self, number: int, due: Tensor | bool, record: Callable[[], Tensor]) -> None:
@@ -156,4 +156,4 @@ def chosen(due: Tensor | bool, one: Callable[[], Tensor], other: Callable[[], Te
     """One of two tensors of the same shape; the other is not worked out."""
     if isinstance(due, bool):
         return one() if due else other()
-    return engine().choose(due, one, other)
+    return engine().either(due, one, other)

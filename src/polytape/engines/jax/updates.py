@@ -62,6 +62,10 @@ def choose(first: Tensor, one: Callable[[], Tensor], other: Callable[[], Tensor]
     return one() if bool(first) else other()
 
 
+def either(first: Tensor, one: Callable[[], Any], other: Callable[[], Any]) -> Any:
+    return choose(first, one, other)
+
+
 def without_side_effects(function: Callable[[], Any], changing: Sequence[Variable]) -> Any:
     del changing  # what happens in the scope stays there
     with Scope():

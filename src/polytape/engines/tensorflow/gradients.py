@@ -149,6 +149,20 @@ def zeros_like(gradient: Tensor) -> Tensor:
     return tf.IndexedSlices(values, _touched([gradient]), gradient.dense_shape)
 
 
+def where(condition: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """One of two gradients or other tensors of a shape; of two sparse ones as a sparse one."""
+    pair = first, second
+    if not all(isinstance(gradient, tf.IndexedSlices) for gradient in pair):
+        return tf.where(condition, *map(tf.convert_to_tensor, pair))
+    none = [tf.zeros_like(gradient.values) for gradient in pair]
+    values = [
+        tf.where(condition, first.values, none[0]),
+        tf.where(condition, none[1], second.values),
+    ]
+    indices = tf.concat([gradient.indices for gradient in pair], axis=0)
+    return tf.IndexedSlices(tf.concat(values, axis=0), indices, first.dense_shape)
+
+
 def finite(gradients: Sequence[Tensor]) -> Tensor:
     # A sum is finite only if every term is, and costs no boolean copy of the gradient. A product
     # with ones is the fastest one. Small gradients are summed in one go: their number is what

@@ -62,7 +62,8 @@ def on_own_copies(optimizer: Any) -> Any:
     if replica_count() == 1 or not isinstance(optimizer, keras.optimizers.Optimizer):
         return optimizer
     # Another class for the same attributes: the optimizer of the user's stays what it is.
-    view = object.__new__(_view_of(type(optimizer)))
+    kind: Any = type(optimizer)
+    view = object.__new__(_view_of(kind))
     object.__setattr__(view, "__dict__", optimizer.__dict__)
     return view
 
@@ -131,7 +132,7 @@ class _ScalingApart(_Apart):
 
 
 @functools.cache
-def _view_of(kind: type[Any]) -> type[Any]:
+def _view_of(kind: Any) -> type[Any]:
     scales = issubclass(kind, keras.optimizers.LossScaleOptimizer)
     return type(kind.__name__, (_ScalingApart if scales else _Apart, kind, _OnOwnCopies), {})
 

@@ -10,8 +10,9 @@ import tensorflow as tf
 
 from polytape.engines.absent import present
 from polytape.engines.contract import Tensor, Variable
+from polytape.engines.tensorflow.gradients import where
 from polytape.engines.tensorflow.recording import raw
-from polytape.engines.tensorflow.replicas import on_own_copies, own
+from polytape.engines.tensorflow.replicas import on_own_copies, own, replica_count
 
 _compiled_by_xla = contextvars.ContextVar("whether XLA compiles the step", default=False)
 
@@ -33,6 +34,16 @@ def compiled_step(step: Callable[..., Any], variables: Sequence[Variable]) -> Ca
 
 def choose(first: Tensor, one: Callable[[], Tensor], other: Callable[[], Tensor]) -> Tensor:
     return tf.cond(first, one, other)
+
+
+def either(first: Tensor, one: Callable[[], Any], other: Callable[[], Any]) -> Any:
+    # Replicas meet for a sum in the graph that they began in, and not in that of a branch.
+    if replica_count() == 1 or not tf.inside_function():
+        return keras.ops.cond(first, one, other)
+    both = one(), other()
+    tf.nest.assert_same_structure(*both)
+    pairs = zip(*map(tf.nest.flatten, both), strict=True)
+    return tf.nest.pack_sequence_as(both[0], [where(first, *pair) for pair in pairs])
 
 
 def without_side_effects(function: Callable[[], Any], changing: Sequence[Variable]) -> Any:

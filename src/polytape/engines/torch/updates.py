@@ -78,6 +78,10 @@ def choose(first: Tensor, one: Callable[[], Tensor], other: Callable[[], Tensor]
     return one() if bool(first) else other()
 
 
+def either(first: Tensor, one: Callable[[], Any], other: Callable[[], Any]) -> Any:
+    return choose(first, one, other)
+
+
 def without_side_effects(function: Callable[[], Any], changing: Sequence[Variable]) -> Any:
     kept = [variable.value.clone() for variable in changing]
     with torch.random.fork_rng(), torch.no_grad():  # Dropout draws from the global generator
