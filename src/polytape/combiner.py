@@ -121,7 +121,8 @@ class Combiner(keras.layers.Layer):
     ) -> Aggregator:
         if self._aggregator is None:
             self._trained = lambda: variables
-            self.build(names, paths, shapes)  # Keras records it, and PyTorch sees the variables
+            # Keras records it, and PyTorch sees the variables.
+            engine().for_all_replicas(lambda: self.build(names, paths, shapes))
             self._trained = tuple
         known: Any = self._aggregator
         if (known.names, known.paths) != (tuple(names), tuple(paths)):
@@ -232,7 +233,7 @@ class Combiner(keras.layers.Layer):
         for key, kind in kinds.items():
             if given.get(key) is None and (refusal := kind.refusal_in_loop("pt.gradients")):
                 raise ValueError(refusal)
-        check_distribution("pt.Combiner")
+        check_distribution("pt.Combiner", self)
         check_measure(gradients.measure, self.method)
         connectivity = gradients.connectivity
         aggregator = self._prepared(

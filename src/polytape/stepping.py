@@ -73,9 +73,36 @@ class CompiledStep:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """One step on a batch, whose arguments go to `losses`; what it returned comes back."""
+        if self._phase is None:
+            own = [self.networks, self.optimizer, self.combiner]
+            check_distribution("pt.compiled_step", own)
+        if engine().on_replicas(self._step) is not None:
+            return self._spread(args, kwargs)
         args, kwargs = (_tensors(batch) for batch in (args, kwargs))
         if self._phase is None:
             self._prepare(args, kwargs)
+        self._check_trainable()
+        # Replicas meet in the middle of a step, which no function of its own can hold.
+        run = self._run if engine().replica_count() == 1 else self._step
+        return run(*args, **kwargs)
+
+    def _spread(self, args: Any, kwargs: Any) -> Any:
+        """One step of all replicas, each on its part of the batch."""
+        look, step = engine().on_replicas(self._look), engine().on_replicas(self._step)
+        assert look and step  # noqa: PT018, S101  (that was asked before)
+        if self._phase is None:
+            look(*args, **kwargs)
+            self._run = step if self.run_eagerly else engine().compiled_step(step, self.variables)
+        self._check_trainable()
+        returned = self._run(*args, **kwargs)
+        if isinstance(returned, tuple):
+            return engine().of_first_replica(returned[0]), returned[1]
+        return engine().of_first_replica(returned)
+
+    def _look(self, *args: Any, **kwargs: Any) -> None:
+        self._prepare(*(_tensors(batch) for batch in (args, kwargs)))
+
+    def _check_trainable(self) -> None:
         still = [variable.path for variable in self.variables if not variable.trainable]
         if still:
             raise ValueError(
@@ -83,7 +110,6 @@ class CompiledStep:
                 "pt.compiled_step, with the same optimizer and Combiner if their variables are the "
                 "same."
             )
-        return self._run(*args, **kwargs)
 
     # ------------------------------------------------------------------ before the first step
 
@@ -110,13 +136,13 @@ class CompiledStep:
         if (optimizers := as_optimizers(self.optimizer)) is not None:
             assign_owners(optimizers, VariableIndex(self._named_networks(), self.variables))
         if not self.optimizer.built:
-            self.optimizer.build(self.variables)
+            engine().for_all_replicas(lambda: self.optimizer.build(self.variables))
         aggregator = self.combiner.aggregator_for(names, known)
         self._phase = self._planned(aggregator)
         own = [*self.variables, *self.optimizer.variables, *self.combiner.variables]
         self._others = [v for v in survey.variables if not any(v is other for other in own)]
         self._join(own)
-        if not self.run_eagerly:
+        if not self.run_eagerly and engine().replica_count() == 1:
             self._run = engine().compiled_step(self._step, [*own, *self._others])
 
     def _join(self, own: Sequence[Any]) -> None:

@@ -25,7 +25,9 @@ def alone(name: str, optimizer: str) -> Any:
 
 
 def trained(name: str, optimizer: str) -> Any:
-    of_keras = keras.optimizers.get({"class_name": optimizer, "config": {"learning_rate": RATES[optimizer]}})
+    of_keras = keras.optimizers.get(
+        {"class_name": optimizer, "config": {"learning_rate": RATES[optimizer]}}
+    )
     found = made(methods()[name], of_keras, run_eagerly=True)
     train(found)
     return found
@@ -43,15 +45,16 @@ def uncompiled() -> None:
 def under(strategy: Any, names: list[str], optimizer: str) -> dict[str, tuple[Any, list[str]]]:
     """For each method the weights, and the variables of which replicas hold different bits."""
     import time
+
     uncompiled()
     found = {}
     for name in names:
-        t=time.process_time()
+        t = time.process_time()
         with strategy.scope():
             one = trained(name, optimizer)
         everything = [*one.variables, *one.optimizer.variables, *one.metrics_variables[:0]]
         found[name] = weights(one), parted(strategy, everything)
-        print(name, time.process_time()-t, flush=True)
+        print(name, time.process_time() - t, flush=True)
     print("TOTAL", time.process_time(), flush=True)
     return found
 

@@ -47,7 +47,7 @@ def model(cls: type[keras.Model] = pt.Model, busy: bool = False) -> keras.Model:
 
 
 def arrays(variables: list[Any]) -> list[Array]:
-    return [np.array(keras.ops.convert_to_numpy(variable.value)) for variable in variables]
+    return [np.array(variable.numpy()) for variable in variables]
 
 
 def everything(model: keras.Model) -> list[Array]:

@@ -55,12 +55,13 @@ def engine() -> Engine:
     return cast(Engine, import_module(f"polytape.engines.{backend}"))
 
 
-def check_distribution(asked_by: str, model: Any = None) -> None:
+def check_distribution(asked_by: str, model: Any = None, fits: bool = False) -> None:
     """Raise `RuntimeError` where a step could not be right on the devices that it would run on.
 
     asked_by  begins the error: "compile()"
-    model     a model, network or module that may be spread itself, or None
+    model     a model, network or module that may be spread itself, variables, or None
+    fits      whether Keras's own loop is to run the step
     """
-    found = engine().refusal(model)
+    found = engine().refusal(model, fits)
     if found is not None:
         raise RuntimeError(f"{asked_by}: {found}")

@@ -399,6 +399,23 @@ class Engine(Protocol):
         """
         ...
 
+    def home(self, model: Any) -> AbstractContextManager[Any]:
+        """Where variables are made that belong to a model."""
+        ...
+
+    def for_all_replicas(self, make: Callable[[], Any]) -> None:
+        """Make variables, once for all replicas, where these are about to do it each."""
+        ...
+
+    def on_replicas(self, function: Callable[..., Any]) -> Callable[..., Any] | None:
+        """The function run by all replicas, each with its part of what is given; None if it is one
+        of them, or alone, that asks."""
+        ...
+
+    def of_first_replica(self, nest: Any) -> Any:
+        """Of what all replicas have returned the same that of one of them."""
+        ...
+
     def processes(self) -> int:
         """How many processes train together, each with copies of its own of all variables.
 
@@ -443,10 +460,11 @@ class Engine(Protocol):
         """The module in a wrapper that adds gradients up, whose work is done here; others as is."""
         ...
 
-    def refusal(self, model: Any) -> str | None:
+    def refusal(self, model: Any, fits: bool = False) -> str | None:
         """Why a step cannot be right on the devices that it would run on; None if it can.
 
-        model  a model, network or module that may be spread itself, or None
+        model  a model, network or module that may be spread itself, variables, or None
+        fits   whether Keras's own loop is to run it
         """
         ...
 

@@ -1,12 +1,29 @@
 """Where the framework itself keeps the variables of all processes as one: nothing to agree upon."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 
 from polytape.engines.contract import Variable
+
+
+def home(model: Any) -> AbstractContextManager[Any]:
+    del model
+    return nullcontext()
+
+
+def for_all_replicas(make: Callable[[], Any]) -> None:
+    make()
+
+
+def on_replicas(function: Callable[..., Any]) -> None:
+    del function
+
+
+def of_first_replica(nest: Any) -> Any:
+    return nest
 
 
 def processes() -> int:

@@ -2,9 +2,9 @@
 
 import functools
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Literal, TypeAlias
+from typing import Literal, ParamSpec, TypeAlias, TypeVar
 
 import keras
 
@@ -44,7 +44,20 @@ from polytape.training.settings import settings_of
 from polytape.training.step import train_step
 from polytape.training.together import begin, quiet, results_of_all
 
+P = ParamSpec("P")
+R = TypeVar("R")
 OptimizerLike: TypeAlias = str | dict[str, Anything] | keras.optimizers.Optimizer
+
+
+def _where_it_belongs(method: Callable[P, R]) -> Callable[P, R]:
+    """A method of a model, run where the model's variables are made."""
+
+    @functools.wraps(method)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with engine().home(args[0]):
+            return method(*args, **kwargs)
+
+    return run
 
 
 class Trainer:
@@ -52,6 +65,7 @@ class Trainer:
 
     method_state: MethodState
 
+    @_where_it_belongs
     def compile(
         self,
         optimizer: OptimizerLike | Mapping[str, OptimizerLike] = "rmsprop",
@@ -131,9 +145,9 @@ class Trainer:
                 more. 2 prints it for any objectives, 0 never
 
         Raises:
-            RuntimeError: Where a step would run in several replicas.
+            RuntimeError: Where a step could not be right on the devices that it would run on.
         """
-        check_distribution("compile()", self)
+        check_distribution("compile()", self, fits=True)
         method = combination(combine)
         source = losses_of(loss, loss_weights, objectives, phases, method)
         given = {"loss": loss, "objectives": objectives, "phases": phases}
@@ -142,9 +156,11 @@ class Trainer:
             of_labels(nest, source.holes, functools.partial(_ignored, self, source))
             for nest in (metrics, weighted_metrics)
         )
+        resolved = resolve_optimizer(optimizer)
+        check_distribution("compile()", resolved)
         self._compile_loss = self._compile_metrics = None  # Keras keeps those that are not replaced
         super().compile(  # type: ignore[misc]
-            optimizer=resolve_optimizer(optimizer),
+            optimizer=resolved,
             loss=source.wrapped,
             loss_weights=loss_weights,
             metrics=metrics,
@@ -267,7 +283,8 @@ class Trainer:
             return monitors[0]
         compilation.monitored(None)
         if monitors:
-            monitors[0].make_state(compilation, getattr(self, "steps_per_execution", 1))
+            with engine().home(self):
+                monitors[0].make_state(compilation, getattr(self, "steps_per_execution", 1))
         if self.train_function is not None:  # type: ignore[attr-defined]
             super().make_train_function(force=True)  # type: ignore[misc]
         return monitors[0] if monitors else None
@@ -378,7 +395,7 @@ class Trainer:
             super().__setattr__(name, value)
 
     def make_train_function(self, force: bool = False) -> Anything:
-        check_distribution("fit()", self)
+        check_distribution("fit()", self, fits=True)
         check_devices(self.compilation.settings)
         self.compilation.tell()
         self.compilation.snapshot = engine().snapshot(self)

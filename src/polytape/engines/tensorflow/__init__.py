@@ -23,11 +23,13 @@ from polytape.engines.tensorflow.gradients import (
 )
 from polytape.engines.tensorflow.operations import trace
 from polytape.engines.tensorflow.recording import derivative, parameters, record, trains
-from polytape.engines.tensorflow.replicas import (
-    all_reduce,
+from polytape.engines.tensorflow.replicas import all_reduce, replica_count, replica_index
+from polytape.engines.tensorflow.strategies import (
+    for_all_replicas,
+    home,
+    of_first_replica,
+    on_replicas,
     refusal,
-    replica_count,
-    replica_index,
 )
 from polytape.engines.tensorflow.tape import tape
 from polytape.engines.tensorflow.updates import (
@@ -82,10 +84,14 @@ __all__ = [
     "either",
     "finite",
     "flat",
+    "for_all_replicas",
     "gather",
     "gathered",
     "has_value",
+    "home",
     "in_range",
+    "of_first_replica",
+    "on_replicas",
     "parameters",
     "placed",
     "prepare",

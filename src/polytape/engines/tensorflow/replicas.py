@@ -29,11 +29,6 @@ def all_reduce(tensors: Sequence[Tensor]) -> list[Tensor]:
     return list(context.all_reduce(tf.distribute.ReduceOp.SUM, list(tensors)))
 
 
-def refusal(model: Any) -> str | None:
-    del model
-    return None
-
-
 def own(variable: Variable) -> Any:
     """TensorFlow's variable that belongs to this replica alone; elsewhere the variable itself."""
     context = tf.distribute.get_replica_context()

@@ -1,5 +1,6 @@
 """PyTorch: eager, and under `torch.compile`."""
 
+from polytape.engines.joint import for_all_replicas, home, of_first_replica, on_replicas
 from polytape.engines.torch.gradients import (
     add_where,
     dense,
@@ -79,10 +80,14 @@ __all__ = [
     "either",
     "finite",
     "flat",
+    "for_all_replicas",
     "gather",
     "gathered",
     "has_value",
+    "home",
     "in_range",
+    "of_first_replica",
+    "on_replicas",
     "parameters",
     "placed",
     "prepare",

@@ -222,7 +222,8 @@ def unwrapped(module: Any) -> Any:
     return module
 
 
-def refusal(model: Any) -> str | None:
+def refusal(model: Any, fits: bool = False) -> str | None:
+    del fits
     for module in _modules(model):
         if isinstance(module, nn.DataParallel):
             return (
