@@ -1,6 +1,5 @@
 """TensorFlow: `fit` under MirroredStrategy is that of one device, whatever is asked of a step."""
 
-import functools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +10,8 @@ import pytest
 
 import polytape as pt
 from mirrored import on_devices, parted
-from small import LOSSES, fill, model
-from spread import CLOSE, SIZE, STEPS, apart, batches, made, start, weights
+from small import fill, model
+from spread import CLOSE, SIZE, apart, batches, made, weights
 
 pytestmark = [
     pytest.mark.skipif(
