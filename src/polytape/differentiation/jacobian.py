@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import keras
@@ -10,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from polytape.contract import Method, Seed, Tensor
+from polytape.contract.cached import cached
 from polytape.differentiation.connectivity import Blocks, Connectivity
 from polytape.engines import Measure, Rows, engine
 
@@ -176,7 +176,7 @@ class Jacobian:
         parts = {kind: [cut(table) for table in tables] for kind, tables in self.parts.items()}
         return Jacobian(losses, cut(self._rows), connectivity, self._scale, extra, parts)
 
-    @cached_property
+    @cached
     def gramian(self) -> Tensor:
         return self.gramians(Blocks.by(None, self.connectivity.paths))
 

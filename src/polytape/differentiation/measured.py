@@ -7,13 +7,13 @@ costs one forward pass, T backward passes down to the marked tensors, and one th
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any, get_args
 
 import numpy as np
 from keras import ops
 
 from polytape.contract import Method, Seed, Tensor
+from polytape.contract.cached import cached
 from polytape.differentiation.connectivity import Blocks, Connectivity
 from polytape.differentiation.jacobian import Jacobian
 from polytape.differentiation.passes import Directions, at_once, term_by_term
@@ -45,7 +45,7 @@ class Measured(Jacobian):
         self._recording, self._scale, self._added = recording, scale, extra
         self._taken: Tensor | None = None
 
-    @cached_property
+    @cached
     def _by_marks(self) -> Jacobian:
         recording, names = self._recording, self.connectivity.names
         if not recording.marks:
@@ -93,7 +93,7 @@ class Measured(Jacobian):
         del blocks  # the marked tensors are one
         return self._over_samples
 
-    @cached_property
+    @cached
     def _over_samples(self) -> Tensor:
         """The Gramian; each replica has the features of its own samples."""
         return total(self._by_marks.gramian)

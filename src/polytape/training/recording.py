@@ -2,11 +2,11 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 from keras import ops
 
 from polytape.contract import Tensor
+from polytape.contract.cached import cached
 from polytape.contract.types import Anything, Flags, Nest
 from polytape.differentiation.connectivity import Connectivity
 from polytape.differentiation.jacobian import Table
@@ -95,7 +95,7 @@ class PhaseRecording:
         """() as it is logged."""
         return self.recording.scalars[self.total]
 
-    @cached_property
+    @cached
     def loss_vector(self) -> Tensor:
         """(T,) float32."""
         return ops.cast(engine().stack(self.losses), "float32")
@@ -110,12 +110,12 @@ class PhaseRecording:
         found = () if self.extra is None else (self.recording.scalars[self.extra],)
         return [ops.cast(value, "float32") for value in found]
 
-    @cached_property
+    @cached
     def finite_losses(self) -> Tensor:
         """(T,) bool."""
         return ops.isfinite(self.loss_vector)
 
-    @cached_property
+    @cached
     def active(self) -> Tensor:
         """(T,) bool: objectives of this step with a finite loss."""
         return self.of_those_present(self.finite_losses)
@@ -140,14 +140,14 @@ class PhaseRecording:
 
     # ------------------------------------------------------------------ paths
 
-    @cached_property
+    @cached
     def reach(self) -> Flags:
         """(T, V) bool: which objective has a path to which variable, on its route or off it."""
         if self.known_reach is not None:
             return self.known_reach
         return self.recording.reach(self.recording.groups["losses"])
 
-    @cached_property
+    @cached
     def connectivity(self) -> Connectivity:
         """Which objective reaches which variable on its route, before anything is differentiated.
 

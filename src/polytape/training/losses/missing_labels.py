@@ -3,12 +3,11 @@
 Integer targets have no NaN and cost nothing. Everything is compiled with static shapes.
 """
 
-import functools
-
 import keras
 from keras import ops
 
 from polytape.contract import Tensor
+from polytape.contract.cached import cached
 from polytape.contract.types import Anything, LossLike, Nest
 from polytape.training.losses.masks import mask_of
 
@@ -70,7 +69,7 @@ class Labels:
         self._loss, self._y_pred, self._sample_weight = loss, y_pred, sample_weight
         self._there, self._places, self.holes = there, places, holes
 
-    @functools.cached_property
+    @cached
     def count(self) -> Tensor:
         """() float32: the number of labels, 0 weights included and masked ones not."""
         if self._there is None:
