@@ -412,6 +412,13 @@ class Engine(Protocol):
         of them, or alone, that asks."""
         ...
 
+    def spread_batches(self, model: Any, function: Any) -> Any:
+        """A train or test function of Keras's that gives each replica its part of every batch.
+
+        As it is where the model has no replicas of its own.
+        """
+        ...
+
     def of_first_replica(self, nest: Any) -> Any:
         """Of what all replicas have returned the same that of one of them."""
         ...

@@ -64,6 +64,8 @@ class Trainer:
     """The training side of `polytape.Model`, shared by subclassed and functional models."""
 
     method_state: MethodState
+    train_function: Anything  # of Keras, as is
+    test_function: Anything
 
     @_where_it_belongs
     def compile(
@@ -248,6 +250,7 @@ class Trainer:
 
     def fit(self, *args: object, **kwargs: object) -> keras.callbacks.History:
         compilation = self._compiled("fit")
+        check_distribution("fit()", self, fits=True)
         begin(compilation)
         given = quiet(self._given(super().fit, args, kwargs, together=True))  # type: ignore[misc]
         callbacks = given.pop("callbacks", None)
@@ -285,8 +288,8 @@ class Trainer:
         if monitors:
             with engine().home(self):
                 monitors[0].make_state(compilation, getattr(self, "steps_per_execution", 1))
-        if self.train_function is not None:  # type: ignore[attr-defined]
-            super().make_train_function(force=True)  # type: ignore[misc]
+        if self.train_function is not None:
+            self._make_train_function(force=True)
         return monitors[0] if monitors else None
 
     def evaluate(self, *args: object, **kwargs: object) -> Nest:
@@ -330,10 +333,10 @@ class Trainer:
         labelled = everywhere(labelled) if together else labelled
         if self.compilation.settings.source.holes.expect(labelled):
             # Made anew, now: a callback may evaluate other data while a fit runs.
-            if self.train_function is not None:  # type: ignore[attr-defined]
-                super().make_train_function(force=True)  # type: ignore[misc]
-            if self.test_function is not None:  # type: ignore[attr-defined]
-                super().make_test_function(force=True)  # type: ignore[misc]
+            if self.train_function is not None:
+                self._make_train_function(force=True)
+            if self.test_function is not None:
+                self._make_test_function(force=True)
         return given
 
     def __call__(self, *args: object, **kwargs: object) -> Nest:
@@ -399,7 +402,25 @@ class Trainer:
         check_devices(self.compilation.settings)
         self.compilation.tell()
         self.compilation.snapshot = engine().snapshot(self)
-        return super().make_train_function(force)  # type: ignore[misc]
+        self._make_train_function(force)
+        return self.train_function
+
+    def make_test_function(self, force: bool = False) -> Anything:
+        self._make_test_function(force)
+        return self.test_function
+
+    def _make_train_function(self, force: bool) -> None:
+        """Keras's, for as many replicas as the model has."""
+        before = self.train_function
+        super().make_train_function(force)  # type: ignore[misc]
+        if self.train_function is not before:
+            self.train_function = engine().spread_batches(self, self.train_function)
+
+    def _make_test_function(self, force: bool) -> None:
+        before = self.test_function
+        super().make_test_function(force)  # type: ignore[misc]
+        if self.test_function is not before:
+            self.test_function = engine().spread_batches(self, self.test_function)
 
     def train_on_batch(self, *args: object, **kwargs: object) -> Nest:
         compilation = self._compiled("train_on_batch")

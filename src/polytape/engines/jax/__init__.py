@@ -50,6 +50,7 @@ from polytape.engines.joint import (
     on_replicas,
     process_number,
     processes,
+    spread_batches,
     unwrapped,
 )
 
@@ -104,6 +105,7 @@ __all__ = [
     "rows",
     "scatter_refusal",
     "snapshot",
+    "spread_batches",
     "stack",
     "survey",
     "tape",

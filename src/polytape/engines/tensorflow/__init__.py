@@ -30,6 +30,7 @@ from polytape.engines.tensorflow.strategies import (
     of_first_replica,
     on_replicas,
     refusal,
+    spread_batches,
 )
 from polytape.engines.tensorflow.tape import tape
 from polytape.engines.tensorflow.updates import (
@@ -108,6 +109,7 @@ __all__ = [
     "rows",
     "scatter_refusal",
     "snapshot",
+    "spread_batches",
     "stack",
     "survey",
     "tape",

@@ -66,13 +66,19 @@ def _not_in_fit(
             "it was called in strategy.run(...), by every replica, and starts replicas itself. "
             "Call it outside; in a loop of your own use pt.gradients or pt.compiled_step"
         )
-    if theirs is not None and theirs is not spread:
+    if theirs is not None and _elsewhere(theirs):
+        here = tf.distribute.get_strategy()
         return (
             f"the model was made under another tf.distribute.{type(theirs).__name__} than the "
-            f"tf.distribute.{type(spread).__name__} in whose scope this is called, and a strategy "
+            f"tf.distribute.{type(here).__name__} in whose scope this is called, and a strategy "
             "cannot run inside another. Call it outside of any scope or in that of the model"
         )
     return None
+
+
+def _elsewhere(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this is the scope of another strategy."""
+    return tf.distribute.has_strategy() and tf.distribute.get_strategy() is not strategy
 
 
 def _outside(model: Any, strategy: tf.distribute.Strategy) -> str | None:
@@ -109,6 +115,8 @@ def home(model: Any) -> contextlib.AbstractContextManager[Any]:
     strategy = _strategy_of(model)
     if strategy is None or strategy.num_replicas_in_sync == 1 or replica_count() > 1:
         return contextlib.nullcontext()
+    if _elsewhere(strategy):
+        return contextlib.nullcontext()  # which is refused
     scope: contextlib.AbstractContextManager[Any] = strategy.scope()
     return scope
 
@@ -135,3 +143,37 @@ def on_replicas(function: Callable[..., Any]) -> Callable[..., Any] | None:
 def of_first_replica(nest: Any) -> Any:
     strategy = tf.distribute.get_strategy()
     return tf.nest.map_structure(lambda item: strategy.experimental_local_results(item)[0], nest)
+
+
+def spread_batches(model: Any, function: Any) -> Any:
+    strategy = _strategy_of(model)
+    if strategy is None or strategy.num_replicas_in_sync == 1:
+        return function
+
+    def run(batches: Any) -> Any:
+        if isinstance(batches, (tf.data.Iterator, tf.distribute.DistributedIterator)):
+            return function(batches)
+        logs = function(_split(strategy, batch) for batch in batches)
+        whole = model.get_metrics_result()  # here, where those of all replicas are read
+        return whole if whole.keys() == logs.keys() else logs
+
+    return run
+
+
+def _split(strategy: tf.distribute.Strategy, batch: Any) -> Any:
+    """To each replica its part of a batch, which Keras would hand to every one as a whole."""
+    count = strategy.num_replicas_in_sync
+
+    def part(leaf: Any, place: int) -> Any:
+        before = [(len(leaf) + count - 1 - other) // count for other in range(place)]
+        size = (len(leaf) + count - 1 - place) // count
+        return tf.convert_to_tensor(leaf[sum(before) : sum(before) + size])
+
+    def spread(leaf: Any) -> Any:
+        if leaf is None or len(leaf.shape) == 0:
+            return leaf
+        return strategy.experimental_distribute_values_from_function(
+            lambda context: part(leaf, context.replica_id_in_sync_group)
+        )
+
+    return keras.tree.map_structure(spread, batch)

@@ -1,6 +1,12 @@
 """PyTorch: eager, and under `torch.compile`."""
 
-from polytape.engines.joint import for_all_replicas, home, of_first_replica, on_replicas
+from polytape.engines.joint import (
+    for_all_replicas,
+    home,
+    of_first_replica,
+    on_replicas,
+    spread_batches,
+)
 from polytape.engines.torch.gradients import (
     add_where,
     dense,
@@ -104,6 +110,7 @@ __all__ = [
     "rows",
     "scatter_refusal",
     "snapshot",
+    "spread_batches",
     "stack",
     "survey",
     "tape",
