@@ -1163,7 +1163,7 @@ print("equal", slopes(pt.GradientTape, False))
 
 
 def test_replicas_take_their_own_gradients() -> None:
-    """What several losses would need, summing over replicas, is refused by `gradients` alone."""
+    """One loss is TensorFlow's own; `gradients` of several is summed over replicas, see there."""
     said = fresh(MIRRORED)
     assert "equal [[[2.0, 4.0], [4.0, 8.0]], [[2.0, 4.0], [4.0, 8.0]]]" in said
     assert said.count("stop_gradient` ends the gradient") == 1

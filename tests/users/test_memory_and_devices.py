@@ -1,10 +1,9 @@
-"""What is no longer used is let go of; several replicas are refused until they are built."""
+"""What is no longer used is let go of; a model spread where it cannot be right is refused."""
 
 import dataclasses
 import gc
 import weakref
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -12,13 +11,11 @@ import numpy as np
 import pytest
 
 import polytape as pt
-from fresh import fresh
 from small import LOSSES, arrays, assert_same, data, model
 
 pytestmark = pytest.mark.engine
 
 BACKEND = keras.backend.backend()
-REMEDY = "keras.distribution on JAX"
 X, Y = data(8)
 
 
@@ -105,27 +102,7 @@ def test_what_may_change_is_not_shared() -> None:
     assert one is not other
 
 
-def doors() -> Iterator[tuple[str, Callable[[], Any]]]:
-    """Every way in, by what its error begins with."""
-    w = keras.Variable(np.float32([1.0, 2.0]))
-
-    def losses() -> dict[str, Any]:
-        return {"a": w[0] ** 2, "b": -w[0] * w[1]}
-
-    before = pt.gradients(losses, [w])  # while there is one replica
-    compiled = model()
-    compiled.compile("sgd", LOSSES, combine="upgrad")
-    yield "compile()", lambda: model().compile("sgd", LOSSES)
-    yield "fit()", lambda: compiled.fit(*data(8), verbose=0)
-    yield "fit()", lambda: compiled.train_on_batch(*data(8))
-    yield "pt.gradients", lambda: pt.gradients(losses, [w])
-    yield "pt.Combiner", lambda: pt.Combiner("upgrad")(before)
-    yield "pt.compiled_step", lambda: pt.compiled_step(losses, "sgd", "upgrad", [w])
-    if BACKEND == "tensorflow":
-        yield "tape.gradients", lambda: pt.GradientTape().gradients({}, [w])
-
-
-def refused(doors: list[tuple[str, Callable[[], Any]]], found: str, remedy: str = REMEDY) -> None:
+def refused(doors: list[tuple[str, Callable[[], Any]]], found: str, remedy: str) -> None:
     """Every door names itself, what was found, and what works."""
     for asked_by, door in doors:
         try:
@@ -136,38 +113,6 @@ def refused(doors: list[tuple[str, Callable[[], Any]]], found: str, remedy: str 
             assert remedy in text
         else:
             raise AssertionError(asked_by)
-
-
-MIRRORED = f"""
-import sys
-import tensorflow as tf
-sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1] / "helpers")]!r}
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-import test_memory_and_devices as here
-import polytape as pt
-from small import LOSSES, data, model
-
-one = tf.distribute.OneDeviceStrategy("CPU:0")
-with one.scope():
-    alone = model()
-    alone.compile("sgd", LOSSES, combine="upgrad", jit_compile=False)
-    alone.fit(*data(8), verbose=0)
-found = [*here.doors()]
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-with strategy.scope():
-    here.refused(found, "tf.distribute.MirroredStrategy keeps 2 replicas in sync")
-    made = model()
-try:
-    made.compile("sgd", LOSSES)  # outside, but it was made for two
-except RuntimeError as error:
-    print(str(error)[:30])
-"""
-
-
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.distribute is of TensorFlow")
-def test_two_replicas_of_tensorflow() -> None:
-    assert "compile(): tf.distribute.Mirro" in fresh(MIRRORED)
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="its wrappers are of PyTorch")
