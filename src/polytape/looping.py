@@ -265,7 +265,8 @@ def collected(
         every = range(len(known.paths))
 
         def table(group: Sequence[int]) -> Table:
-            return [recording.vjp({place: scale}, every) for place in group]
+            with engine().under_way():
+                return [recording.vjp({place: scale}, every) for place in group]
 
         tables = [table(half) for half in halves]
         rows = mean_rows(*tables) if halves else table(recording.groups["losses"])

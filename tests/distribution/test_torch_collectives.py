@@ -18,16 +18,28 @@ pytestmark = pytest.mark.skipif(
 
 
 class Counted:
-    """The numbers of entries that are added up while it is open, in their order."""
+    """The numbers of entries that are sent while it is open, in order; minus them when waited for.
+
+    Of those that are waited for at once only that they are sent.
+    """
 
     def __enter__(self) -> list[int]:
         import torch.distributed as dist
 
         self.original, sizes = dist.all_reduce, []
 
+        class Sent:
+            def __init__(self, work: Any, size: int) -> None:
+                self.work, self.size = work, size
+
+            def wait(self) -> None:
+                sizes.append(-self.size)
+                self.work.wait()
+
         def counted(tensor: Any, *args: Any, **kwargs: Any) -> Any:
             sizes.append(tensor.numel())
-            return self.original(tensor, *args, **kwargs)
+            work = self.original(tensor, *args, **kwargs)
+            return Sent(work, tensor.numel()) if kwargs.get("async_op") else work
 
         dist.all_reduce = counted
         return sizes
@@ -59,7 +71,9 @@ def sent(rank: int, count: int) -> dict[str, Any]:
         with Counted() as sizes:
             trained.train_on_batch(x[8:16], {name: values[8:16] for name, values in y.items()})
         large = [size for size in sizes if size > 1000]
-        found[method] = large, sum(sizes) - sum(large), len(sizes) - len(large)
+        small = [size for size in sizes if 0 < size <= 1000]
+        order = ["sent" if size > 0 else "there" for size in sizes if abs(size) > 1000]
+        found[method] = large, sum(small), len(small), order
     found["parameters"] = trained.count_params(), sum(np.prod(v.shape) for v in _heads(trained))
     return found
 
@@ -72,12 +86,13 @@ def test_a_linear_method_adds_up_once_as_plain_training() -> None:
     for found in each(__name__, "sent", 2):
         whole, heads = found["parameters"]
         for method in ("sum", "dwa"):
-            large, small, number = found[method]
+            large, small, number, _ = found[method]
             assert large == [whole], method
             assert small < 40, method
             assert number <= 6, method
-        large, small, number = found["upgrad"]  # a row for each objective, without the other's head
+        large, small, number, order = found["upgrad"]  # rows, each without the other's head
         assert large == [whole - heads / 2] * 2
+        assert order == ["sent", "sent", "there", "there"]  # one on its way beside the next
         assert small < 40
         assert number <= 7
 

@@ -467,6 +467,13 @@ class Engine(Protocol):
         """The module in a wrapper that adds gradients up, whose work is done here; others as is."""
         ...
 
+    def under_way(self) -> AbstractContextManager[None]:
+        """While it is open what `all_reduce` returns may not have arrived, and is not to be read.
+
+        It travels while the next gradients are worked out, and is there once it is closed.
+        """
+        ...
+
     def refusal(self, model: Any, fits: bool = False) -> str | None:
         """Why a step cannot be right on the devices that it would run on; None if it can.
 

@@ -217,10 +217,11 @@ class PhaseRecording:
     def rows(self, group: Sequence[int]) -> Table:
         """The gradients of T scalars, `scale` times, each by what the objective may train."""
         count, recording = len(self.phase.aggregator.paths), in_slices(self.recording)
-        return [
-            at_once(recording, [({place: self.scale}, self.route(t))], count)
-            for t, place in enumerate(group)
-        ]
+        with engine().under_way():
+            return [
+                at_once(recording, [({place: self.scale}, self.route(t))], count)
+                for t, place in enumerate(group)
+            ]
 
     def row(self, place: int | None) -> Directions | None:
         """The gradient of a term that belongs to every objective, if there is one, as a row."""

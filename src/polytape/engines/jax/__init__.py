@@ -51,6 +51,7 @@ from polytape.engines.joint import (
     process_number,
     processes,
     spread_batches,
+    under_way,
     unwrapped,
 )
 
@@ -112,6 +113,7 @@ __all__ = [
     "trace",
     "train_step",
     "trains",
+    "under_way",
     "unflat",
     "unwrapped",
     "without_side_effects",

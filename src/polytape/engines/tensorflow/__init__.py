@@ -9,6 +9,7 @@ from polytape.engines.joint import (
     gather,
     process_number,
     processes,
+    under_way,
     unwrapped,
 )
 from polytape.engines.tensorflow.gradients import (
@@ -116,6 +117,7 @@ __all__ = [
     "trace",
     "train_step",
     "trains",
+    "under_way",
     "unflat",
     "unwrapped",
     "without_side_effects",

@@ -32,6 +32,7 @@ from polytape.engines.torch.replicas import (
     refusal,
     replica_count,
     replica_index,
+    under_way,
     unwrapped,
 )
 from polytape.engines.torch.updates import (
@@ -117,6 +118,7 @@ __all__ = [
     "trace",
     "train_step",
     "trains",
+    "under_way",
     "unflat",
     "unwrapped",
     "without_side_effects",

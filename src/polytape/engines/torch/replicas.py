@@ -5,7 +5,7 @@ part ways is found out by `check_together`, before any of them waits for what wi
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,34 +50,38 @@ def replica_index() -> Tensor:
     return torch.tensor(process_number(), dtype=torch.int32, device=keras.ops.zeros(()).device)
 
 
-def all_reduce(tensors: Sequence[Tensor]) -> list[Tensor]:
-    return start_all_reduce(tensors)()
-
-
 @torch.compiler.disable
-def start_all_reduce(tensors: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
-    """Begin to add tensors up over processes; the function returned waits for the sums."""
+def all_reduce(tensors: Sequence[Tensor]) -> list[Tensor]:
     given = [tensor.detach() for tensor in tensors]
     if processes() == 1:
-        return lambda: given
-    buckets = [*_buckets(given)]
-    sent = []
-    with _explained("adding up gradients or losses"):
-        for bucket in buckets:
+        return given
+    found: list[Any] = [None] * len(given)
+    with under_way():
+        for bucket in _buckets(given):
             flat = torch.cat([given[place].reshape(-1) for place in bucket])  # a copy in any case
-            sent.append((flat, distributed.all_reduce(flat, async_op=True)))
-
-    def finish() -> list[Tensor]:
-        found: list[Any] = [None] * len(given)
-        for bucket, (flat, work) in zip(buckets, sent, strict=True):
             with _explained("adding up gradients or losses"):
-                work.wait()
+                _UNDER_WAY[-1].append(distributed.all_reduce(flat, async_op=True))
             pieces = flat.split([given[place].numel() for place in bucket])
             for place, piece in zip(bucket, pieces, strict=True):
-                found[place] = piece.view(given[place].shape)
-        return found
+                found[place] = piece.view(given[place].shape)  # filled where it lies
+    return found
 
-    return finish
+
+_UNDER_WAY: list[list[Any]] = []  # what is waited for in the end
+
+
+@contextmanager
+def under_way() -> Iterator[None]:
+    if _UNDER_WAY:  # it is waited for outside
+        yield
+        return
+    _UNDER_WAY.append([])
+    try:
+        yield
+    finally:
+        for work in _UNDER_WAY.pop():
+            with _explained("adding up gradients or losses"):
+                work.wait()
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[int]]:
