@@ -105,6 +105,29 @@ def test_processes_stay_equal_beside_their_seeds_of_dropout(pair: list[Found]) -
         np.testing.assert_array_equal(one, other)
 
 
+def backed_up(rank: int, count: int, folder: str) -> Found:
+    """Stopped after two epochs, and begun anew by a program that knows only the folder."""
+    epochs = []
+    for until in (2, 4):
+        found = made(method(), optimizer())
+        for variable in found.trainable_variables if until == 4 else ():
+            variable.assign(0.0 * variable.value)
+        backup = keras.callbacks.BackupAndRestore(folder, delete_checkpoint=False)
+        x, y = given(rank, count)
+        options = {"batch_size": SIZE // count, "shuffle": False, "verbose": 0}
+        epochs.append(found.fit(x, y, epochs=until, callbacks=[backup], **options).epoch)
+    whole = made(method(), optimizer())
+    whole.fit(x, y, epochs=4, **options)
+    return {"all": everything(found), "whole": everything(whole), "epochs": epochs}
+
+
+def test_a_backup_is_written_by_one_and_read_by_all(tmp_path: Path) -> None:
+    for found in each(__name__, "backed_up", 2, folder=str(tmp_path)):
+        assert found["epochs"] == [[0, 1], [2, 3]]
+        for one, other in zip(found["all"], found["whole"], strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
 # ------------------------------------------------------------------ saved, and on
 
 
