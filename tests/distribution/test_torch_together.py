@@ -87,6 +87,13 @@ def validates_in_one(rank: int) -> str:
     return message(lambda: train(made("upgrad"), data, 8, **options))
 
 
+def not_finite_in_one(rank: int) -> str:
+    """Its target lies in the part of process 0."""
+    x, y = part(batches("infinite"), rank, 2)
+    assert np.isfinite(y["a"]).all() == (rank == 1)
+    return message(lambda: train(made("upgrad", on_nonfinite="raise"), (x, y), 8))
+
+
 def other_losses_in_a_loop(rank: int) -> str:
     w = keras.Variable([1.0, 2.0])
     names = ("a", "b") if rank else ("a", "c")
@@ -131,6 +138,7 @@ WORDS = {
     monitors_in_one: ["process 0: monitored True", "process 1: monitored False"],
     stops_in_the_middle: ["process 1: the results of an epoch", "a callback that stops"],
     validates_in_one: ["process 0: validation data True", "process 1: validation data False"],
+    not_finite_in_one: ["FloatingPointError", "'a'"],
     other_losses_in_a_loop: ["pt.gradients", "objectives ['a', 'c']", "objectives ['a', 'b']"],
     other_variables_in_a_loop: ["pt.gradients", "variables [((2,)", "variables [((3,)"],
     other_values_in_a_loop: ["1 of 2 variables have other values", "'two'", "broadcast"],
