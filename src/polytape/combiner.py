@@ -32,6 +32,16 @@ from polytape.engines import check_distribution, engine
 from polytape.evidence import kinds_of
 
 
+class _LastUpdate:
+    """What a second look at an update needs to know; no list or dict, which Keras would track.
+
+    losses  before it, by name;  active  (T,) bool: which of them took part
+    """
+
+    losses: Mapping[str, Tensor] | None = None
+    active: Tensor = None
+
+
 @keras.saving.register_keras_serializable(package="polytape")
 class Combiner(keras.layers.Layer):
     """A method with its state, for loops of one's own: gradients in, one update out.
@@ -72,7 +82,7 @@ class Combiner(keras.layers.Layer):
         self.private = check_private(private)
         self.seed = check_seed(seed)
         self.steps: Any = None
-        self._before: Any = None  # the losses of the last update, and which of them took part
+        self._last = _LastUpdate()
         self._aggregator: Aggregator | None = None
         self._held: StateStore | None = None
         self._pending: Saved | None = None  # loaded before the first call
@@ -245,7 +255,8 @@ class Combiner(keras.layers.Layer):
         known = {k: kinds[k].check_given(self.method, value, shape) for k, value in given.items()}
         found = aggregator.aggregate_in_loop(gradients, self.steps.value, known)
         aggregator.state.write(found.state, found.accept)
-        self._before = [*gradients.losses.values()], found.active
+        self._last.losses = gradients.losses
+        self._last.active = found.active
         self.steps.assign_add(1)
         return handed_out(found.directions)
 
@@ -260,9 +271,10 @@ class Combiner(keras.layers.Layer):
             ValueError: For losses of other objectives.
         """
         aggregator = self._aggregator
-        if aggregator is None or self._before is None:
+        last = self._last
+        if aggregator is None or last.losses is None:
             raise RuntimeError("look_again() follows an update: call the Combiner first.")
-        before, active = self._before
+        before, active = [*last.losses.values()], last.active
         if not isinstance(losses, Mapping) or set(losses) != set(aggregator.names):
             raise ValueError(
                 "look_again() takes the losses after the step of all objectives, by name: "

@@ -5,14 +5,13 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-from keras import ops
 
 from polytape.aggregation.naming import names_of
 from polytape.aggregation.saved import Found, fitting
 from polytape.aggregation.seeds import base_of, draw, seed_dtype
 from polytape.aggregation.state import Path, StateVariables, leaves, rebuilt
 from polytape.aggregation.weights import Compiled, Weights, compiled
-from polytape.contract import Method, Reading, Seed, State, Tensor, in_float32, iter_methods
+from polytape.contract import Method, Reading, Seed, State, Tensor, in_float32, iter_methods, ops
 from polytape.differentiation.connectivity import Blocks
 from polytape.differentiation.jacobian import Jacobian
 from polytape.engines import engine
@@ -220,12 +219,9 @@ class Aggregator:
         blocks = self.blocks
         gramian = None if self.single_pass else gradients.gramians(blocks)
         lengths = gradients.lengths(gramian)
-        active = ops.logical_and(active, ops.isfinite(lengths))
-        lengths = ops.where(active, lengths, 0.0)
-        both = ops.logical_and(active[:, None], active[None, :])
-        gramian = None if gramian is None else ops.where(both, gramian, 0.0)
-        losses = ops.stack([ops.cast(loss, "float32") for loss in gradients.losses.values()])
-        losses = ops.where(active, losses, 0.0)
+        active, lengths, gramian, losses = engine().evaluated(
+            _among, active, lengths, gramian, [*gradients.losses.values()]
+        )
         readings = self.measure(
             Measurement(step, recorded, gradients, gramian, active, blocks, given)
         )
@@ -233,8 +229,8 @@ class Aggregator:
             readings[RowMemory.key] = observed.measures
         reach = blocks.reach(gradients.connectivity)
         shared, private, state = self.weigh(losses, gramian, active, step, readings, reach, lengths)
-        seen, active = active, active & _finite(shared) & _finite(private)
-        shared, private = (ops.where(active, weights, 0.0) for weights in (shared, private))
+        seen = active
+        active, shared, private = engine().evaluated(_where_finite, active, shared, private)
         own: Tensor | None = private
         if self.private == "weighted" and not blocks.shape:
             own = shared if observed is None else shared * private
@@ -320,6 +316,24 @@ def _beside(initial: State, variables: Sequence[Any]) -> dict[Path, Any]:
     """{place of an array of a memory: the variable whose rows it remembers}."""
     places = [place for place in leaves(initial) if place[0] == "memory"]
     return {place: variables[int(place[1])] for place in places} if variables else {}
+
+
+def _among(
+    active: Tensor, lengths: Tensor, gramian: Tensor | None, losses: Sequence[Tensor]
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """Activity, lengths, Gramian and losses with zeros for what is not active, or not finite."""
+    active = ops.logical_and(active, ops.isfinite(lengths))
+    both = ops.logical_and(active[:, None], active[None, :])
+    gramian = None if gramian is None else ops.where(both, gramian, 0.0)
+    values = ops.stack([ops.cast(loss, "float32") for loss in losses])
+    return active, ops.where(active, lengths, 0.0), gramian, ops.where(active, values, 0.0)
+
+
+def _where_finite(active: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+    """Activity and weights, without what has weights that are not finite."""
+    for found in weights:
+        active = ops.logical_and(active, _finite(found))
+    return active, *(ops.where(active, found, 0.0) for found in weights)
 
 
 def _finite(weights: Tensor) -> Tensor:

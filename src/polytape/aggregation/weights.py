@@ -5,7 +5,6 @@ import functools
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
 from polytape.aggregation.seeds import drawn_from
@@ -236,5 +235,6 @@ def _in_range(weights: Tensor, lengths: Tensor | None) -> Tensor:
 
 def _moved(before: State, after: State) -> list[Tensor]:
     """The numbers in a state that a step has changed; weights that a user gave are not of them."""
-    pairs = zip(keras.tree.flatten(before), keras.tree.flatten(after), strict=True)
-    return [new for old, new in pairs if new is not old and "float" in str(new.dtype)]
+    old = leaves(before)
+    found = leaves(after).items()
+    return [new for path, new in found if new is not old[path] and "float" in str(new.dtype)]

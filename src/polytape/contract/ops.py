@@ -56,7 +56,11 @@ def _either(name: str, of_numpy: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         return (of_numpy if _now.arrays else of_keras)(*args, **kwargs)
 
-    return run
+    @functools.wraps(of_keras)
+    def run_on(first: Any, second: Any) -> Any:  # quicker to be called
+        return (of_numpy if _now.arrays else of_keras)(first, second)
+
+    return run_on if isinstance(of_numpy, np.ufunc) and of_numpy.nin == 2 else run
 
 
 def _where(condition: Any, first: Any, second: Any) -> Any:

@@ -59,7 +59,11 @@ class Connectivity:
 
     def objectives(self, variable: int) -> tuple[int, ...]:
         """The objectives that reach a variable."""
-        return tuple(int(t) for t in np.flatnonzero(self.reach[:, variable]))
+        return self._reaching[variable]
+
+    @cached_property
+    def _reaching(self) -> list[tuple[int, ...]]:
+        return [tuple(np.flatnonzero(column).tolist()) for column in self.reach.T]
 
     def check(self, frozen: Sequence[str] = ()) -> None:
         """Raise if an objective reaches no variable at all.

@@ -6,9 +6,8 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
-from polytape.contract import Method, Seed, Tensor
+from polytape.contract import Method, Seed, Tensor, ops
 from polytape.contract.cached import cached
 from polytape.differentiation.connectivity import Blocks, Connectivity
 from polytape.engines import Measure, Rows, engine
@@ -268,13 +267,17 @@ class Jacobian:
             key = blocks.of[variable], self.connectivity.objectives(variable)
             product = product_of(variable)
             parts[key] = parts[key] + product if key in parts else product
-        stack: list[Any] = [ops.zeros((count, count), "float32")] * (
-            blocks.shape[0] if blocks.shape else 1
-        )
-        for (block, objectives), product in zip(parts, self._whole([*parts.values()]), strict=True):
-            stack[block] = stack[block] + _embed(product, objectives, count)
-        unscale = 1.0 / (self._scale * self._scale)
-        return (ops.stack(stack) if blocks.shape else stack[0]) * unscale
+
+        def assembled(products: Sequence[Tensor], scale: Any) -> Tensor:
+            stack: list[Any] = [ops.zeros((count, count), "float32")] * (
+                blocks.shape[0] if blocks.shape else 1
+            )
+            for (block, objectives), product in zip(parts, products, strict=True):
+                stack[block] = stack[block] + _embed(product, objectives, count)
+            unscale = 1.0 / (scale * scale)
+            return (ops.stack(stack) if blocks.shape else stack[0]) * unscale
+
+        return engine().evaluated(assembled, self._whole([*parts.values()]), self._scale)
 
     def lengths(self, gramian: Tensor | None) -> Tensor:
         """(T,) norm of each objective's gradient by all variables, shared and private.
@@ -295,17 +298,23 @@ class Jacobian:
                 objectives = self.connectivity.objectives(variable)
                 squares += self._own_squares(variable)[: len(objectives)]
                 owners += objectives
-        losses = ops.stack([ops.cast(loss, "float32") for loss in self.losses.values()])
-        total = ops.where(ops.isfinite(losses), 0.0, losses)
-        if squares:
-            own = ops.convert_to_tensor(np.arange(len(self.losses))[:, None] == np.array(owners))
-            unscale = 1.0 / (self._scale * self._scale)
-            (each,) = self._whole([ops.stack(squares)])
-            total += ops.sum(ops.where(own, each, 0.0), axis=-1) * unscale
-        if gramian is not None:
-            whole = ops.sum(gramian, axis=0) if len(gramian.shape) == 3 else gramian
-            total += ops.diagonal(whole)
-        return ops.sqrt(total)
+        squares = self._whole([engine().stack(squares)]) if squares else []
+
+        def added(
+            losses: Sequence[Tensor], squares: Sequence[Tensor], gramian: Tensor | None, scale: Any
+        ) -> Tensor:
+            values = ops.stack([ops.cast(loss, "float32") for loss in losses])
+            total = ops.where(ops.isfinite(values), 0.0, values)
+            for each in squares:
+                own = ops.convert_to_tensor(np.arange(len(losses))[:, None] == np.array(owners))
+                unscale = 1.0 / (scale * scale)
+                total += ops.sum(ops.where(own, each, 0.0), axis=-1) * unscale
+            if gramian is not None:
+                whole = ops.sum(gramian, axis=0) if len(gramian.shape) == 3 else gramian
+                total += ops.diagonal(whole)
+            return ops.sqrt(total)
+
+        return engine().evaluated(added, [*self.losses.values()], squares, gramian, self._scale)
 
     def combined(
         self,
@@ -358,7 +367,9 @@ class Jacobian:
         if engine().FUSES:
             found = directions(False)
         else:
-            found = ops.cond(ops.all(active), lambda: directions(True), lambda: directions(False))
+            found = engine().choose(
+                ops.all(active), lambda: directions(True), lambda: directions(False)
+            )
         if self._sliced:
             found = engine().gathered(found)
         directions_by_variable = dict(zip(self._by_variable, found, strict=True))

@@ -315,6 +315,14 @@ class Engine(Protocol):
         """
         ...
 
+    def evaluated(self, function: Callable[..., Any], *given: Any) -> Any:
+        """What a function of nests of small tensors returns, which is written in `contract.ops`.
+
+        Where an operation takes longer to be called than to be done, and numbers are at hand, it is
+        evaluated on NumPy arrays.
+        """
+        ...
+
     def survey(self, function: Callable[[], Any]) -> None:
         """Run a function for what it meets on its way, without values where that is possible.
 

@@ -18,6 +18,10 @@ def compiled(function: Callable[..., Any], arrays: bool = False) -> Callable[...
     return jax.jit(function)
 
 
+def evaluated(function: Callable[..., Any], *given: Any) -> Any:
+    return function(*given)
+
+
 def survey(function: Callable[[], Any]) -> None:
     jax.eval_shape(lambda: function() and None)
 

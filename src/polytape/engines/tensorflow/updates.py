@@ -23,6 +23,10 @@ def compiled(function: Callable[..., Any], arrays: bool = False) -> Callable[...
     return tf.function(function, jit_compile=True, autograph=False)
 
 
+def evaluated(function: Callable[..., Any], *given: Any) -> Any:
+    return function(*given)
+
+
 def survey(function: Callable[[], Any]) -> None:
     function()
 

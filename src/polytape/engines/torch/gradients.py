@@ -23,7 +23,10 @@ class _Rows:
         self._whole = self._piece(0, self._size) if self._size <= _SHORT else None
 
     def _piece(self, start: int, stop: int) -> Tensor:
-        return torch.stack([row[start:stop].to(self._precision) for row in self._rows])
+        rows = self._rows if stop - start == self._size else [r[start:stop] for r in self._rows]
+        if rows[0].dtype is not self._precision:
+            rows = [row.to(self._precision) for row in rows]
+        return torch.stack(rows) if len(rows) > 1 else rows[0][None]
 
     def _pieces(self, kept: Tensor | None) -> Iterator[tuple[Tensor, int, int]]:
         """(k, width) each, zero where a row is not kept; where it begins and where it ends."""

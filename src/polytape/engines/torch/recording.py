@@ -31,6 +31,7 @@ class GraphRecording:
         self.scalars, self.groups = flattened(scalars)
         self._variables = [_raw(variable) for variable in variables()]
         self._known = [*self._variables, *marked, *losses]
+        self._moving = [tensor.requires_grad for tensor in self._known]  # others are frozen
         count = len(self._variables)
         self.marks = range(count, count + len(marked))
         self.stand_ins = range(self.marks.stop, len(self._known))
@@ -46,11 +47,10 @@ class GraphRecording:
             torch.as_tensor(cotangents[index], dtype=target.dtype, device=target.device)
             for index, target in zip(used, targets, strict=True)
         ]
-        sources = [self._known[index] for index in variables]
-        moving = [source for source in sources if source.requires_grad]  # others are frozen
+        moving = [self._known[index] for index in variables if self._moving[index]]
         keep = {"retain_graph": self.lasting or not last, "allow_unused": True}
         found = iter(torch.autograd.grad(targets, moving, seeds, **keep) if moving else ())
-        return [_dense(next(found)) if source.requires_grad else None for source in sources]
+        return [_dense(next(found)) if self._moving[index] else None for index in variables]
 
     def zeros(self, variable: int) -> Tensor:
         return torch.zeros_like(self._known[variable])

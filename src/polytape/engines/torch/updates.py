@@ -12,39 +12,44 @@ from polytape.contract.ops import on_arrays
 from polytape.engines.absent import present
 from polytape.engines.contract import Tensor, Variable
 
-_ARRAYS = (np.ndarray, np.generic)
+_ARRAYS, _TENSORS = (np.ndarray, np.generic), (torch.Tensor,)
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
 
 def compiled(function: Callable[..., Any], arrays: bool = False) -> Callable[..., Any]:
-    usual = torch.no_grad()(function)
-
     def call(*given: Any) -> Any:
-        # Not inside another compiler, which is to see tensors, and not where they are elsewhere.
-        if not arrays or torch.compiler.is_compiling() or not _on_hand(given):
-            return usual(*_mapped(given, _ARRAYS, keras.ops.convert_to_tensor))
-        with on_arrays():
-            found = function(*_mapped(given, torch.Tensor, _array))
-        return _mapped(found, _ARRAYS, _tensor)
+        with torch.no_grad():
+            if arrays:
+                return evaluated(function, *given)
+            return function(*_mapped(given, _ARRAYS, keras.ops.convert_to_tensor))
 
     return call
 
 
-def _on_hand(nest: Any) -> bool:
-    """Whether all tensors of a nest are plain ones with values in the memory of the CPU."""
-    if isinstance(nest, torch.Tensor):
-        return type(nest) in _PLAIN and nest.is_cpu and not _is_wrapped(nest)
-    if isinstance(nest, dict):
-        nest = nest.values()
-    elif not isinstance(nest, (tuple, list)):
-        return True
-    return all(map(_on_hand, nest))
+def evaluated(function: Callable[..., Any], *given: Any) -> Any:
+    # Not inside another compiler, which is to see tensors, and not where they are elsewhere.
+    try:
+        arrays = None if torch.compiler.is_compiling() else _mapped(given, _TENSORS, _array)
+    except _ElsewhereError:
+        arrays = None
+    if arrays is None:
+        return function(*_mapped(given, _ARRAYS, keras.ops.convert_to_tensor))
+    with on_arrays():
+        found = function(*arrays)
+    return _mapped(found, _ARRAYS, _tensor)
+
+
+class _ElsewhereError(Exception):
+    """A tensor without values in the memory of the CPU, or not a plain one."""
 
 
 def _array(tensor: Tensor) -> np.ndarray:
     """A tensor as an array, which shares its memory."""
-    return tensor.detach().numpy()
+    there = tensor.is_cpu and tensor.dtype is not torch.bfloat16  # which NumPy has not
+    if not there or type(tensor) not in _PLAIN or _is_wrapped(tensor):
+        raise _ElsewhereError
+    return (tensor.detach() if tensor.requires_grad else tensor).numpy()
 
 
 def _tensor(array: np.ndarray | np.generic) -> Tensor:
@@ -52,15 +57,16 @@ def _tensor(array: np.ndarray | np.generic) -> Tensor:
     return torch.from_numpy(np.array(array))
 
 
-def _mapped(nest: Any, kind: Any, change: Callable[[Any], Any]) -> Any:
-    if isinstance(nest, kind):
+def _mapped(nest: Any, kinds: tuple[type, ...], change: Callable[[Any], Any]) -> Any:
+    if isinstance(nest, kinds):
         return change(nest)
     if isinstance(nest, dict):
-        return {key: _mapped(value, kind, change) for key, value in nest.items()}
-    if isinstance(nest, tuple) and type(nest) is not tuple:  # a named one
-        return type(nest)(*(_mapped(value, kind, change) for value in nest))
+        return {key: _mapped(value, kinds, change) for key, value in nest.items()}
     if isinstance(nest, (tuple, list)):
-        return type(nest)(_mapped(value, kind, change) for value in nest)
+        items = [_mapped(value, kinds, change) for value in nest]
+        if type(nest) is list:
+            return items
+        return tuple(items) if type(nest) is tuple else type(nest)(*items)  # a named one
     return nest
 
 
