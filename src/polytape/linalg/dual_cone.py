@@ -73,7 +73,10 @@ def _closed(form: CosineForm, lengths: Tensor) -> Tensor:
 
 def _solved(form: CosineForm, lengths: Tensor) -> Tensor:
     # Not a matmul: accelerators may round its operands to fewer than 24 bits.
-    pull = -ops.sum(form.cosines[..., None, :, :] * lengths[..., None, :], axis=-1)
+    if ops.eager():
+        pull = -(lengths @ form.cosines)
+    else:
+        pull = -ops.sum(form.cosines[..., None, :, :] * lengths[..., None, :], axis=-1)
     return nonneg_qp(with_ridge(form.cosines)[..., None, :, :], pull)
 
 

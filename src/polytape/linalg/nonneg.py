@@ -11,7 +11,8 @@ from polytape.linalg.solve import solve_spd
 TOLERANCE = 1e-6
 _SLOP = 0.25 * TOLERANCE  # a breach that is rounding, relative to the largest entry
 _BREACH = 1e-9  # likewise in float64, for b of at most one
-_ROUNDS = 12
+_CHANCES = 3  # rounds that may pass without fewer breaches
+_SMALL = 32  # up to which it is quicker to solve all problems in full at once
 _REFINEMENTS = 5
 _INTERIOR_STEPS = 40
 _CENTRING = 0.1
@@ -155,57 +156,97 @@ def _pivot(matrix: Tensor, linear: Tensor) -> tuple[Tensor, Tensor]:
 def _exchange(matrix: Tensor, linear: Tensor) -> tuple[Tensor, Tensor]:
     """A y >= 0 and its residual, from moving all indices in breach in or out of the positive part.
 
-    Source: block principal pivoting, Judice & Pires 1994. What has not settled after some rounds is
-    solved by itself.
+    Source: block principal pivoting, Judice & Pires 1994. A problem whose breaches do not become
+    fewer, as may be where the matrix is of low rank, is solved by itself.
     """
     size = linear.shape[-1]
     A, b = matrix.astype("float64"), linear.astype("float64")
-    identity = ops.eye(size, dtype="float64")
+    whole = np.broadcast_to(A, (*b.shape, size))
     inside = b > 0
     y, slack = np.zeros_like(b), -b
-    for _ in range(_ROUNDS):
+    left = np.ones((*b.shape[:-1], 1), bool)  # problems that are not settled
+    fewest, chances = np.full(left.shape, size + 1), np.full(left.shape, _CHANCES)
+    while True:
         if inside.any():
-            both = inside[..., :, None] & inside[..., None, :]
-            pull = np.where(inside, b, 0.0)
-            y = np.linalg.solve(np.where(both, A, identity), pull[..., None])[..., 0]
-            slack = _times(A, y) - b
-        breach = np.where(inside, y, slack) < -_BREACH
-        if not breach.any():
+            y = _inside(A, b, inside, y, left)
+            slack = _pulls(A, y) - b
+        breach = left & (np.where(inside, y, slack) < -_BREACH)
+        count = breach.sum(axis=-1, keepdims=True)
+        left = count > 0
+        if not left.any():
             break
-        inside = inside ^ breach
-    else:
-        A = np.broadcast_to(A, (*b.shape, size))
-        for place in zip(*np.nonzero(breach.any(axis=-1)), strict=True):
-            y[place] = _one_by_one(A[place], b[place])
-        slack = _times(A, y) - b
+        chances = np.where(count < fewest, _CHANCES, chances - 1)
+        fewest = np.minimum(count, fewest)
+        stuck = left & (chances < 0)
+        if stuck.any():
+            for place in np.ndindex(b.shape[:-1]):
+                if stuck[place][0]:
+                    y[place] = _one_by_one(whole[place], b[place], inside[place])
+            slack = _pulls(A, y) - b
+            inside, left = np.where(stuck, y > 0, inside), left & ~stuck
+        inside = inside ^ (breach & left)
+        if not left.any():
+            break
     y = np.maximum(y, 0.0)
     wrong = np.maximum(np.minimum(y, slack), -slack).max(axis=-1, keepdims=True)
     residual = wrong / (y.sum(axis=-1, keepdims=True) + 1.0)
     return y.astype("float32"), np.where(np.isnan(residual), np.inf, residual)
 
 
-def _one_by_one(matrix: Tensor, linear: Tensor) -> Tensor:
+def _inside(A: Tensor, b: Tensor, inside: Tensor, y: Tensor, left: Tensor) -> Tensor:
+    """y anew for problems that are left: without slack inside, zero outside."""
+    size = b.shape[-1]
+    if size <= _SMALL:
+        both = inside[..., :, None] & inside[..., None, :]
+        pull = np.where(inside, b, 0.0)
+        return np.linalg.solve(np.where(both, A, ops.eye(size, dtype="float64")), pull[..., None])[
+            ..., 0
+        ]
+    whole, y = np.broadcast_to(A, (*b.shape, size)), np.where(left, 0.0, y)
+    for place in np.ndindex(b.shape[:-1]):
+        if left[place][0]:
+            at = np.flatnonzero(inside[place])
+            y[place][at] = np.linalg.solve(whole[place][np.ix_(at, at)], b[place][at])
+    return y
+
+
+def _pulls(A: Tensor, y: Tensor) -> Tensor:
+    """`A @ y`, symmetric matrices (..., T, T) and vectors (..., T); a product if there is one A."""
+    if A.ndim > 2 and A.shape[-3] == 1:
+        return y @ A[..., 0, :, :]
+    return np.matmul(A, y[..., None])[..., 0]
+
+
+def _one_by_one(matrix: Tensor, linear: Tensor, inside: Tensor) -> Tensor:
     """The y >= 0 of one problem (T, T), (T,): the objective falls with every index that joins.
+
+    inside  (T,) bool: where y is positive, at a guess
 
     Source: the active-set method of Lawson & Hanson 1974.
     """
-    y, inside = np.zeros_like(linear), np.zeros(linear.shape, bool)
+
+    def goal_of(inside: Tensor) -> Tensor:
+        goal, at = np.zeros_like(linear), np.flatnonzero(inside)
+        goal[at] = np.linalg.solve(matrix[np.ix_(at, at)], linear[at])
+        return goal
+
+    inside, y = inside.copy(), goal_of(inside)
+    while (y[inside] <= 0).any():
+        inside &= y > 0
+        y = goal_of(inside)
     for _ in range(3 * len(linear)):
         pull = np.where(inside, -np.inf, linear - matrix @ y)
         best = np.argmax(pull)
         if not pull[best] > _BREACH:
             break
         inside[best] = True
-        while True:
-            goal = np.zeros_like(y)
-            goal[inside] = np.linalg.solve(matrix[np.ix_(inside, inside)], linear[inside])
-            below = inside & (goal <= 0)
-            if not below.any():
-                break
+        goal = goal_of(inside)
+        while (below := inside & (goal <= 0)).any():
             step = (y[below] / (y[below] - goal[below])).min()
             y = y + step * (goal - y)
             inside &= ~(below & (y <= _BREACH * np.abs(y).max()))
             y = np.where(inside, y, 0.0)
+            goal = goal_of(inside)
         y = goal
     return y
 
