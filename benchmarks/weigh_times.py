@@ -1,12 +1,14 @@
-"""Microseconds per `weigh`: every Gramian method, compiled, on each backend, and TorchJD's.
+"""Microseconds per `weigh`: every Gramian method, as a step calls it, on each backend.
 
     python -m benchmarks.weigh_times [rounds [numbers of objectives]]
 
-One process per backend and one for TorchJD. Everything is compiled first; then they work by turns,
-one method at a time. A call gives the weights of one Gramian of T random rows, and the next state:
-`jax.jit`, `tf.function` with XLA, and PyTorch as it is. Each call waits for its result, so JAX is
-told not to hand the work to another thread, which can cost as much as the work. TorchJD's is its
-weighting of the same Gramian, where it has the method.
+One process per backend, one for TorchJD if it is installed, and one for `pt.weigh` on PyTorch,
+which checks what it is given and so takes longer. Everything is compiled first; then they work by
+turns, one method at a time. A call gives the weights of one Gramian of T random rows, and the next
+state: `jax.jit`, `tf.function` with XLA, and what PyTorch does in their place. Each call waits for
+its result, so JAX is told not to hand the work to another thread, which can cost as much as the
+work. TorchJD's is its weighting of the same Gramian, where it has the method; the last table has
+PyTorch's times in units of it.
 """
 
 import dataclasses
@@ -17,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -24,7 +27,8 @@ import numpy as np
 from benchmarks import common
 
 BACKENDS = ("jax", "tensorflow", "torch")
-COUNTS = (2, 8, 32, 64)
+CALLED = "pt.weigh, torch"
+COUNTS = (2, 4, 8, 16, 64)
 TURN = 0.02  # seconds: a turn has as many calls as fit in
 PAUSE = 0.1  # seconds: idle threads of the process before may spin for a while
 TARGETS = {"jax": 200.0, "tensorflow": 1000.0}  # microseconds for T = 8
@@ -43,7 +47,8 @@ def gramian(count: int) -> np.ndarray:
 
 def methods(backend: str) -> list[str]:
     """Those that see the Gramian; the backend counts at the first call only."""
-    common.choose("numpy" if backend == "torchjd" else backend)
+    chosen = {"torchjd": "numpy", CALLED: "torch"}
+    common.choose(chosen.get(backend, backend))
     from polytape.catalogue import all_methods
 
     return [name for name, cls in all_methods().items() if cls.needs == "gramian"]
@@ -88,9 +93,22 @@ def _compiled(backend: str, function: Callable[..., Any]) -> Callable[..., Any]:
         import tensorflow as tf
 
         return tf.function(function, jit_compile=True, autograph=False)
+    from polytape.engines import engine
+
+    return engine().compiled(function, arrays=True)
+
+
+def called(name: str, count: int) -> Callable[[], Any]:
+    """`pt.weigh` of a tensor, checks included."""
     import torch
 
-    return torch.no_grad()(function)
+    import polytape as pt
+
+    method, given = getattr(pt, name)(), torch.from_numpy(gramian(count))
+    more: dict[str, Any] = {}
+    if "half_batches" in method.evidence:
+        more["cross"] = given
+    return lambda: pt.weigh(method, given, **more)[0].numpy()
 
 
 def torchjd(name: str, count: int) -> Callable[[], Any] | None:
@@ -158,7 +176,10 @@ def work(contender: str, counts: list[int]) -> None:
         jax.config.update("jax_cpu_enable_async_dispatch", False)  # before anything is computed
     known = {}
     for count, name in itertools.product(counts, methods(contender)):
-        call = torchjd(name, count) if contender == "torchjd" else polytape(contender, name, count)
+        if contender in (CALLED, "torchjd"):
+            call = (torchjd if contender == "torchjd" else called)(name, count)
+        else:
+            call = polytape(contender, name, count)
         known[f"{name} {count}"] = Turns(call)
     print("ready", flush=True)
     for line in sys.stdin:
@@ -195,7 +216,8 @@ class Worker:
 
 def main(rounds: int = 7, *counts: int) -> None:
     counts = counts or COUNTS
-    contenders = (*BACKENDS, "torchjd")
+    peers = ("torchjd",) if find_spec("torchjd") else ()
+    contenders = (*BACKENDS, CALLED, *peers)
     workers = {name: Worker(name, counts) for name in contenders}
     for worker in workers.values():
         worker.wait()
@@ -212,7 +234,24 @@ def main(rounds: int = 7, *counts: int) -> None:
             if case == count
         ]
         print(f"\nT = {count}\n\n" + common.table(["method", *contenders], lines))
+    if peers:
+        print("\nPyTorch, in units of TorchJD's time\n\n" + _beside_torchjd(times, counts))
     print("\n" + "\n".join(_misses(times)))
+
+
+def _beside_torchjd(times: dict[Any, list[float]], counts: Sequence[int]) -> str:
+    """Ratios of medians: of the algebra alone, and of `pt.weigh`."""
+    lines = []
+    for name in dict.fromkeys(name for _, name, _ in times):
+        cells = []
+        for count in counts:
+            own, called, peer = (
+                statistics.median(times[count, name, who]) for who in ("torch", CALLED, "torchjd")
+            )
+            cells.append("" if math.isnan(peer) else f"{own / peer:.2f} / {called / peer:.2f}")
+        if any(cells):
+            lines.append([name, *cells])
+    return common.table(["method", *(f"T = {count}" for count in counts)], lines)
 
 
 def _cell(seconds: list[float]) -> str:
