@@ -35,7 +35,7 @@ def counted(*arguments: str) -> Any:
 
 @pytest.fixture(scope="module")
 def same_batch() -> Any:
-    return counted("data", "keras 4", "sum 4", "upgrad 4 all_reduce", "upgrad 4")
+    return counted("data", "keras 4", "sum 4", "upgrad 4 all_reduce", "upgrad 4 scatter")
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def same_variables() -> Any:
 
 @on_jax
 def test_scattered_rows_send_less(same_batch: Any) -> None:
-    naive, scattered = same_batch["upgrad 4 all_reduce"], same_batch["upgrad 4"]
+    naive, scattered = same_batch["upgrad 4 all_reduce"], same_batch["upgrad 4 scatter"]
     assert naive["kinds"] == ["all-reduce"]
     assert scattered["kinds"] == ["all-gather", "all-reduce", "reduce-scatter"]
     assert scattered["sent"] <= naive["sent"] * (4 + 1) / (2 * 4) * 1.005
@@ -110,6 +110,82 @@ def test_devices_that_rows_cannot_be_scattered_over() -> None:
         one = keras.distribution.DataParallel(devices=keras.distribution.list_devices()[:1])
         with one.scope(), pytest.raises(ValueError, match="and there is one device"):
             found.fit(*data(8), verbose=0)
+
+
+AUTO = """
+import keras, numpy as np
+import polytape as pt
+from polytape.training.communication import scatters
+
+def model(*layers, width=1024, cls=pt.Model, names=("a", "b"), **settings):
+    inputs = keras.Input((1024,))
+    hidden = keras.layers.Dense(width)(inputs)
+    for layer in layers:
+        hidden = layer(hidden)
+    made = cls(inputs, {name: keras.layers.Dense(1, name=name)(hidden) for name in names})
+    given = {"loss": dict.fromkeys(names, "mse"), "combine": "upgrad", **settings}
+    made.compile("sgd", **given)
+    return scatters(made, made.compilation.settings)
+
+class Total(pt.Model):
+    def compute_loss(self, *args, **kwargs):
+        return super().compute_loss(*args, **kwargs)
+
+class Own(keras.metrics.Mean):
+    pass
+
+L, own = keras.layers, lambda a, b: keras.ops.mean(a - b)
+with keras.distribution.DataParallel().scope():
+    inner = keras.Sequential([keras.Input((1024,)), L.Dense(8), L.BatchNormalization()])
+    yes = [
+        model(),
+        model(L.LayerNormalization(), L.Reshape((32, 32)), L.LSTM(8)),
+        model(metrics={"a": ["mae", keras.metrics.MeanSquaredError()]}),
+        model(loss={"a": keras.losses.Huber(), "b": "mae"}),
+    ]
+    no = {
+        "small": model(width=128),
+        "sum": model(combine="sum"),
+        "memory": model(combine="moco"),
+        "asked": model(communication="all_reduce"),
+        "statistics": model(L.BatchNormalization()),
+        "noise": model(L.Dropout(0.1)),
+        "noise inside": model(L.Reshape((32, 32)), L.LSTM(8, dropout=0.1)),
+        "nested": model(inner),
+        "any function": model(L.Lambda(lambda x: x - keras.ops.mean(x, axis=0))),
+        "activity": model(L.Dense(4, activity_regularizer="l2")),
+        "own loss": model(loss={"a": own, "b": "mse"}),
+        "loss of batch": model(loss={"a": keras.losses.Dice(), "b": "mse"}),
+        "own metric": model(metrics={"a": [Own()]}),
+        "own total": model(cls=Total),
+        "objectives": model(
+            loss=None, objectives=[pt.Objective("a", "mse"), pt.Objective("b", "mse")]
+        ),
+    }
+    assert model(communication="scatter", width=128)
+assert all(yes), yes
+assert not any(no.values()), no
+devices = keras.distribution.list_devices()
+mesh = keras.distribution.DeviceMesh((2, 2), ("batch", "model"), devices)
+layouts = keras.distribution.LayoutMap(mesh)
+with keras.distribution.ModelParallel(layout_map=layouts).scope():
+    assert not model()
+assert not model()
+print("decided")
+"""
+
+
+@on_jax
+def test_auto_scatters_where_nothing_becomes_local() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", AUTO],
+        env=environment(4),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.stdout.endswith("decided\n"), done.stdout + done.stderr[-3000:]
 
 
 @on_jax

@@ -4,7 +4,6 @@ One process for each table. That all devices hold the same bits, `jax_spread.wei
 """
 
 import json
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import keras
 import pytest
 
-from jax_spread import FEW, SCATTERED, environment, of_slices, scenarios
+from jax_spread import FEW, SCATTERED, environment, free_address, of_slices, scenarios
 from spread import CLOSE, methods
 
 pytestmark = [
@@ -46,9 +45,7 @@ def told(process: "subprocess.Popen[str]", seconds: int = 400) -> Any:
 
 def together(*arguments: str) -> list[Any]:
     """What two processes printed that train together."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = free_address()
     pair = [started(*arguments, "--process", str(n), address, devices=1) for n in range(2)]
     try:
         return [told(process) for process in pair]

@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from benchmarks.collectives import result_bytes, sent_bytes, temporaries
+from benchmarks.collectives import collectives, sent_bytes, temporaries
 
 import polytape as pt
 
@@ -76,7 +76,7 @@ def compiled(step: str) -> tuple[Any, Any]:
 def figures(step: str) -> dict[str, Any]:
     model, executable = compiled(step)
     size = 4 * sum(int(np.prod(v.shape)) for v in model.trainable_variables)
-    found = result_bytes(executable)
+    found = collectives(executable)
     memory = {}
     for variable in model.non_trainable_variables:
         if "memory" in variable.path:
@@ -84,7 +84,6 @@ def figures(step: str) -> dict[str, Any]:
             memory[variable.path] = [list(variable.shape), list(own)]
     return {
         "kinds": sorted(found),
-        "results": sum(found.values()) / size,
         "sent": sent_bytes(found, 8) / size,
         "held": temporaries(executable) / size,
         "memory": memory,

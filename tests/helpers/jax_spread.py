@@ -10,6 +10,7 @@ device, relative to how far these have travelled. FOLDER keeps the latter for th
 import contextlib
 import json
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -68,6 +69,13 @@ def environment(devices: int = DEVICES) -> dict[str, str]:
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     more = {"XLA_FLAGS": flags, "PYTHONPATH": path, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
     return {**os.environ, **more, "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+
+def free_address() -> str:
+    """One at which a process can be waited for."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 @contextlib.contextmanager

@@ -1,9 +1,11 @@
 """How the rows of a step come together where several devices have a part of the batch each."""
 
+import math
 import re
 from collections.abc import Iterator
 
 import keras
+import numpy as np
 
 from polytape.contract import Method, iter_methods, received
 from polytape.contract.types import Anything
@@ -22,6 +24,7 @@ _OF_SAMPLES = re.compile(
     r"|(Layer|Group|RMS|Unit)Normalization|(Depthwise|Separable)?Conv[123]D(Transpose)?"
     r"|(Global)?(Average|Max)Pooling[123]D|(Cropping|UpSampling|ZeroPadding)[123]D"
 )
+_LEAST = 2**18  # bytes of a slice: what a quick link sends in the time of a hop
 _SETTINGS = ("dropout", "recurrent_dropout", "stateful", "mask_zero", "activity_regularizer")
 _OF_BATCHES = (
     "Dice",
@@ -68,7 +71,7 @@ def scatters(model: keras.Model, settings: Settings) -> bool:
         return False
     if _of_method(settings.method, settings.measure) is not None:
         return False
-    return _of_single_samples(model, settings)
+    return _saves(model) and _of_single_samples(model, settings)
 
 
 def _of_method(method: Method, measure: str) -> str | None:
@@ -85,6 +88,16 @@ def _of_method(method: Method, measure: str) -> str | None:
     if any("half_batches" in part.evidence for part in iter_methods(method)):
         return f"{name} compares halves of the batch, which lie on different devices"
     return None
+
+
+def _saves(model: keras.Model) -> bool:
+    """Whether the bytes that slices save cost more than their hops.
+
+    Of a row of P bytes N devices send P / N less at each of N - 1 hops, for as many more of these.
+    """
+    variables = model.trainable_variables
+    size = sum(math.prod(v.shape) * np.dtype(v.value.dtype).itemsize for v in variables)
+    return size >= _LEAST * keras.distribution.distribution().device_mesh.devices.size
 
 
 def _of_single_samples(model: keras.Model, settings: Settings) -> bool:

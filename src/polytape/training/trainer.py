@@ -140,8 +140,8 @@ class Trainer:
                 the combined one is put together again, which moves (T + 1) / 2T of the bytes; but a
                 step then runs once for each device, and what depends on the whole batch
                 (BatchNormalization, functions of the step) sees the part of one device. "auto":
-                "scatter" where it is known that nothing does. ValueError where gradients cannot be
-                scattered: see docs/devices.md
+                "scatter" where it is known that nothing does, and that the bytes saved are worth
+                it. ValueError where gradients cannot be scattered. See docs/communication.md
             verbose: 1 prints the routing table where objectives name what they train or networks
                 have optimizers of their own: as declared, and again if the first step finds out
                 more. 2 prints it for any objectives, 0 never
