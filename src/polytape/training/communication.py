@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterator
 
 import keras
-import numpy as np
 
 from polytape.contract import Method, iter_methods, received
 from polytape.contract.types import Anything
@@ -24,7 +23,7 @@ _OF_SAMPLES = re.compile(
     r"|(Layer|Group|RMS|Unit)Normalization|(Depthwise|Separable)?Conv[123]D(Transpose)?"
     r"|(Global)?(Average|Max)Pooling[123]D|(Cropping|UpSampling|ZeroPadding)[123]D"
 )
-_LEAST = 2**18  # bytes of a slice: what a quick link sends in the time of a hop
+_LEAST = 2**16  # entries of a slice: what a quick link sends in the time of a hop
 _SETTINGS = ("dropout", "recurrent_dropout", "stateful", "mask_zero", "activity_regularizer")
 _OF_BATCHES = (
     "Dice",
@@ -93,10 +92,9 @@ def _of_method(method: Method, measure: str) -> str | None:
 def _saves(model: keras.Model) -> bool:
     """Whether the bytes that slices save cost more than their hops.
 
-    Of a row of P bytes N devices send P / N less at each of N - 1 hops, for as many more of these.
+    Of a row of P entries N devices send P / N less in N - 1 hops, for as many hops more.
     """
-    variables = model.trainable_variables
-    size = sum(math.prod(v.shape) * np.dtype(v.value.dtype).itemsize for v in variables)
+    size = sum(math.prod(variable.shape) for variable in model.trainable_variables)
     return size >= _LEAST * keras.distribution.distribution().device_mesh.devices.size
 
 
