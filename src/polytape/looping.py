@@ -173,7 +173,9 @@ def gradients(
     methods of losses save none of them here. `pt.compiled_step` and `pt.Model` know before they
     differentiate.
 
-    Works eagerly, inside `tf.function`, and inside `jax.jit` under a `keras.StatelessScope`.
+    Works eagerly, inside `tf.function`, and inside `jax.jit` under a `keras.StatelessScope`. In
+    several processes of `torch.distributed` all of them call it, each on its part of the batch:
+    losses and gradients are the means of all, and updates are whole, not to be reduced again.
     Updates of other variables made by `objective_fn` (BatchNorm, seeds) happen once.
 
     Warns under the policy "mixed_float16" if no scale is given.
@@ -205,6 +207,8 @@ def gradients(
         ValueError: If there are no variables, one does not train, a loss is not a scalar, or an
             objective reaches no variable.
         TypeError: If `objective_fn` does not return losses, or for what is no variable.
+        RuntimeError: If processes differ in their objectives or variables, and for what cannot be
+            right on the devices that it lies on.
 
     Example:
         >>> import keras, polytape as pt

@@ -81,6 +81,16 @@ def stops_in_the_middle(rank: int) -> str:
     return message(lambda: train(made("upgrad"), given(rank, 2), 8, callbacks=callbacks))
 
 
+class Slower(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.model.optimizer.learning_rate = 0.01
+
+
+def another_rate_in_one(rank: int) -> str:
+    callbacks = [Slower()] if rank else []
+    return message(lambda: train(made("upgrad"), given(rank, 2), 8, callbacks=callbacks))
+
+
 def validates_in_one(rank: int) -> str:
     data = given(rank, 2)
     options = {} if rank else {"validation_data": data}
@@ -137,6 +147,7 @@ WORDS = {
     ],
     monitors_in_one: ["process 0: monitored True", "process 1: monitored False"],
     stops_in_the_middle: ["process 1: the results of an epoch", "a callback that stops"],
+    another_rate_in_one: ["after epoch 1", "/learning_rate'", "the same callbacks"],
     validates_in_one: ["process 0: validation data True", "process 1: validation data False"],
     not_finite_in_one: ["FloatingPointError", "'a'"],
     other_losses_in_a_loop: ["pt.gradients", "objectives ['a', 'c']", "objectives ['a', 'b']"],

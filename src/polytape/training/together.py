@@ -103,7 +103,7 @@ def callbacks_together(
         return list(given), []
     first = engine().process_number() == 0
     kept = [each if first or not isinstance(each, WRITERS) else Reads(each) for each in given]
-    return [Together(validates), *kept], [StopTogether()]
+    return [Together(validates), *kept], [EndTogether()]
 
 
 class Reads(keras.callbacks.Callback):
@@ -175,10 +175,28 @@ class Together(keras.callbacks.Callback):
             variable.assign(value / engine().processes())
 
 
-class StopTogether(keras.callbacks.Callback):
-    """Ends the training of all processes after an epoch in which a callback stops that of one."""
+class EndTogether(keras.callbacks.Callback):
+    """Behind all callbacks of the user's: what they did in one process only.
+
+    If they stop the training of one, that of all ends. If they change what is trained, or how, all
+    raise.
+    """
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        del epoch, logs
-        if any(engine().gather(bool(self.model.stop_training))):
-            self.model.stop_training = True
+        del logs
+        model = self.model
+        state = model.method_state.variables
+        variables = [*model.trainable_variables, *model.optimizer.variables, *state]
+        differing = engine().differing(variables)
+        if differing:
+            named = ", ".join(repr(variables[place].path) for place in differing[:3])
+            raise RuntimeError(
+                f"fit(): after epoch {epoch + 1} the processes no longer hold the same: {named}"
+                f"{', ...' * (len(differing) > 3)}. Steps keep them equal to the last bit, so "
+                "something else changed them in one process only. Likely causes: a callback, such "
+                "as ReduceLROnPlateau or one that assigns weights, given to one process only; or "
+                "one that decides by the number of the process or by what it alone has seen, as "
+                "batch logs. Give all processes the same callbacks."
+            )
+        if any(engine().gather(bool(model.stop_training))):
+            model.stop_training = True
