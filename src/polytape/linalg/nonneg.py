@@ -159,34 +159,31 @@ def _exchange(matrix: Tensor, linear: Tensor) -> tuple[Tensor, Tensor]:
     Source: block principal pivoting, Judice & Pires 1994. A problem whose breaches do not become
     fewer, as may be where the matrix is of low rank, is solved by itself.
     """
-    size = linear.shape[-1]
     A, b = matrix.astype("float64"), linear.astype("float64")
-    whole = np.broadcast_to(A, (*b.shape, size))
     inside = b > 0
-    y, slack = np.zeros_like(b), -b
-    left = np.ones((*b.shape[:-1], 1), bool)  # problems that are not settled
-    fewest, chances = np.full(left.shape, size + 1), np.full(left.shape, _CHANCES)
+    y, slack = np.zeros(b.shape), -b
+    left: Tensor = np.True_  # problems that are not settled
+    fewest: Tensor = np.inf  # breaches so far
+    chances: Tensor = _CHANCES
     while True:
         if inside.any():
             y = _inside(A, b, inside, y, left)
             slack = _pulls(A, y) - b
         breach = left & (np.where(inside, y, slack) < -_BREACH)
-        count = breach.sum(axis=-1, keepdims=True)
-        left = count > 0
-        if not left.any():
+        if not breach.any():
             break
+        count = breach.sum(axis=-1, keepdims=True)
         chances = np.where(count < fewest, _CHANCES, chances - 1)
         fewest = np.minimum(count, fewest)
-        stuck = left & (chances < 0)
+        left = (count > 0) & (chances >= 0)
+        stuck = (count > 0) & (chances < 0)
         if stuck.any():
+            whole = np.broadcast_to(A, (*b.shape, b.shape[-1]))
             for place in np.ndindex(b.shape[:-1]):
                 if stuck[place][0]:
                     y[place] = _one_by_one(whole[place], b[place], inside[place])
-            slack = _pulls(A, y) - b
-            inside, left = np.where(stuck, y > 0, inside), left & ~stuck
+            slack, inside = _pulls(A, y) - b, np.where(stuck, y > 0, inside)
         inside = inside ^ (breach & left)
-        if not left.any():
-            break
     y = np.maximum(y, 0.0)
     wrong = np.maximum(np.minimum(y, slack), -slack).max(axis=-1, keepdims=True)
     residual = wrong / (y.sum(axis=-1, keepdims=True) + 1.0)
@@ -204,7 +201,7 @@ def _inside(A: Tensor, b: Tensor, inside: Tensor, y: Tensor, left: Tensor) -> Te
         ]
     whole, y = np.broadcast_to(A, (*b.shape, size)), np.where(left, 0.0, y)
     for place in np.ndindex(b.shape[:-1]):
-        if left[place][0]:
+        if left is np.True_ or left[place][0]:
             at = np.flatnonzero(inside[place])
             y[place][at] = np.linalg.solve(whole[place][np.ix_(at, at)], b[place][at])
     return y
