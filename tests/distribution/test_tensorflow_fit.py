@@ -73,6 +73,7 @@ EAGER: dict[str, Callable[[], dict[str, Any]]] = {
     "missing": lambda: {"combine": "upgrad", "fault": "missing"},
     "missing, sum": lambda: {"combine": "sum", "fault": "missing"},
     "uneven": lambda: {"combine": "upgrad", "size": 28},
+    "no sample on one replica": lambda: {"combine": "upgrad", "samples": 2 * SIZE + 1},
     "phases": lambda: {"combine": "upgrad", **objectives()},
     "weights of samples": lambda: {"combine": "upgrad", "sample_weight": True},
     "validated": lambda: {"combine": "upgrad", "validated": 21, "metrics": metrics()},
@@ -103,6 +104,7 @@ def metrics() -> dict[str, Any]:
 def trained(
     fault: str | None = None,
     size: int = SIZE,
+    samples: int | None = None,
     sample_weight: bool = False,
     validated: int = 0,
     optimizer: Any = None,
@@ -115,6 +117,7 @@ def trained(
     else:
         found = made(settings.pop("combine"), optimizer, **settings)
     x, y = batches(fault)
+    x, y = x[:samples], {name: target[:samples] for name, target in y.items()}
     options: dict[str, Any] = {"batch_size": size, "shuffle": False, "verbose": 0, "epochs": 2}
     if sample_weight:
         options["sample_weight"] = {name: np.linspace(0, 2, len(x)) for name in y}

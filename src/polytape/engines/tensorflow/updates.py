@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +21,21 @@ _compiled_by_xla = contextvars.ContextVar("whether XLA compiles the step", defau
 def compiled(function: Callable[..., Any], arrays: bool = False) -> Callable[..., Any]:
     del arrays
     # The T x T algebra is a few hundred tiny operations: one XLA kernel instead.
-    return tf.function(function, jit_compile=True, autograph=False)
+    run = tf.function(function, jit_compile=True, autograph=False)
+
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        if tf.distribute.has_strategy():
+            # Given a variable of a strategy, a function would take another one of the same shape
+            # for it, that of the first call.
+            args = tf.nest.map_structure(_read, args)
+        return run(*args)
+
+    return call
+
+
+def _read(leaf: Any) -> Any:
+    return tf.identity(leaf) if isinstance(leaf, tf.distribute.DistributedValues) else leaf
 
 
 def evaluated(function: Callable[..., Any], *given: Any) -> Any:

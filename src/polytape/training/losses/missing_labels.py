@@ -154,6 +154,19 @@ def of_labelled(
 
     whole  whether it is known that no target is NaN: then the value is Keras's own
     """
+    value, labels = _of_labelled(loss, y_true, y_pred, sample_weight, whole)
+    if loss.reduction not in ("none", None) and tuple(value.shape) == (0,):
+        value = ops.sum(value)  # of a replica without samples, which Keras leaves as it is
+    return value, labels
+
+
+def _of_labelled(
+    loss: keras.losses.Loss,
+    y_true: Nest,
+    y_pred: Nest,
+    sample_weight: Nest = None,
+    whole: bool = False,
+) -> tuple[Tensor, Labels]:
     ignored = None if keras.tree.is_nested(y_pred) else getattr(loss, "ignore_class", None)
     holes = not (whole or keras.tree.is_nested(y_pred)) and _may_miss(y_true)
     if ignored is not None:  # Keras leaves such entries out itself
