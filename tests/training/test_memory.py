@@ -264,3 +264,19 @@ def test_refused(name: str) -> None:
     build, error, text = REFUSED[name]
     with pytest.raises(error, match=text):
         build()
+
+
+def test_memory_lies_flat_in_files() -> None:
+    """As earlier versions wrote it; in the model it has the shape of its variable."""
+    one, other = model(), model()
+    for each in (one, other):
+        each.compile("sgd", LOSSES, combine="moco")
+    one.fit(*data(8), verbose=0)
+    store: dict[str, np.ndarray] = {}
+    one.method_state.save_own_variables(store)
+    own = {v.path: v for v in one.method_state.variables if "memory" in v.path}
+    found = {key: np.asarray(value) for key, value in store.items() if "memory" in key}
+    assert {v.shape for v in own.values()} >= {(3, 4, 6), (3, 6)}
+    assert {array.shape for array in found.values()} >= {(3, 24), (3, 6)}
+    other.method_state.load_own_variables(store)
+    assert_same(arrays(one.method_state.variables), arrays(other.method_state.variables))

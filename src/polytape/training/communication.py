@@ -23,7 +23,7 @@ _OF_SAMPLES = re.compile(
     r"|(Layer|Group|RMS|Unit)Normalization|(Depthwise|Separable)?Conv[123]D(Transpose)?"
     r"|(Global)?(Average|Max)Pooling[123]D|(Cropping|UpSampling|ZeroPadding)[123]D"
 )
-_LEAST = 2**16  # entries of a slice: what a quick link sends in the time of a hop
+_LEAST = 2**18  # entries of a slice: what a quick link sends in the time of a few hops
 _SETTINGS = ("dropout", "recurrent_dropout", "stateful", "mask_zero", "activity_regularizer")
 _OF_BATCHES = (
     "Dice",
