@@ -12,6 +12,7 @@ from polytape.aggregation import (
     Owner,
     Saved,
     StateStore,
+    check_examples,
     check_measure,
     check_private,
 )
@@ -245,6 +246,8 @@ class Combiner(keras.layers.Layer):
                 raise ValueError(refusal)
         check_distribution("pt.Combiner", self)
         check_measure(gradients.measure, self.method)
+        if not gradients.forms_rows:
+            check_examples(self.method)
         connectivity = gradients.connectivity
         aggregator = self._prepared(
             [*connectivity.names], [*connectivity.paths], gradients.shapes, gradients.variables

@@ -8,19 +8,27 @@ import keras
 import numpy as np
 from keras import ops
 
-from polytape.aggregation import Aggregator, check_measure, check_private
+from polytape.aggregation import Aggregator, check_examples, check_measure, check_private
 from polytape.catalogue import resolve
 from polytape.catalogue.names import MethodLike
 from polytape.combiner import Combiner
 from polytape.contract import Method, Seed, Tensor, did_you_mean, has_state, iter_methods, received
 from polytape.differentiation.connectivity import Connectivity
+from polytape.differentiation.examples import (
+    InLine,
+    Per,
+    checked_per,
+    given_activity,
+    losses_of_examples,
+)
 from polytape.differentiation.jacobian import Jacobian, Table, mean_rows
 from polytape.differentiation.losses import HALVES, Losses
 from polytape.differentiation.measured import Measured
+from polytape.differentiation.per_example import PerExample, record_layers
 from polytape.differentiation.replicated import handed_out, over_replicas
 from polytape.differentiation.scaling import factor_of
 from polytape.differentiation.shown import shown
-from polytape.differentiation.variables import Variables
+from polytape.differentiation.variables import Variables, layers_of
 from polytape.engines import Measure, Recording, Scalars, check_distribution, engine
 
 
@@ -114,6 +122,8 @@ class Gradients(Jacobian):
         method, names = resolve(method), chosen.connectivity.names
         private = "own" if private is None else check_private(private)
         check_measure(chosen.measure, method)
+        if not chosen.forms_rows:
+            check_examples(method)
         aggregator = _aggregator(method, names, chosen.connectivity.paths, private)
         found = aggregator.aggregate_in_loop(chosen, ops.zeros((), "int32"))
         return handed_out(found.directions)
@@ -161,11 +171,17 @@ class MeasuredGradients(Measured, Gradients):
     """`Gradients` of which `norms`, `cosines` and `gramian` are by marked tensors."""
 
 
+class ExampleGradients(PerExample, Gradients):
+    """`Gradients` of single examples: of their rows only the inner products exist."""
+
+
 def gradients(
     objective_fn: Callable[[], Any],
     variables: Any,
     measure: Measure = "parameters",
     scale: Any = None,
+    per: Per | None = None,
+    active: Any = None,
 ) -> Gradients:
     """The gradient of every objective after one forward pass, on any backend.
 
@@ -199,6 +215,13 @@ def gradients(
             `optimizer.apply` or `scaler.step` expects it, and is NaN where a gradient overflowed,
             so that they skip the step and lower the scale. The losses themselves stay unscaled
             inside `objective_fn`
+        per: "example": a loss is a tensor (N,), and each of its entries an objective, named
+            "digit[0]", "digit[1]", ...; "step": (N, L), and so is each time step of each example.
+            Only their inner products are formed, from what layers take and what comes back to
+            their outputs: for methods that read no more, and keep no state. Then `variables` are
+            layers or models, and nothing in them may mix examples. Not on several replicas
+        active: with `per`, where losses count, (N,) or (N, L) bool, or a dict of these by name:
+            false for rows that only fill up a batch. None: all
 
     Returns:
         `Gradients`: one gradient per objective, and what can be read off them.
@@ -230,6 +253,11 @@ def gradients(
             f"pass them through a pt.Features() layer. Received: {measure!r}."
         )
     factor = factor_of("pt.gradients", scale)
+    if per is not None or active is not None:
+        per = checked_per(per, measure)
+        return _of_examples(
+            objective_fn, known, layers_of("pt.gradients", variables), factor, per, active
+        )
     names: list[str] = []
 
     def forward() -> tuple[Scalars, Any]:
@@ -244,6 +272,37 @@ def gradients(
     found.connectivity.check(known.frozen)
     if measure == "features":
         _ = found.gramian  # so that errors come now
+    return found
+
+
+def _of_examples(
+    objective_fn: Callable[[], Any],
+    known: Variables,
+    roots: Sequence[keras.layers.Layer],
+    scale: Tensor | float,
+    per: Per,
+    active: Any,
+) -> Gradients:
+    """The gradients of all examples, or all their time steps, of which none is formed."""
+    names: list[str] = []
+
+    def forward() -> tuple[Scalars, Any]:
+        losses, outputs = losses_of_examples(objective_fn(), per)
+        names[:] = losses
+        return {"losses": [*losses.values()]}, outputs
+
+    recording = record_layers(forward, known.variables, roots)
+    places = [*recording.groups["losses"]]
+    recording.check_covered(names, places)
+    values = [ops.stop_gradient(recording.scalars[place]) for place in places]
+    line = InLine.of(names, [per] * len(names), values, None)
+    counted = None if active is None else line.line(given_activity(active, names, values)) > 0
+    passes = line.passes(places)
+    found = ExampleGradients(line.labels, line.line(values), recording, passes, scale)
+    found.counted = counted
+    Connectivity(tuple(names), known.paths, line.of_objectives(found.reach)).check(known.frozen)
+    found.variables = list(known.variables)
+    found.outputs = keras.tree.map_structure(_cut_off, recording.outputs)
     return found
 
 

@@ -1,7 +1,7 @@
 """A method at work: its state, its compiled T x T part."""
 
 from polytape.aggregation.aggregator import Aggregation, Aggregator
-from polytape.aggregation.options import check_measure, check_private
+from polytape.aggregation.options import check_examples, check_measure, check_private
 from polytape.aggregation.saved import Owner, Saved, StateStore
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Owner",
     "Saved",
     "StateStore",
+    "check_examples",
     "check_measure",
     "check_private",
 ]

@@ -257,13 +257,15 @@ class Aggregator:
         Where a gradient is not finite though its loss is, under a scale, all directions are NaN:
         whoever undoes the scale is to see it, skip the step and lower the scale.
         """
-        everyone = ops.ones((len(self.names),), dtype="bool")
+        everyone = gradients.counted
+        if everyone is None:
+            everyone = ops.ones((len(self.names),), dtype="bool")
         gradients = gradients.joint() if self.private == "joint" else gradients
         found = self.aggregate(gradients, everyone, step, given=given)
         if not gradients.scaled:
             return found
-        losses = ops.stack([ops.cast(loss, "float32") for loss in gradients.losses.values()])
-        overflow = ops.any(ops.isfinite(losses) & ~found.active)
+        losses = gradients.loss_vector
+        overflow = ops.any(everyone & ops.isfinite(losses) & ~found.active)
         reached = [gradient for gradient in found.directions if gradient is not None]
         fine = ~overflow & engine().finite(reached)
         factor = ops.where(fine, ops.ones((1,)), float("nan"))

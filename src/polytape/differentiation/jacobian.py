@@ -124,6 +124,18 @@ class Jacobian:
             self._squares[variable] = self._by_variable[variable].squares()
         return self._squares[variable]
 
+    counted: Tensor | None = None  # (T,) bool: objectives that count at all; None: all of them
+
+    @property
+    def forms_rows(self) -> bool:
+        """Whether combinations of gradients can be formed before they are multiplied."""
+        return True
+
+    @property
+    def loss_vector(self) -> Tensor:
+        """(T,) float32."""
+        return ops.stack([ops.cast(loss, "float32") for loss in self.losses.values()])
+
     @property
     def _sliced(self) -> bool:
         """Whether replicas have slices of the rows."""

@@ -94,6 +94,20 @@ class Variables(NamedTuple):
 _SAME: dict[int, tuple[weakref.ref[Any], set[tuple[int, ...]]]] = {}
 
 
+def layers_of(caller: str, given: Any) -> list[keras.layers.Layer]:
+    """The layers and models that variables were given by; TypeError for anything else."""
+    if isinstance(given, keras.layers.Layer):
+        return [given]
+    if isinstance(given, Mapping):
+        return [layer for item in given.values() for layer in layers_of(caller, item)]
+    if isinstance(given, (list, tuple)) and not (len(given) == 2 and isinstance(given[0], str)):
+        return [layer for item in given for layer in layers_of(caller, item)]
+    raise TypeError(
+        f"{caller} with `per` reads gradients off the calls of Keras layers: give the model or the "
+        f"layers themselves, not their variables. {received(given)}"
+    )
+
+
 def path_or_number(variable: Any, index: int) -> str:
     """The name that a variable has of itself, or its place."""
     try:

@@ -16,6 +16,7 @@ from polytape.engines.contract import (
     Rows,
     Scalars,
     Tape,
+    Variable,
 )
 from polytape.engines.grouped import flattened
 from polytape.engines.marking import mark, stand_in, unheard
@@ -31,6 +32,7 @@ __all__ = [
     "Rows",
     "Scalars",
     "Tape",
+    "Variable",
     "check_distribution",
     "check_native",
     "engine",

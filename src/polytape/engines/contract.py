@@ -19,6 +19,7 @@ GroupName = str | tuple[Any, ...]
 Scalars = Sequence[Tensor] | Mapping[GroupName, Sequence[Tensor]]
 Forward = Callable[[], tuple[Scalars, Any]]
 Measure = Literal["parameters", "features", "outputs"]  # what gradients are taken by
+Marked = Measure | Literal["layers"]  # what is marked; "layers": what layers make of variables
 
 
 class Recording(Protocol):
@@ -210,7 +211,7 @@ class Engine(Protocol):
         self,
         forward: Forward,
         variables: Callable[[], Sequence[Variable]],
-        measure: Measure = "parameters",
+        measure: Marked = "parameters",
         stand_ins: bool = False,
     ) -> Recording:
         """Run `forward` once, so that its scalars can be differentiated by the `variables`.
@@ -265,8 +266,21 @@ class Engine(Protocol):
         """
         ...
 
+    def jacobian(
+        self, function: Callable[[list[Tensor]], Tensor], at: Sequence[Tensor]
+    ) -> list[Tensor | None]:
+        """The gradient of each of the n entries of a function by its arguments, (n, *shape) each.
+
+        None, or zeros, where no path exists. In a loop or at once, as the framework can.
+        """
+        ...
+
     def rows(self, gradients: Sequence[Tensor]) -> Rows:
         """The gradients of several objectives by one variable. Sparse ones stay sparse."""
+        ...
+
+    def matmul(self, first: Tensor, second: Tensor) -> Tensor:
+        """(..., m, n) of (..., m, k) and (..., k, n) float32, as exactly as gradients are added."""
         ...
 
     def has_value(self, tensor: Tensor) -> bool:

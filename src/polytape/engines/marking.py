@@ -6,7 +6,7 @@ from contextvars import ContextVar
 
 import keras
 
-from polytape.engines.contract import Measure, Tensor
+from polytape.engines.contract import Marked, Measure, Tensor
 
 Marker = Callable[[Tensor], Tensor]
 _LOSS = "loss"
@@ -14,7 +14,7 @@ _listening: ContextVar[Mapping[str, Marker]] = ContextVar("listening", default={
 
 
 @contextlib.contextmanager
-def listening(measure: Measure, marker: Marker, of_losses: Marker | None = None) -> Iterator[None]:
+def listening(measure: Marked, marker: Marker, of_losses: Marker | None = None) -> Iterator[None]:
     """Hand every tensor that is marked as `measure` to the `marker`, which returns its stand-in.
 
     of_losses  the same for losses; None: nobody asks for them
@@ -39,13 +39,18 @@ def unheard() -> Iterator[None]:
         _listening.reset(token)
 
 
-def mark(tensor: Tensor, measure: Measure) -> Tensor:
+def mark(tensor: Tensor, measure: Marked) -> Tensor:
     """The tensor, or its stand-in if a recording listens for this measure.
 
     Tensors without a gradient (integers, strings, None) are returned as they are.
     """
     marker = _listening.get().get(measure)
     return tensor if marker is None or not _differentiable(tensor) else marker(tensor)
+
+
+def measured_at(marked: Marked) -> Measure:
+    """Where gradients are measured if such tensors are marked."""
+    return "parameters" if marked == "layers" else marked
 
 
 def stand_in(loss: Tensor) -> Tensor:

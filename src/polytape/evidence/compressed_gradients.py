@@ -21,6 +21,8 @@ class CompressedGradients(Kind):
     def measure(self, at: Measurement) -> Tensor | None:
         if at.gradients is None or at.blocks is None:  # weights of losses alone
             return None
+        if not at.gradients.forms_rows:  # then the Gramian is all that is known
+            return None
         gradients, gramian, blocks, active = at.gradients, at.gramian, at.blocks, at.active
 
         def measured() -> Tensor:

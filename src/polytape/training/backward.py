@@ -42,6 +42,7 @@ class BackwardResult(NamedTuple):
                 the recording says
     weights     in the directions, told where a monitor asks
     gradients   of all objectives, where they were needed in any case
+    left_out    (T,) bool: objectives of which something is not in them; None: those not active
     """
 
     directions: Directions
@@ -51,6 +52,7 @@ class BackwardResult(NamedTuple):
     reach: Flags | None = None
     weights: Weights | None = None
     gradients: Jacobian | None = None
+    left_out: Tensor | None = None
 
 
 def backward(recording: PhaseRecording) -> BackwardResult:
@@ -61,6 +63,8 @@ def backward(recording: PhaseRecording) -> BackwardResult:
 def _strategy(recording: PhaseRecording) -> Callable[[PhaseRecording], BackwardResult]:
     """The cheapest way that gives what the method asks for."""
     aggregator = recording.phase.aggregator
+    if recording.phase.examples is not None:
+        return _per_example
     if aggregator.single_pass:
         return _single_pass
     if aggregator.round_robin:
@@ -191,6 +195,27 @@ def _aggregated(recording: PhaseRecording, gradients: Jacobian) -> BackwardResul
     if not recording.monitored:
         return result
     return result._replace(weights=Weights(found.shared, found.private), gradients=gradients)
+
+
+# ---------------------------------------------------------------------- per example
+# Every example an objective: one backward pass to the outputs of the layers, or one with weights.
+
+
+def _per_example(recording: PhaseRecording) -> BackwardResult:
+    """Directions from the losses of single examples, or single time steps."""
+    phase, state = recording.phase, recording.phase.aggregator.state.read()
+    if phase.examples is None:
+        raise RuntimeError("A phase of examples came without a plan for them.")
+    found = phase.examples.directions(recording, phase.routes)
+    told = Weights(found.weights, found.weights) if recording.monitored else None
+    return BackwardResult(
+        found.directions,
+        found.active,
+        state,
+        reach=found.reach,
+        weights=told,
+        left_out=found.left_out,
+    )
 
 
 # ---------------------------------------------------------------------- round robin

@@ -18,6 +18,7 @@ from polytape.engines import engine, stand_in
 from polytape.training.losses.balance import balanced, together
 from polytape.training.losses.evaluation import Batch, Evaluation
 from polytape.training.losses.fit_arguments import completed
+from polytape.training.losses.fit_data import of_arrays
 from polytape.training.losses.keras_losses import KerasLosses
 from polytape.training.losses.objective import Step
 from polytape.training.losses.objectives import Objectives, batch_size
@@ -111,8 +112,15 @@ class Compilation:
         ]
         model.method_state.attach(StateStore(states, clock.variable), metrics, seeds)
         self._attach_monitor()
-        advise_alone(settings.method, names)
+        if not any(phase.examples for phase in plan.phases):
+            advise_alone(settings.method, names)
         advise_untracked(settings.source.losses, model.variables)
+
+    @property
+    def examples_of_a_batch(self) -> int | None:
+        """The size of whole batches, where `fit` makes them of arrays."""
+        known = self.data.inputs is not None and of_arrays(self.data)
+        return self.batch_size if known else None
 
     @property
     def is_monitored(self) -> bool:

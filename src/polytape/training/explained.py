@@ -127,6 +127,8 @@ class _Part:
         trained = self.reach & self.plan.routes.allowed
         if not trained.any(axis=1).all():
             return None
+        if self.plan.examples is not None:  # made of what layers get, which nobody has noted here
+            return None
         state = self.plan.aggregator.state.read()
         directions = backward(recording).directions
         self.plan.aggregator.state.write(state, ops.ones((), "bool"))

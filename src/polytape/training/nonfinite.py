@@ -52,7 +52,7 @@ def _by_objective(
 ) -> UpdateDecision:
     """Every gradient was seen by itself."""
     active = result.active
-    left_out = recording.of_those_present(~active)
+    left_out = recording.of_those_present(~active) if result.left_out is None else result.left_out
     accept = ops.any(active)
     if as_a_whole:
         accept = accept & ~ops.any(left_out)

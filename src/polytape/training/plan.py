@@ -18,6 +18,7 @@ from polytape.methods.sum import Sum
 from polytape.stages.chain import Chain
 from polytape.stages.reweight import Reweight
 from polytape.training.dropped import Dropped
+from polytape.training.examples import Examples
 from polytape.training.losses.keras_losses import KerasLosses
 from polytape.training.losses.objective import Objective
 from polytape.training.losses.objectives import Objectives
@@ -97,6 +98,7 @@ class PhasePlan:
     rescales        whether the optimizer scales the loss, and lowers the scale on overflow
     steps           how often it is run in one training step
     in_turn         whether after the first step only the loss of the objective in turn is evaluated
+    examples        how, if every example is an objective; None: they are not
     """
 
     names: tuple[str, ...]
@@ -110,6 +112,7 @@ class PhasePlan:
     rescales: bool = False
     steps: int = 1
     in_turn: bool = False
+    examples: Examples | None = None
 
     @property
     def one_group(self) -> tuple[FailureGroup, ...]:
@@ -267,6 +270,9 @@ def build_plan(
             variables=index.variables,
         )
         among = tuple(names.index(name) for name in own)
+        examples = None
+        if any(objective.per is not None for objective in given) and not settings.plain:
+            examples = Examples.of(given, settings.method, index, settings.seed, settings.measure)
         plan = PhasePlan(
             own,
             among,
@@ -278,6 +284,7 @@ def build_plan(
             isolates=settings.on_nonfinite == "isolate",
             rescales=rescales,
             steps=phase.steps,
+            examples=examples,
             in_turn=stateless and aggregator.round_robin and _apart(settings, given, phase),
         )
         phases.append(plan)

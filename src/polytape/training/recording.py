@@ -12,12 +12,14 @@ from polytape.differentiation.connectivity import Connectivity
 from polytape.differentiation.jacobian import Table
 from polytape.differentiation.losses import check_scalar
 from polytape.differentiation.passes import Directions, Parts, at_once
+from polytape.differentiation.per_example import record_layers
 from polytape.differentiation.replicated import alone, in_slices, joined, over_replicas
 from polytape.engines import Forward, GroupName, Recording, Scalars, engine
 from polytape.training.compilation import Compilation, added_losses
 from polytape.training.losses.evaluation import Batch, Evaluation
 from polytape.training.losses.evaluation import Parts as PartsOfLoss
 from polytape.training.losses.masks import masks_of
+from polytape.training.losses.missing_labels import Terms
 from polytape.training.losses.returned_total import Called, ReturnedTotal
 from polytape.training.plan import PhasePlan, Settings, never_evaluated
 from polytape.training.together import at_step
@@ -33,6 +35,7 @@ class PhaseLosses:
              there is anything
     parts    {kind of evidence: what it had recorded}, T scalars or vectors each
     present  (T,) bool: objectives that are active in this step; None: all of them
+    terms    what the loss of each objective is the sum of, weighted, if every example is one
     called   where the losses are to be found in the total of a user's `compute_loss`: of which
              objective each is, in the order in which that had them evaluated, as often as it did
     """
@@ -43,6 +46,7 @@ class PhaseLosses:
     parts: Mapping[str, Sequence[Sequence[Tensor]]] = field(default_factory=dict)
     present: Tensor | None = None
     called: tuple[int, ...] | None = None
+    terms: Sequence[Terms] = ()
 
     @property
     def groups(self) -> dict[GroupName, Sequence[Tensor]]:
@@ -54,7 +58,10 @@ class PhaseLosses:
             for kind, each in self.parts.items()
             for number, found in enumerate(each)
         }
-        return {losses: self.losses, "extra": extra, "total": [self.total], **parts}
+        terms: dict[GroupName, Sequence[Tensor]] = {}
+        if self.terms:
+            terms["terms"] = [each.values for each in self.terms]
+        return {losses: self.losses, "extra": extra, "total": [self.total], **parts, **terms}
 
 
 class PhaseRecording:
@@ -64,6 +71,8 @@ class PhaseRecording:
     scale      () what everything is to be multiplied by: that of loss scaling
     present    (T,) bool: objectives that are active in this step; None: all of them
     monitored  whether a monitor asks for weights and gradients
+    counted    of each objective which terms of its loss count, if every example is one;  batch  the
+               examples of a whole batch, where `fit` was told
     """
 
     def __init__(
@@ -75,11 +84,13 @@ class PhaseRecording:
         present: Tensor | None = None,
         reach: Flags | None = None,
         monitored: bool = False,
+        counted: Sequence[Tensor] = (),
+        batch: int | None = None,
     ) -> None:
         """reach  (T, V) bool: what each objective reaches, if an earlier step has found it out"""
         self.recording, self.phase, self.step, self.scale = recording, phase, step, scale
         self.present, self.monitored = present, monitored
-        self.known_reach = reach
+        self.known_reach, self.counted, self.batch = reach, counted, batch
         groups = recording.groups
         self.objectives = range(len(phase.names))
         self.losses = [recording.scalars[place] for place in groups["losses"]]
@@ -235,7 +246,7 @@ class PhaseRecording:
 
 
 def record_phase(compilation: Compilation, number: int, batch: Batch) -> Recording:
-    """One forward pass of a phase, recorded. Its outputs are (outputs, masks, present).
+    """One forward pass of a phase, recorded. Its outputs are (outputs, masks, present, counted).
 
     number  of the phase
     """
@@ -246,6 +257,10 @@ def record_phase(compilation: Compilation, number: int, batch: Batch) -> Recordi
     def told() -> dict[str, Anything]:
         return at_step(compilation, number)
 
+    if compilation.planned and (examples := compilation.plan.phases[number].examples) is not None:
+        examples.check_alone()
+        if examples.by_layers:
+            return record_layers(run, model.trainable_variables, [model])
     if engine().processes() > 1:  # replicas add up in the forward pass already
         engine().check_together(told())
     known, measure = (lambda: model.trainable_variables), settings.measure
@@ -258,7 +273,8 @@ def forward_of(compilation: Compilation, number: int, batch: Batch) -> Forward:
 
     def run() -> tuple[Scalars, Anything]:
         y_pred, losses = _forward(compilation, number, batch)
-        return losses.groups, (y_pred, masks_of(y_pred), losses.present)
+        counted = [each.counted for each in losses.terms]
+        return losses.groups, (y_pred, masks_of(y_pred), losses.present, counted)
 
     return run
 
@@ -330,7 +346,9 @@ def phase_losses(compilation: Compilation, number: int, batch: Batch, y_pred: Ne
     (evaluation,) = evaluations
     extra = added_losses(model)
     parts = _by_kind(evaluation.parts, phase)
-    return PhaseLosses(_known(settings, evaluation), total, extra, parts, evaluation.present)
+    terms = [each for each in evaluation.terms if each is not None]
+    losses = _known(settings, evaluation)
+    return PhaseLosses(losses, total, extra, parts, evaluation.present, terms=terms)
 
 
 def _of_override(

@@ -56,7 +56,7 @@ def _run_phase(
     compilation.check_variables()
     if not optimizer.built:  # a model that was not built is built by now
         optimizer.build(plan.index.variables)
-    outputs, masks, present = recorded.outputs
+    outputs, masks, present, counted = recorded.outputs
     carry(masks, outputs)
     scale = ops.cast(optimizer.scale_loss(ops.ones(())), "float32")
     count = plan.clock.read()
@@ -65,7 +65,10 @@ def _run_phase(
     known = compilation.known_reach(phase)
     monitor = compilation.monitor if repeat == 0 else None
     watched = monitor is not None
-    recording = PhaseRecording(recorded, phase, count, scale, present, known, watched)
+    whole = compilation.examples_of_a_batch
+    recording = PhaseRecording(
+        recorded, phase, count, scale, present, known, watched, counted, whole
+    )
     seen = None if monitor is None else Observation(monitor, number, recording)
     if seen is not None:
         seen.measure()

@@ -6,13 +6,14 @@ from polytape.engines.jax.gradients import (
     finite,
     has_value,
     in_range,
+    matmul,
     rows,
     stack,
     zeros_like,
 )
 from polytape.engines.jax.layouts import flat, placed, unflat
 from polytape.engines.jax.operations import trace
-from polytape.engines.jax.recording import derivative, parameters, record, tape, trains
+from polytape.engines.jax.recording import derivative, jacobian, parameters, record, tape, trains
 from polytape.engines.jax.replicas import (
     all_reduce,
     refusal,
@@ -90,6 +91,8 @@ __all__ = [
     "has_value",
     "home",
     "in_range",
+    "jacobian",
+    "matmul",
     "of_first_replica",
     "on_replicas",
     "parameters",

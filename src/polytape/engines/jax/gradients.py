@@ -202,3 +202,7 @@ def _as_matrix(gradient: Tensor) -> Tensor:
 
 def stack(scalars: Sequence[Tensor]) -> Tensor:
     return jnp.stack(scalars)
+
+
+def matmul(first: Tensor, second: Tensor) -> Tensor:
+    return jnp.matmul(first, second, precision="highest")

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from polytape.engines.contract import Measure, Scalars, Tensor, Variable
+from polytape.engines.contract import Marked, Measure, Scalars, Tensor, Variable
 from polytape.engines.grouped import flattened
 from polytape.engines.jax.jaxpr import dependencies, only
 from polytape.engines.jax.scope import Scope
+from polytape.engines.marking import measured_at
 
 
 class Linearized:
@@ -28,7 +29,7 @@ class Linearized:
         function: Callable[[list[Tensor]], tuple[Scalars, Any]],
         values: Sequence[Tensor],
         variables: Sequence[Variable] = (),
-        measure: Measure = "parameters",
+        measure: Marked = "parameters",
         stand_ins: int = 0,
     ) -> None:
         touched: list[Variable] = []
@@ -40,7 +41,7 @@ class Linearized:
             flat, self.groups = flattened(scalars)
             return flat, (outputs, [value for _, value in scope.updates()])
 
-        self.measure: Measure = measure
+        self.measure: Measure = measured_at(measure)
         self.marks = range(len(variables), len(values) - stand_ins)
         self.stand_ins = range(self.marks.stop, len(values))
         self._values = list(values)

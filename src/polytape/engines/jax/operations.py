@@ -44,6 +44,7 @@ _AS_ONE = (
     "floor_divide",
 )  # calls that people know by their name
 
+_SPREADS = ("broadcast_in_dim", "reshape", "reduce_sum")
 _STEPS = ("argmax", "floor", "ceil", "round", "sign", "a comparison", "cast", "where")
 
 
@@ -121,7 +122,7 @@ class _Flat:
             if operation.name == "divide" and len(operation.inputs) == 2:
                 above, below = (maker.get(tensor) for tensor in operation.inputs)
                 between = []
-                while below and below.name in ("broadcast_in_dim", "reshape", "reduce_sum"):
+                while below and below.inputs and below.name in _SPREADS:
                     between.append(below)
                     below = maker.get(below.inputs[0])
                 if above is not None and above is below and above.name == "exp":

@@ -6,14 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from polytape.engines.contract import Forward, Measure, Scalars, Tensor, Variable
+from polytape.engines.contract import Forward, Marked, Scalars, Tensor, Variable
 from polytape.engines.jax.linearized import Linearized
 from polytape.engines.jax.scope import Scope
 from polytape.engines.marking import Marker, listening
 
 
 def _probes(
-    forward: Forward, measure: Measure, stand_ins: bool
+    forward: Forward, measure: Marked, stand_ins: bool
 ) -> tuple[list[Tensor], list[Tensor]]:
     """A zero to be added to each marked tensor, so that there is something to differentiate by.
 
@@ -42,7 +42,7 @@ def _probes(
 def record(
     forward: Forward,
     variables: Callable[[], Sequence[Variable]],
-    measure: Measure = "parameters",
+    measure: Marked = "parameters",
     stand_ins: bool = False,
 ) -> Linearized:
     known = variables()
@@ -87,3 +87,9 @@ def derivative(
 ) -> list[Tensor | None]:
     recording = Linearized(lambda values: ([function(values)], None), at)
     return recording.vjp({0: 1.0}, recording.marks)
+
+
+def jacobian(
+    function: Callable[[list[Tensor]], Tensor], at: Sequence[Tensor]
+) -> list[Tensor | None]:
+    return list(jax.jacrev(function)(list(at)))

@@ -18,12 +18,13 @@ from polytape.engines.tensorflow.gradients import (
     finite,
     has_value,
     in_range,
+    matmul,
     rows,
     stack,
     zeros_like,
 )
 from polytape.engines.tensorflow.operations import trace
-from polytape.engines.tensorflow.recording import derivative, parameters, record, trains
+from polytape.engines.tensorflow.recording import derivative, jacobian, parameters, record, trains
 from polytape.engines.tensorflow.replicas import all_reduce, replica_count, replica_index
 from polytape.engines.tensorflow.strategies import (
     for_all_replicas,
@@ -94,6 +95,8 @@ __all__ = [
     "has_value",
     "home",
     "in_range",
+    "jacobian",
+    "matmul",
     "of_first_replica",
     "on_replicas",
     "parameters",

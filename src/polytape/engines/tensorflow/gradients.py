@@ -208,3 +208,7 @@ def in_range(
 
 def stack(scalars: Sequence[Tensor]) -> Tensor:
     return tf.stack(list(scalars))
+
+
+def matmul(first: Tensor, second: Tensor) -> Tensor:
+    return tf.matmul(first, second)

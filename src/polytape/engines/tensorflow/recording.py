@@ -7,9 +7,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from polytape.engines.contract import Forward, Measure, Scalars, Tensor, Variable
+from polytape.engines.contract import Forward, Marked, Measure, Scalars, Tensor, Variable
 from polytape.engines.grouped import flattened
-from polytape.engines.marking import Marker, listening
+from polytape.engines.marking import Marker, listening, measured_at
 
 
 class TapeRecording:
@@ -19,13 +19,13 @@ class TapeRecording:
         scalars: Scalars,
         variables: Sequence[Any],
         marked: Sequence[Tensor] = (),
-        measure: Measure = "parameters",
+        measure: Marked = "parameters",
         outputs: Any = None,
         stand_ins: Sequence[Tensor] = (),
     ) -> None:
         self.tape, self.outputs = tape, outputs
         self.scalars, self.groups = flattened(scalars)
-        self.measure: Measure = measure
+        self.measure: Measure = measured_at(measure)
         self._variables = [raw(variable) for variable in variables]
         self._known = [*self._variables, *marked, *stand_ins]
         count = len(self._variables)
@@ -55,7 +55,7 @@ class TapeRecording:
 def record(
     forward: Forward,
     variables: Callable[[], Sequence[Variable]],
-    measure: Measure = "parameters",
+    measure: Marked = "parameters",
     stand_ins: bool = False,
 ) -> TapeRecording:
     tape = tf.autodiff.GradientTape(persistent=True)
@@ -98,6 +98,16 @@ def derivative(
         value = function(stand_ins)
     found = tape.gradient(value, stand_ins)
     return [None if gradient is None else tf.convert_to_tensor(gradient) for gradient in found]
+
+
+def jacobian(
+    function: Callable[[list[Tensor]], Tensor], at: Sequence[Tensor]
+) -> list[Tensor | None]:
+    stand_ins = [tf.identity(value) for value in at]
+    with tf.autodiff.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+        tape.watch(stand_ins)
+        value = function(stand_ins)
+    return list(tape.jacobian(value, stand_ins))
 
 
 def raw(variable: Variable) -> Any:

@@ -13,12 +13,13 @@ from polytape.engines.torch.gradients import (
     finite,
     has_value,
     in_range,
+    matmul,
     rows,
     stack,
     zeros_like,
 )
 from polytape.engines.torch.operations import trace
-from polytape.engines.torch.recording import derivative, parameters, record, tape, trains
+from polytape.engines.torch.recording import derivative, jacobian, parameters, record, tape, trains
 from polytape.engines.torch.replicas import (
     all_reduce,
     alone,
@@ -95,6 +96,8 @@ __all__ = [
     "has_value",
     "home",
     "in_range",
+    "jacobian",
+    "matmul",
     "of_first_replica",
     "on_replicas",
     "parameters",

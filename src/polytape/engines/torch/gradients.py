@@ -113,3 +113,7 @@ def _norm(gradient: Tensor) -> Tensor:
 
 def stack(scalars: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(scalars))
+
+
+def matmul(first: Tensor, second: Tensor) -> Tensor:
+    return first @ second

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch.autograd.graph import get_gradient_edge
 
-from polytape.engines.contract import Forward, Measure, Tensor, Variable
+from polytape.engines.contract import Forward, Marked, Measure, Tensor, Variable
 from polytape.engines.grouped import flattened
-from polytape.engines.marking import Marker, listening
+from polytape.engines.marking import Marker, listening, measured_at
 
 
 class GraphRecording:
@@ -18,10 +18,10 @@ class GraphRecording:
         self,
         forward: Forward,
         variables: Callable[[], Sequence[Variable]],
-        measure: Measure,
+        measure: Marked,
         stand_ins: bool,
     ) -> None:
-        self.measure: Measure = measure
+        self.measure: Measure = measured_at(measure)
         self.lasting = False  # whether it is pulled again after the last time
         marked: list[Tensor] = []
         losses: list[Tensor] = []
@@ -93,7 +93,7 @@ def _nodes(root: Any) -> set[Any]:
 def record(
     forward: Forward,
     variables: Callable[[], Sequence[Variable]],
-    measure: Measure = "parameters",
+    measure: Marked = "parameters",
     stand_ins: bool = False,
 ) -> GraphRecording:
     return GraphRecording(forward, variables, measure, stand_ins)
@@ -124,6 +124,20 @@ def derivative(
         return list(
             torch.autograd.grad(value, stand_ins, create_graph=differentiable, allow_unused=True)
         )
+
+
+def jacobian(
+    function: Callable[[list[Tensor]], Tensor], at: Sequence[Tensor]
+) -> list[Tensor | None]:
+    with torch.enable_grad():
+        stand_ins = [value.detach().requires_grad_() for value in at]
+        entries = function(stand_ins).unbind()
+    table = [
+        torch.autograd.grad(entry, stand_ins, retain_graph=True, allow_unused=True)
+        for entry in entries
+    ]
+    columns = zip(*table, strict=True)
+    return [None if column[0] is None else torch.stack(column) for column in columns]
 
 
 def _raw(variable: Variable) -> Any:

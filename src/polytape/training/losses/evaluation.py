@@ -13,7 +13,7 @@ from polytape.contract import Tensor
 from polytape.contract.types import Nest
 from polytape.engines import engine
 from polytape.evidence import Kind
-from polytape.training.losses.missing_labels import Labelled, Labels, of_labelled, unreduced
+from polytape.training.losses.missing_labels import Labelled, Labels, Terms, of_labelled, unreduced
 
 Parts = Mapping[str, Sequence[Tensor]]  # {kind of evidence: what it had recorded of one objective}
 T = TypeVar("T")
@@ -33,11 +33,13 @@ class LossValue:
 
     value  () of the whole batch;  parts  what kinds of evidence want recorded beside it
     labels  those that it found; None if it is no loss with labels
+    terms   what it is the sum of, if every example is an objective
     """
 
     value: Tensor
     parts: Parts
     labels: Labels | None
+    terms: Terms | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ class Evaluation:
     present  (T,) bool: which objectives are active; None: all of them
     counts   () each, where a replica has a part of the batch: what a mean was divided by; None for
              a sum
+    terms    of each objective, weighted, what its share is the sum of, if every example is one
     """
 
     values: Sequence[Tensor]
@@ -105,6 +108,7 @@ class Evaluation:
     calls: Sequence[Call]
     present: Tensor | None
     counts: Sequence[Tensor | None] = ()
+    terms: Sequence[Terms | None] = ()
 
 
 class _Listening(threading.local, Generic[T]):
@@ -159,7 +163,7 @@ def cast(loss: LossValue) -> LossValue:
     """In Keras's float type."""
     kind = keras.config.floatx()
     parts = {name: [ops.cast(part, kind) for part in found] for name, found in loss.parts.items()}
-    return LossValue(ops.cast(loss.value, kind), parts, loss.labels)
+    return LossValue(ops.cast(loss.value, kind), parts, loss.labels, loss.terms)
 
 
 def divisors(labels: Sequence[Labels | None]) -> Sequence[Tensor | None]:

@@ -19,7 +19,7 @@ def batches(data: Batch) -> Iterator[Batch]:
     data  as given to `fit`: arrays, or a data set as inputs
     """
     x = data.inputs
-    if _of_arrays(data):
+    if of_arrays(data):
         if x is not None:
             yield data
         return
@@ -56,12 +56,12 @@ def first_batch(data: Batch, size: int) -> Batch | None:
 def one_batch(x: Nest, y: Nest, sample_weight: Nest) -> Batch:
     """The batch that is given, or the first of a data set or generator."""
     data = Batch(x, y, sample_weight)
-    if not _of_arrays(data) and getattr(x, "__next__", None) is not None:
+    if not of_arrays(data) and getattr(x, "__next__", None) is not None:
         return Batch(*keras.utils.unpack_x_y_sample_weight(next(x)))
     return next(batches(data), data)
 
 
-def _of_arrays(data: Batch) -> bool:
+def of_arrays(data: Batch) -> bool:
     """Whether these are arrays, and not a data set or generator."""
     return data.targets is not None or all(map(is_array, keras.tree.flatten(data.inputs)))
 

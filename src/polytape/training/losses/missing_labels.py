@@ -3,6 +3,8 @@
 Integer targets have no NaN and cost nothing. Everything is compiled with static shapes.
 """
 
+from typing import NamedTuple
+
 import keras
 from keras import ops
 
@@ -220,6 +222,50 @@ def by_sample(
         return ops.divide_no_nan(losses * places, there), weights
     weights = _weighted(loss, there / places, y_pred, sample_weight)
     return losses * ops.cast(ops.divide_no_nan(places, there), losses.dtype), weights
+
+
+class Terms(NamedTuple):
+    """What a loss is the sum of, sample by sample, or time step by time step.
+
+    values   (N,), or (N, L) of L time steps
+    counted  bool, in the same shape: whether there is a label whose sample weight is not zero
+    """
+
+    values: Tensor
+    counted: Tensor
+
+
+def terms_of(
+    loss: keras.losses.Loss, y_true: Nest, y_pred: Nest, sample_weight: Nest, name: str, per: str
+) -> Terms:
+    """What adds up to the loss of what is labelled: see `masked`.
+
+    per  "example" or "step";  name  of the objective, for errors
+    """
+    if keras.tree.is_nested(y_pred):
+        raise ValueError(
+            f"Objective {name!r} has per={per!r}, and compares several outputs at once. Bind it to "
+            'one of them, with pt.Objective(..., output="name").'
+        )
+    y_true, y_pred = _tensor(y_true), _tensor(y_pred)
+    entries = _entries(loss, y_true, y_pred, getattr(loss, "ignore_class", None))
+    if entries is None or len(entries[0].shape) < 1 + (per == "step"):
+        raise ValueError(
+            f"Objective {name!r} has per={per!r}, and its loss {loss.name!r} of outputs of shape "
+            f"{tuple(y_pred.shape)} does not come {per} by {per}. A loss of its own returns one "
+            "number for each example, (N,), or for each of its time steps, (N, L); an output of "
+            "shape (N,) becomes (N, 1)."
+        )
+    losses, there, places = entries
+    values = _weighted(loss, losses, y_pred, sample_weight)
+    if loss.reduction not in ("sum", "none", None):
+        weight = sample_weight if loss.reduction == "mean_with_sample_weight" else None
+        values = ops.divide_no_nan(values, ops.sum(_weighted(loss, there / places, y_pred, weight)))
+    counted = _weighted(loss, there, y_pred, sample_weight) != 0
+    rest = tuple(range(1 + (per == "step"), len(values.shape)))
+    if rest:
+        values, counted = ops.sum(values, axis=rest), ops.any(counted, axis=rest)
+    return Terms(values, counted)
 
 
 def known(y_true: Nest, y_pred: Nest, ignored: int | None = None) -> Tensor | None:

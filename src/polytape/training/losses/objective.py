@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import keras
 import numpy as np
@@ -106,6 +107,12 @@ class Objective:
             evaluation; classes that are not in it count once. Targets are class numbers, one-hot,
             or 0 and 1 for an output of one number. It multiplies `sample_weight`; a mean stays one
             over all labels, as with Keras's `fit(class_weight=...)`
+        per: "example": every example of the batch is an objective of its own, for a method that
+            reads the Gramian and keeps no state (`combine="upgrad"`); "step": every time step of
+            every example. The losses are the terms of the mean (or sum) that is logged, so that
+            `combine="sum"` is what it is without `per`. Nothing may mix examples, as
+            BatchNormalization does in training. A function of the step returns (N,), or (N, L), and
+            its loss is their mean. None: the loss of the batch is one objective
 
     Raises:
         TypeError: Where an argument is of a kind that cannot be meant.
@@ -129,6 +136,7 @@ class Objective:
         output: Anything = None,
         target: Anything = None,
         class_weight: Mapping[int, float] | None = None,
+        per: Literal["example", "step"] | None = None,
     ) -> None:
         if not isinstance(name, str) or not name:
             raise TypeError(
@@ -157,6 +165,12 @@ class Objective:
                 "step reads step.outputs and step.targets itself."
             )
         self.class_weight = check_class_weight(name, class_weight, self.of_step)
+        if per not in (None, "example", "step"):
+            raise ValueError(
+                f'Objective {name!r}: `per` is "example", "step" or None, for one objective for '
+                f"the whole batch. Received: {per!r}."
+            )
+        self.per = per
 
     @property
     def start(self) -> float | LearningRateSchedule:
@@ -180,6 +194,7 @@ class Objective:
             "target": keras.saving.serialize_keras_object(target),
             # As pairs: JSON makes texts of the keys of a dict.
             "class_weight": self.class_weight and [[*pair] for pair in self.class_weight.items()],
+            "per": self.per,
         }
 
     @classmethod

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import keras
 import numpy as np
@@ -26,7 +26,7 @@ from polytape.training.losses.evaluation import (
 )
 from polytape.training.losses.keras_losses import Path, resolve_loss
 from polytape.training.losses.logits_check import LogitsCheck, of_probabilities
-from polytape.training.losses.missing_labels import ELEMENTWISE, Holes, Labels
+from polytape.training.losses.missing_labels import ELEMENTWISE, Holes, Labels, Terms, terms_of
 from polytape.training.losses.objective import FromInput, Objective, Step
 from polytape.training.losses.running_means import Means
 
@@ -127,7 +127,11 @@ class Objectives:
         counts = []
         if engine().replica_count() > 1:
             counts = [each.divisor(batch_size(step.inputs)) for each in values.values()]
-        return Evaluation(losses, shares, parts, calls, present, counts)
+        terms = [
+            None if each.loss.terms is None else _times(each.loss.terms, weight)
+            for each, weight in zip(values.values(), weights.values(), strict=True)
+        ]
+        return Evaluation(losses, shares, parts, calls, present, counts, terms)
 
     def compared(
         self, outputs: Nest, output_names: Sequence[str]
@@ -141,6 +145,9 @@ class Objectives:
         if objective.of_step:
             if self.kinds:
                 raise ValueError(_WHOLE.format(name=objective.name))
+            if objective.per is not None:
+                found = self._terms_of_step(objective, step)
+                return ObjectiveValue(found, _activity(objective, step, None))
             value = (
                 self._of_step(objective, step)
                 if due is None
@@ -158,6 +165,22 @@ class Objectives:
         value = ops.cast(value, keras.config.floatx())
         return value if division() == 1 else value / division()  # as Keras's losses are
 
+    def _terms_of_step(self, objective: Objective, step: Step) -> LossValue:
+        """What its function returns for each example, or each time step, and their mean."""
+        values = _called(objective, step)
+        wanted = 1 if objective.per == "example" else 2
+        if not ops.is_tensor(values) or len(values.shape) != wanted:
+            shape = tuple(values.shape) if ops.is_tensor(values) else type(values).__name__
+            raise ValueError(
+                f"Objective {objective.name!r} has per={objective.per!r}: its function returns one "
+                f"loss for each {objective.per}, a tensor of shape "
+                f"{'(N,)' if wanted == 1 else '(N, L)'}. Received: {shape}."
+            )
+        values = ops.cast(values, keras.config.floatx())
+        terms = values / ops.cast(ops.size(values), values.dtype)
+        everyone = Terms(terms, ops.ones_like(terms, dtype="bool"))
+        return LossValue(ops.mean(values), {}, None, everyone)
+
     def _compared(self, objective: Objective, step: Step) -> LossValue:
         y_pred = _entry(step.outputs, objective.output, objective.name, "output")
         y_true = _target(objective, step.inputs, step.targets)
@@ -167,7 +190,11 @@ class Objectives:
         if objective.name in self.logits_checks:
             self.logits_checks[objective.name].update_state(y_true, y_pred)
         kinds = self.kinds if self.evaluations.heard else ()  # whoever evaluates wants none
-        return compare(loss, y_true, y_pred, weights, kinds)
+        found = compare(loss, y_true, y_pred, weights, kinds)
+        if objective.per is None or self._plain or not self.evaluations.heard:
+            return found
+        terms = terms_of(loss, y_true, y_pred, weights, objective.name, objective.per)
+        return replace(found, terms=terms)
 
     def _weights(self, objective: Objective, given: Anything, y_true: Nest, y_pred: Nest) -> Nest:
         """The sample weights of an objective, those of its classes included; or None.
@@ -327,6 +354,10 @@ def _activity(objective: Objective, step: Step, labels: Labels | None) -> Tensor
 def _if_due(due: Tensor, evaluate: Callable[[], Tensor]) -> Tensor:
     """A loss (), worked out and differentiated only where it is `due` () bool; else zero."""
     return ops.cond(due, evaluate, lambda: ops.zeros((), keras.config.floatx()))
+
+
+def _times(terms: Terms, weight: Tensor) -> Terms:
+    return Terms(terms.values * ops.cast(weight, terms.values.dtype), terms.counted)
 
 
 def batch_size(x: Nest) -> Tensor:

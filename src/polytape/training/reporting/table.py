@@ -168,6 +168,8 @@ def _when(objective: Objective, of: _Routing) -> str:
     if len(phases) > 1:
         number, phase = next((n, p) for n, p in enumerate(phases) if objective.name in p.objectives)
         words.append(f"phase {number + 1}" + (f" x {phase.steps}" if phase.steps > 1 else ""))
+    if objective.per is not None:
+        words.append(f"per {objective.per}")
     if objective.every > 1:
         words.append(f"every {objective.every}")
     if objective.when is not None:
