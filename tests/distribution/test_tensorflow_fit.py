@@ -92,7 +92,6 @@ COMPILED: dict[str, Callable[[], dict[str, Any]]] = {
     "periodic": lambda: {"combine": pt.Every(pt.IMTLG(), 3), "fault": "infinite"},
     "outputs": lambda: {"combine": "upgrad", "measure": "outputs", "fault": "infinite"},
     "second look": lambda: {"combine": pt.FAMO(), "fault": "infinite"},
-    "steps at once": lambda: {"combine": "upgrad", "steps_per_execution": 2},
     "phases": lambda: {"combine": "upgrad", "fault": "missing", **objectives()},
 }
 
