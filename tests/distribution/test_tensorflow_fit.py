@@ -156,6 +156,17 @@ def compiled(strategy: Any, names: list[str]) -> dict[str, Any]:
     return same(strategy, {name: COMPILED[name] for name in names}, jit_compile=False)
 
 
+def on_one_device_added(strategy: Any) -> dict[str, Any]:
+    """Sums made on one device: there, other than elsewhere, Keras can make several steps at once."""
+    import tensorflow as tf
+
+    devices = strategy.extended.worker_devices
+    one = tf.distribute.ReductionToOneDevice()
+    strategy = tf.distribute.MirroredStrategy(devices, cross_device_ops=one)
+    cases = {name: COMPILED[name] for name in ("everything", "periodic")}
+    return same(strategy, cases, jit_compile=False, steps_per_execution=5)
+
+
 def check(found: dict[str, Any]) -> None:
     for name, told in found.items():
         assert told["apart"] < CLOSE, (name, told)
@@ -171,6 +182,11 @@ def test_eager_fit() -> None:
 @pytest.mark.compiled
 def test_compiled_fit() -> None:
     check(on_devices(__name__, "compiled", 2, seconds=500.0, names=[*COMPILED]))
+
+
+@pytest.mark.compiled
+def test_several_steps_at_once() -> None:
+    check(on_devices(__name__, "on_one_device_added", 2, seconds=500.0))
 
 
 @pytest.mark.compiled
