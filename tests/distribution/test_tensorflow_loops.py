@@ -24,6 +24,17 @@ pytestmark = [
 STEPS = 10
 
 
+def network(marked: bool) -> Any:
+    """That of `small`, or the same with its trunk's output marked."""
+    if not marked:
+        return fill(model())
+    inputs = keras.Input((4,))
+    hidden = pt.Features()(keras.layers.Dense(6, activation="tanh")(inputs))
+    heads = {name: keras.layers.Dense(1, name=name)(hidden) for name in ("a", "b")}
+    heads["c"] = keras.layers.Dense(2, activation="softmax", name="c")(hidden)
+    return fill(keras.Model(inputs, heads))
+
+
 def losses_of(found: Any, x: Any, y: Any) -> dict[str, Any]:
     """Sums over a part of the batch, divided by the samples of the whole one."""
     outputs = found(x, training=True)
@@ -38,7 +49,7 @@ def looped(strategy: Any, kind: str, method: Any) -> tuple[Any, list[str]]:
 
     scope = contextlib.nullcontext if strategy is None else strategy.scope
     with scope():
-        found, optimizer = fill(model()), keras.optimizers.Adam(0.01)
+        found, optimizer = network(kind == "features"), keras.optimizers.Adam(0.01)
         variables = found.trainable_variables
         optimizer.build(variables)
         combiner = pt.Combiner(method)
