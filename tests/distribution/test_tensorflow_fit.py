@@ -157,7 +157,7 @@ def compiled(strategy: Any, names: list[str]) -> dict[str, Any]:
 
 
 def on_one_device_added(strategy: Any) -> dict[str, Any]:
-    """Sums made on one device: there, other than elsewhere, Keras can make several steps at once."""
+    """Sums made on one device: only there can Keras make several steps at once."""
     import tensorflow as tf
 
     devices = strategy.extended.worker_devices
