@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from polytape.contract import received
+from polytape.differentiation.replicated import told_of
 from polytape.engines import check_native, engine
 
 UNNAMED = "unnamed"  # the first part of the path of a variable that has no name
@@ -61,8 +62,7 @@ class Variables(NamedTuple):
 
     def told(self, caller: str, names: Sequence[str]) -> dict[str, Any]:
         """What processes have to say alike that take gradients of `names` together."""
-        variables = [(tuple(v.shape), str(v.dtype)) for v in self.variables]
-        return {"at": caller, "objectives": [*names], "variables": variables}
+        return {"at": caller, "objectives": [*names], **told_of(self.variables)}
 
     def check_same(self) -> None:
         """Raise `RuntimeError` where processes train together and their copies are not equal.

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from polytape.engines.contract import Forward, Tensor, Variable
 from polytape.engines.operations import LeftFrameworkError, Operation, Size, Trace, name_of
 from polytape.engines.places import here, line_of_error, paths_of
-from polytape.engines.torch.recording import GraphRecording, record
+from polytape.engines.torch.recording import GraphRecording, raw, record
 
 _IN_PLACE = ("setitem", "iadd", "isub", "imul", "itruediv", "ipow", "imatmul")
 CUSTOM = "a custom function"
@@ -168,8 +168,7 @@ def trace(
             raise
         raise LeftFrameworkError(line_of_error(error)) from error
     recording.lasting = True
-    raw = [v.value if isinstance(v, keras.Variable) else v for v in variables()]
-    sources = [recorder.number(variable) for variable in raw]
+    sources = [recorder.number(raw(variable)) for variable in variables()]
     scalars = [recorder.number(scalar) for scalar in recording.scalars]
     made = {number for operation in recorder.operations for number in operation.outputs}
     strange = {

@@ -29,7 +29,7 @@ class GraphRecording:
         with torch.enable_grad(), listening(measure, _noting(marked), of_losses):
             scalars, self.outputs = forward()
         self.scalars, self.groups = flattened(scalars)
-        self._variables = [_raw(variable) for variable in variables()]
+        self._variables = [raw(variable) for variable in variables()]
         self._known = [*self._variables, *marked, *losses]
         self._moving = [tensor.requires_grad for tensor in self._known]  # others are frozen
         count = len(self._variables)
@@ -140,5 +140,6 @@ def jacobian(
     return [None if column[0] is None else torch.stack(column) for column in columns]
 
 
-def _raw(variable: Variable) -> Any:
+def raw(variable: Variable) -> Any:
+    """The tensor of PyTorch that a variable of Keras holds, or what else was given."""
     return variable.value if isinstance(variable, keras.Variable) else variable

@@ -15,6 +15,7 @@ import torch
 from torch import distributed, nn
 
 from polytape.engines.contract import Tensor, Variable
+from polytape.engines.torch.recording import raw
 
 BUCKET = 25 * 2**20  # bytes that are sent at once
 
@@ -166,22 +167,18 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 def _print(variable: Variable) -> Tensor:
     """() int64 that tells the bits of a variable from others."""
-    flat = _raw(variable).detach().reshape(-1).contiguous()
+    flat = raw(variable).detach().reshape(-1).contiguous()
     flat = torch.view_as_real(flat).reshape(-1) if flat.is_complex() else flat
     bits = flat.view(_BITS[flat.element_size()]).to(torch.int64)
     places = torch.arange(1, bits.numel() + 1, device=bits.device)
     return (bits * (places * 2654435761 % 1000003)).sum()
 
 
-def _raw(variable: Variable) -> Tensor:
-    return variable.value if isinstance(variable, keras.Variable) else variable
-
-
 @torch.compiler.disable
 def broadcast(variables: Sequence[Variable]) -> None:
     if processes() == 1:
         return
-    values = [_raw(variable).detach() for variable in variables]
+    values = [raw(variable).detach() for variable in variables]
     for bucket in _buckets(values):
         flat = torch.cat([values[place].reshape(-1) for place in bucket])
         with _explained("taking over the values of process 0"):
