@@ -14,6 +14,7 @@ from polytape.aggregation.weights import Compiled, Weights, compiled
 from polytape.contract import Method, Reading, Seed, State, Tensor, in_float32, iter_methods, ops
 from polytape.differentiation.connectivity import Blocks
 from polytape.differentiation.jacobian import Jacobian
+from polytape.differentiation.replicated import as_the_first
 from polytape.engines import engine
 from polytape.evidence import Kind, Measurement, Recorded, kinds_of
 from polytape.evidence.epoch_metrics import EpochMetrics
@@ -194,6 +195,7 @@ class Aggregator:
         shared, private, found = run(
             tensors, dict(readings), [*given_state.values()], known, self._base
         )
+        shared, private, *found = as_the_first([shared, private, *found])
         state = rebuilt(state, dict(zip(given_state, found, strict=True)))
         return Weighting(shared, private, {**state, **memory})
 

@@ -158,6 +158,18 @@ def total(tensor: Tensor) -> Tensor:
     return tensor if engine().replica_count() == 1 else engine().all_reduce([tensor])[0]
 
 
+def as_the_first(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors as the first replica has them: where numbers lie in memory may change how they round.
+
+    What all replicas work out from the same numbers they would hold a bit apart.
+    """
+    if engine().replica_count() == 1:
+        return list(tensors)
+    first = ops.equal(engine().replica_index(), 0)
+    own = [ops.where(first, tensor, ops.zeros_like(tensor)) for tensor in tensors]
+    return engine().all_reduce(own)
+
+
 def everywhere(flag: bool) -> bool:
     """Whether something that is known outside of a step holds on all replicas."""
     replicas = engine().replica_count()
