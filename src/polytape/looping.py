@@ -24,7 +24,7 @@ from polytape.differentiation.examples import (
 from polytape.differentiation.jacobian import Jacobian, Table, mean_rows
 from polytape.differentiation.losses import HALVES, Losses
 from polytape.differentiation.measured import Measured
-from polytape.differentiation.per_example import PerExample, record_layers
+from polytape.differentiation.per_example import PerExample, record_examples
 from polytape.differentiation.replicated import handed_out, over_replicas
 from polytape.differentiation.scaling import factor_of
 from polytape.differentiation.shown import shown
@@ -291,7 +291,7 @@ def _of_examples(
         names[:] = losses
         return {"losses": [*losses.values()]}, outputs
 
-    recording = record_layers(forward, known.variables, roots)
+    recording = record_examples(forward, known.variables, roots)
     places = [*recording.groups["losses"]]
     recording.check_covered(names, places)
     values = [ops.stop_gradient(recording.scalars[place]) for place in places]

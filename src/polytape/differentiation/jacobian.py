@@ -10,6 +10,7 @@ import numpy as np
 from polytape.contract import Method, Seed, Tensor, ops
 from polytape.contract.cached import cached
 from polytape.differentiation.connectivity import Blocks, Connectivity
+from polytape.differentiation.unformed import formed, rows_of_all
 from polytape.engines import Measure, Rows, engine
 
 Table = Sequence[Sequence[Tensor | None]]  # gradients [t][v]
@@ -56,13 +57,13 @@ class Jacobian:
             found = [rows[t][v] for t in connectivity.objectives(v)]
             found += [extra[v]] if extra and extra[v] is not None else []
             if found:
-                self._by_variable[v] = engine().rows(found)
+                self._by_variable[v] = rows_of_all(found)
 
     def __getitem__(self, name: str) -> list[Tensor | None]:
         """The gradient of one objective, a list over variables; None where no path exists."""
         if name not in self.losses:
             raise KeyError(f"No objective {name!r}. Objectives: {', '.join(self.losses)}.")
-        return list(self._rows[self.connectivity.names.index(name)])
+        return [formed(g) for g in self._rows[self.connectivity.names.index(name)]]
 
     def joint(self) -> "Jacobian":
         """The same gradients with private variables counted as shared.
@@ -268,7 +269,7 @@ class Jacobian:
         def product(variable: int) -> Tensor:
             objectives = self.connectivity.objectives(variable)
             found = [rows[t][variable] for rows in (first, second) for t in objectives]
-            return engine().rows(found).gram()[: len(objectives), len(objectives) :]
+            return rows_of_all(found).gram()[: len(objectives), len(objectives) :]
 
         return self._assembled(blocks, product)
 
@@ -363,7 +364,7 @@ class Jacobian:
             for v, rows in self._by_variable.items():
                 own = v in self.connectivity.private
                 if own and plain and every_row:
-                    found.append(self._rows[self.connectivity.private[v]][v])
+                    found.append(formed(self._rows[self.connectivity.private[v]][v]))
                     continue
                 block = shared[blocks.of[v]] if blocks.shape else shared
                 weights, kept = self._weights(v, private if own else block, active)
@@ -413,7 +414,7 @@ def mean_rows(first: Table, second: Table) -> list[list[Tensor | None]]:
     def mean(one: Tensor | None, other: Tensor | None) -> Tensor | None:
         if one is None or other is None:
             return None
-        return engine().rows([one, other]).weighted_sum(ops.full((2,), 0.5, "float32"), None)
+        return rows_of_all([one, other]).weighted_sum(ops.full((2,), 0.5, "float32"), None)
 
     pairs = zip(first, second, strict=True)
     return [[mean(*both) for both in zip(*pair, strict=True)] for pair in pairs]

@@ -1,6 +1,7 @@
 """Calls of layers noted in a forward pass: what went in, and a mark on what came out."""
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,9 +14,14 @@ from polytape.contract import Tensor
 from polytape.engines import Variable, mark
 from polytape.engines.places import path_of_layer
 
+USUAL = 32  # examples of a batch whose size is not known beforehand
 # Their gradients are taken as one: what they call inside them runs in a loop, or uses variables
 # that they have changed.
 WHOLE = (layers.RNN, layers.TimeDistributed)
+
+# Whether a call of a layer is noted: of the layer, what it trains beside the layers that it holds,
+# and the call's arguments, flat and by name.
+Chooses = Callable[[layers.Layer, Sequence[Variable], Sequence[Any], Mapping[str, Any]], bool]
 
 
 @dataclass(frozen=True)
@@ -81,15 +87,16 @@ class Inner(keras.StatelessScope):
 
 @dataclass
 class Listening:
-    """Notes the calls of all layers below some, from `attached` on.
+    """Notes the calls of chosen layers below some, from `attached` on.
 
     Inside of a noted call its variables have no gradient: whatever gradient they have is by a use
     that was not noted.
 
-    values  {id of a variable: its value without a gradient}
+    values  {id of a variable: its value without a gradient};  chooses  which calls are noted
     """
 
     values: Mapping[int, tuple[Variable, Tensor]]
+    chooses: Chooses
     calls: list[LayerCall] = field(default_factory=list)
     marked: int = 0
     _attached: dict[int, tuple[keras.layers.Layer, Any]] = field(default_factory=dict)
@@ -122,17 +129,18 @@ class Listening:
     def _called(
         self, layer: keras.layers.Layer, function: Callable[..., Any], args: Any, kwargs: Any
     ) -> Any:
-        check_apart(layer, kwargs)
         below = _below(layer)
         for each in below:
             self._attach(each)
         theirs = {id(v) for each in below for v in each.trainable_variables}
         own = [v for v in layer.trainable_variables if id(v) not in theirs]
-        whole = isinstance(layer, WHOLE) and layer.trainable_variables
-        if self._inside or not (own or whole):
+        chosen = self.chooses(layer, own, args, kwargs)
+        if self._inside or not (chosen or isinstance(layer, WHOLE)):
             return function(*args, **kwargs)
         self._inside = True
         try:
+            if not chosen:
+                return function(*args, **kwargs)
             return self._noted(layer, function, args, kwargs)
         finally:
             self._inside = False
@@ -216,7 +224,53 @@ FORMULAS: dict[type, tuple[str, ...]] = {
 }
 
 
-def check_apart(layer: keras.layers.Layer, kwargs: Mapping[str, Any]) -> None:
+def with_weights(
+    layer: keras.layers.Layer,
+    own: Sequence[Variable],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> bool:
+    """Every layer that trains variables, for the gradients of single examples.
+
+    ValueError for one that is known to mix the examples of a batch.
+    """
+    del args
+    _check_apart(layer, kwargs)
+    return bool(own or (isinstance(layer, WHOLE) and layer.trainable_variables))
+
+
+def with_many_weights(
+    layer: keras.layers.Layer,
+    own: Sequence[Variable],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> bool:
+    """Layers whose gradients take several times the memory of what comes back to their outputs."""
+    trained = layer.trainable_variables
+    if len(own) != len(trained) and not isinstance(layer, WHOLE):
+        return False  # what it holds is asked for itself
+    if not trained or type(layer) in LOOKED_UP or any("64" in str(v.dtype) for v in trained):
+        return False
+    size = sum(math.prod(variable.shape) for variable in trained)
+    return size >= max(_MANY, _TIMES * _passing(layer, [*args, *kwargs.values()]))
+
+
+# Their gradients are sparse as it is.
+LOOKED_UP = (layers.Embedding,)
+_MANY = 2**14  # weights
+_TIMES = 2  # as many of them as numbers come out
+
+
+def _passing(layer: keras.layers.Layer, arguments: Sequence[Any]) -> int:
+    """How many numbers come out of a layer, or at least go in."""
+    given = [leaf for leaf in keras.tree.flatten(arguments) if keras.ops.is_tensor(leaf)]
+    shapes = [tuple(USUAL if n is None else n for n in leaf.shape) for leaf in given]
+    if has_formula(layer) and len(shapes) == 1:
+        shapes = [layer.compute_output_shape(shapes[0])]
+    return sum(math.prod(shape) for shape in shapes)
+
+
+def _check_apart(layer: keras.layers.Layer, kwargs: Mapping[str, Any]) -> None:
     """Raise for a layer that is known to mix the examples of a batch."""
     training = bool(kwargs.get("training"))
     if isinstance(layer, layers.BatchNormalization) and training and layer.trainable:

@@ -16,10 +16,8 @@ from typing import Any, NamedTuple, Protocol
 from keras import layers, ops
 
 from polytape.contract import Tensor
-from polytape.differentiation.layer_calls import LayerCall, has_formula
+from polytape.differentiation.layer_calls import USUAL, LayerCall, has_formula
 from polytape.engines import engine
-
-USUAL = 32  # rows of a batch whose size is not known beforehand
 
 
 class ExampleRows(Protocol):
@@ -303,13 +301,18 @@ Found = dict[int, ExampleRows]  # {id of a variable: its gradients}
 
 def rows_of(seen: Seen) -> Found:
     """{id of a variable: its gradients} by one call of a layer, which has some."""
+    found = by_formula(seen)
+    return _pulled_back(seen) if found is None else found
+
+
+def by_formula(seen: Seen) -> Found | None:
+    """The same from inputs and cotangents; None where the layer has no formula."""
     call = seen.call
-    if has_formula(call.layer) and len(seen.tensors) == len(seen.cotangents) == 1:
-        found = _FORMULAS[type(call.layer)](seen)
-        if found is not None:
-            wanted = {id(variable) for variable in call.variables}
-            return {key: rows for key, rows in found.items() if key in wanted}
-    return _pulled_back(seen)
+    if not has_formula(call.layer) or not len(seen.tensors) == len(seen.cotangents) == 1:
+        return None
+    found = _FORMULAS[type(call.layer)](seen)
+    wanted = {id(variable) for variable in call.variables}
+    return found and {key: rows for key, rows in found.items() if key in wanted}
 
 
 def _pulled_back(seen: Seen) -> Found:

@@ -5,7 +5,7 @@ gradient of the *sum* of their losses by such an output holds the cotangent of e
 the inputs of the layers these make the Gramian (`layer_rows.py`) and, weighted, the update.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,138 +15,24 @@ from polytape.contract import Method, Seed, Tensor
 from polytape.differentiation.connectivity import Blocks, Connectivity
 from polytape.differentiation.examples import Pass
 from polytape.differentiation.jacobian import Jacobian, path_of
-from polytape.differentiation.layer_calls import LayerCall, Listening
-from polytape.differentiation.layer_rows import ExampleRows, Seen, count_of, rows_of, together
+from polytape.differentiation.layer_calls import with_weights
+from polytape.differentiation.layer_recording import LayerRecording, record_layers
+from polytape.differentiation.layer_rows import count_of
 from polytape.differentiation.passes import Directions
-from polytape.engines import Forward, Measure, Recording, Scalars, Variable, engine
+from polytape.engines import Forward, Variable, engine
 
 
-class LayerRecording:
-    """A forward pass with the calls of all layers noted: a `Recording`.
-
-    Layers' variables have no gradient in `local`; what they have is by their calls.
-    """
-
-    measure: Measure = "parameters"
-
-    def __init__(
-        self,
-        local: Recording,
-        calls: Sequence[LayerCall],
-        carried: Sequence[tuple[Sequence[Tensor], Sequence[Tensor]]],
-        outputs: Any,
-        variables: Sequence[Variable],
-    ) -> None:
-        self.local, self.calls, self.carried, self.outputs = local, calls, carried, outputs
-        self.scalars, self.groups = local.scalars, local.groups
-        self._places = {id(variable): v for v, variable in enumerate(variables)}
-        self.variables = variables
-        self.marks = self.stand_ins = range(len(variables), len(variables))
-
-    def vjp(
-        self, cotangents: Mapping[int, Tensor], variables: Sequence[int], last: bool = False
-    ) -> list[Tensor | None]:
-        count = len(self.variables)
-        found = self.local.vjp(cotangents, [*range(count), *self.local.marks], last)
-        rows = self.rows([found[count:]], {*variables})
-        return [_sum(found[v], self._whole(v, rows.get(v))) for v in variables]
-
-    def _whole(self, variable: int, rows: ExampleRows | None) -> Tensor | None:
-        """The gradient of the sum of all examples."""
-        if rows is None:
-            return None
-        ones = ops.ones((rows.count,), "float32")
-        return ops.cast(rows.weighted(ones, None), self.variables[variable].dtype)
-
-    def zeros(self, variable: int) -> Tensor:
-        return self.local.zeros(variable)
-
-    def reach(self, scalars: Sequence[int]) -> np.ndarray:
-        found = np.array(self.local.reach(scalars), bool)
-        for row, scalar in zip(found, scalars, strict=True):
-            row[[*self.reached(self.marked({scalar: 1.0}))]] = True
-        return found
-
-    def check_covered(self, names: Sequence[str], scalars: Sequence[int]) -> None:
-        """Raise for a variable that a loss uses outside of the layers that hold it."""
-        for name, row in zip(names, self.local.reach(scalars), strict=True):
-            if row.any():
-                path = path_of(self.variables[int(np.flatnonzero(row)[0])])
-                raise ValueError(
-                    f"The losses of {name!r} use the variable {path!r} outside of the call of a "
-                    "layer that holds it, where the gradients of single examples cannot be told "
-                    "apart. Use it in `call` of a layer of its own: one that adds it with "
-                    "self.add_weight, or keeps the layer that does as an attribute; and give that "
-                    "layer, or a model with it, to whoever differentiates."
-                )
-
-    def check_batch(self, marked: Sequence[Tensor | None], count: Any) -> None:
-        """Raise for a layer whose outputs do not begin with the axis of the examples.
-
-        count  of them: a number, or () int where only the step knows it
-        """
-        for call in self.calls:
-            found = [None if m is None else marked[m] for m in call.marks]
-            shapes = [tuple(each.shape) for each in found if each is not None]
-            wrong = [shape for shape in shapes if shape[:1] not in ((count,), (None,))]
-            if wrong and isinstance(count, int):
-                raise ValueError(
-                    f"Layer {call.path!r} gives out a tensor of shape {wrong[0]}, and a batch of "
-                    f"{count} examples came in: which of them a row belongs to cannot be told. "
-                    "Call it on something with the batch axis first: positions, say, broadcast to "
-                    "the batch; or inside of a layer of your own that has weights, too."
-                )
-
-    def marked(self, seeds: Mapping[int, Tensor]) -> list[Tensor | None]:
-        """What one backward pass brings to each mark."""
-        return self.local.vjp(seeds, self.local.marks)
-
-    def reached(self, marked: Sequence[Tensor | None]) -> list[int]:
-        """The variables, by place, of the calls to which a backward pass has come."""
-        calls = [call for call in self.calls if _comes(call, marked)]
-        return [self._places[id(variable)] for call in calls for variable in call.variables]
-
-    def rows(
-        self, passes: Sequence[Sequence[Tensor | None]], among: Collection[int]
-    ) -> dict[int, ExampleRows]:
-        """{variable, by place: its gradients} of every example, of one pass after the other.
-
-        passes  what each brought to the marks;  among  the variables that are asked for
-        """
-        uses: dict[int, list[ExampleRows]] = {}
-        for call, (tensors, states) in zip(self.calls, self.carried, strict=True):
-            places = {id(v): self._places[id(v)] for v in call.variables}
-            if {*places.values()} & {*among} and any(_comes(call, each) for each in passes):
-                back = [None if m is None else _joined([e[m] for e in passes]) for m in call.marks]
-                for key, found in rows_of(Seen(call, tensors, states, back, len(passes))).items():
-                    if places[key] in among:
-                        uses.setdefault(places[key], []).append(found)
-        return {v: together(found) for v, found in uses.items()}
-
-
-def record_layers(
+def record_examples(
     forward: Forward, variables: Sequence[Variable], roots: Sequence[layers.Layer]
 ) -> LayerRecording:
-    """A forward pass, with the calls of all layers below some noted."""
+    """A forward pass with the calls of all layers below some noted."""
     if engine().replica_count() > 1:
         raise RuntimeError(
             "Objectives with `per` need the gradients of all examples of a batch in one place, and "
             f"this step is one of {engine().replica_count()} replicas. Train on one device, or "
             "leave out `per`."
         )
-    calls: list[LayerCall] = []
-
-    def noted() -> tuple[Scalars, Any]:
-        values = {id(v): (v, ops.stop_gradient(v.value)) for v in variables}
-        listening = Listening(values)
-        with listening.attached(roots):
-            scalars, outputs = forward()
-        calls[:] = listening.calls
-        return scalars, (outputs, [(call.tensors, call.states) for call in calls])
-
-    local = engine().record(noted, lambda: variables, "layers")
-    outputs, carried = local.outputs
-    return LayerRecording(local, calls, carried, outputs, variables)
+    return record_layers(forward, variables, roots, with_weights)
 
 
 class PerExample(Jacobian):
@@ -325,18 +211,3 @@ def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     if first is None or second is None:
         return second if first is None else first
     return ops.add(engine().dense(first), engine().dense(second))
-
-
-def _comes(call: LayerCall, marked: Sequence[Tensor | None]) -> bool:
-    """Whether a backward pass comes to a call."""
-    return any(m is not None and marked[m] is not None for m in call.marks)
-
-
-def _joined(passes: Sequence[Tensor | None]) -> Tensor | None:
-    """(S n, ...) float32 of S times (n, ...), zeros for None; None if all are."""
-    known = [each for each in passes if each is not None]
-    if not known:
-        return None
-    zeros = ops.zeros_like(known[0])
-    found = [ops.cast(zeros if each is None else each, "float32") for each in passes]
-    return ops.concatenate(found) if len(found) > 1 else found[0]

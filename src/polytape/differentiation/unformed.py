@@ -213,22 +213,15 @@ class _Pulled:
         place = next(n for n, v in enumerate(call.variables) if v is self.variable)
         values = [ops.stop_gradient(variable.value) for variable in call.variables]
 
-        def scores(given: list[Tensor]) -> Tensor:
-            """(k,) whose derivatives are the rows."""
-            again = [*values[:place], *given, *values[place + 1 :]]
-            outputs = call.again(again, self.noted.tensors, self.noted.states)
-            found = [
-                engine().matmul(_flat(came), ops.reshape(ops.cast(output, "float32"), (-1, 1)))
-                for output, came in zip(outputs, self.back, strict=True)
-                if came is not None
-            ]
-            return functools.reduce(ops.add, found)[:, 0]
+        def again(given: list[Tensor]) -> list[Tensor]:
+            known = [*values[:place], *given, *values[place + 1 :]]
+            outputs = call.again(known, self.noted.tensors, self.noted.states)
+            return [o for o, b in zip(outputs, self.back, strict=True) if b is not None]
 
-        (gradient,) = engine().jacobian(scores, [values[place]])
-        if gradient is None:
-            count = next(came.shape[0] for came in self.back if came is not None)
-            return ops.zeros((count, math.prod(self.variable.shape)), "float32")
-        return _flat(ops.cast(gradient, "float32"))
+        came = [ops.unstack(b, b.shape[0]) for b in self.back if b is not None]
+        found = engine().pullbacks(again, [values[place]], [*zip(*came, strict=True)])
+        zeros = ops.zeros_like(values[place])
+        return _flat(_combined([zeros if row is None else row for (row,) in found], None, None))
 
     def gram(self) -> Tensor:
         return _products(self.rows())

@@ -275,8 +275,25 @@ class Engine(Protocol):
         """
         ...
 
+    def pullbacks(
+        self,
+        function: Callable[[list[Tensor]], Sequence[Tensor]],
+        at: Sequence[Tensor],
+        cotangents: Sequence[Sequence[Tensor]],
+    ) -> list[list[Tensor | None]]:
+        """For each of several cotangents of what a function returns the gradients by its arguments.
+
+        The function runs once. None, or zeros, where no path exists. Cotangents do not mix: one
+        that is not finite leaves the gradients of others as they are.
+        """
+        ...
+
     def rows(self, gradients: Sequence[Tensor]) -> Rows:
         """The gradients of several objectives by one variable. Sparse ones stay sparse."""
+        ...
+
+    def device_memory(self) -> int | None:
+        """The bytes of memory that the first device has; None if that is not known."""
         ...
 
     def matmul(self, first: Tensor, second: Tensor) -> Tensor:

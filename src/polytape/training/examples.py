@@ -11,8 +11,9 @@ from polytape.aggregation import Aggregator, check_examples
 from polytape.contract import Method, Tensor
 from polytape.contract.types import Flags
 from polytape.differentiation.examples import InLine, Per
+from polytape.differentiation.layer_recording import LayerRecording
 from polytape.differentiation.passes import Directions, at_once
-from polytape.differentiation.per_example import LayerRecording, PerExample
+from polytape.differentiation.per_example import PerExample
 from polytape.engines import Measure, Recording, engine
 from polytape.training.losses.objective import Objective
 from polytape.training.routing.routes import Routes

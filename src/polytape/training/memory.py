@@ -53,8 +53,8 @@ def check_replicas(asked: str) -> None:
     if asked == "low":
         raise RuntimeError(
             'memory="low" compares gradients without forming them, and this step is one of '
-            f"{engine().replica_count()} replicas, which add them up. Train on one device, or leave "
-            "out `memory`."
+            f"{engine().replica_count()} replicas, which add them up. Train on one device, or "
+            "leave out `memory`."
         )
 
 

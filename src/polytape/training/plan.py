@@ -22,6 +22,7 @@ from polytape.training.examples import Examples
 from polytape.training.losses.keras_losses import KerasLosses
 from polytape.training.losses.objective import Objective
 from polytape.training.losses.objectives import Objectives
+from polytape.training.memory import fits, needs_rows
 from polytape.training.optimizers.assignment import as_optimizers
 from polytape.training.phase import Phase
 from polytape.training.routing.failure_groups import FailureGroup, failure_groups, one_group
@@ -36,13 +37,14 @@ class Settings:
     source      the losses: those that Keras evaluates, or objectives
     measure     "parameters" for methods that weigh losses alone: they measure nothing
     seed        of methods that draw random numbers
-    tells       whether the routing table is printed
+    tells       whether the routing table is printed;  summarises  whether the plan is, too
     optimizers  in words, by name: read early, as within a traced step a rate is no number
     overrides   whose class has a `compute_loss` of its own; None if nobody's
     loss_mode   the arguments that tell `compute_loss` that it trains
     may_bypass  a user's `train_step` that has to call super(), by name; "" if there is none
     training    the arguments that tell `call` that it trains
     communication  of rows, where several devices have a part of the batch each
+    memory      whether rows are formed
     metrics     those given beside the losses, weighted ones included
     """
 
@@ -54,12 +56,14 @@ class Settings:
     on_nonfinite: str
     seed: int
     tells: bool
+    summarises: bool
     optimizers: Mapping[str, str]
     overrides: str | None
     loss_mode: Mapping[str, bool]
     may_bypass: str
     training: Mapping[str, bool]
     communication: str = "auto"
+    memory: str = "auto"
     metrics: Sequence[Anything] = ()
 
     @property
@@ -99,6 +103,7 @@ class PhasePlan:
     steps           how often it is run in one training step
     in_turn         whether after the first step only the loss of the objective in turn is evaluated
     examples        how, if every example is an objective; None: they are not
+    by_layers       whether calls of layers are noted, so that gradients need not be formed
     """
 
     names: tuple[str, ...]
@@ -113,6 +118,7 @@ class PhasePlan:
     steps: int = 1
     in_turn: bool = False
     examples: Examples | None = None
+    by_layers: bool = False
 
     @property
     def one_group(self) -> tuple[FailureGroup, ...]:
@@ -196,6 +202,20 @@ class StepPlan:
             for phase in self.phases
             for name, allowed in zip(phase.names, phase.routes.allowed, strict=True)
         }
+
+
+def notes_layers(
+    settings: Settings, aggregator: Aggregator, allowed: Flags, index: VariableIndex
+) -> bool:
+    """Whether the step of a phase notes the calls of layers, instead of forming its gradients.
+
+    allowed  (T, V) bool: what each objective may train
+    """
+    if settings.memory == "high" or aggregator.single_pass or settings.measure != "parameters":
+        return False
+    if needs_rows(settings.method, settings.takes_apart) is not None:
+        return False
+    return settings.memory == "low" or not fits(allowed, index.variables)
 
 
 def owners_of(
@@ -285,6 +305,8 @@ def build_plan(
             rescales=rescales,
             steps=phase.steps,
             examples=examples,
+            by_layers=examples is None
+            and notes_layers(settings, aggregator, routes.allowed, index),
             in_turn=stateless and aggregator.round_robin and _apart(settings, given, phase),
         )
         phases.append(plan)

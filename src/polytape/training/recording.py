@@ -10,9 +10,10 @@ from polytape.contract.cached import cached
 from polytape.contract.types import Anything, Flags, Nest
 from polytape.differentiation.connectivity import Connectivity
 from polytape.differentiation.jacobian import Table
+from polytape.differentiation.layer_recording import record_layers, unformed
 from polytape.differentiation.losses import check_scalar
 from polytape.differentiation.passes import Directions, Parts, at_once
-from polytape.differentiation.per_example import record_layers
+from polytape.differentiation.per_example import record_examples
 from polytape.differentiation.replicated import alone, in_slices, joined, over_replicas
 from polytape.engines import Forward, GroupName, Recording, Scalars, engine
 from polytape.training.compilation import Compilation, added_losses
@@ -21,6 +22,7 @@ from polytape.training.losses.evaluation import Parts as PartsOfLoss
 from polytape.training.losses.masks import masks_of
 from polytape.training.losses.missing_labels import Terms
 from polytape.training.losses.returned_total import Called, ReturnedTotal
+from polytape.training.memory import check_replicas
 from polytape.training.plan import PhasePlan, Settings, never_evaluated
 from polytape.training.together import at_step
 
@@ -227,7 +229,8 @@ class PhaseRecording:
 
     def rows(self, group: Sequence[int]) -> Table:
         """The gradients of T scalars, `scale` times, each by what the objective may train."""
-        count, recording = len(self.phase.aggregator.paths), in_slices(self.recording)
+        count = len(self.phase.aggregator.paths)
+        recording = unformed(in_slices(self.recording))
         with engine().under_way():
             return [
                 at_once(recording, [({place: self.scale}, self.route(t))], count)
@@ -260,7 +263,11 @@ def record_phase(compilation: Compilation, number: int, batch: Batch) -> Recordi
     if compilation.planned and (examples := compilation.plan.phases[number].examples) is not None:
         examples.check_alone()
         if examples.by_layers:
+            return record_examples(run, model.trainable_variables, [model])
+    if compilation.planned and compilation.plan.phases[number].by_layers:
+        if engine().replica_count() == 1:
             return record_layers(run, model.trainable_variables, [model])
+        check_replicas(settings.memory)
     if engine().processes() > 1:  # replicas add up in the forward pass already
         engine().check_together(told())
     known, measure = (lambda: model.trainable_variables), settings.measure

@@ -13,6 +13,7 @@ from polytape.methods.mean import Mean
 from polytape.methods.sum import Sum
 from polytape.training.losses.keras_losses import KerasLosses
 from polytape.training.losses.objectives import Objectives
+from polytape.training.memory import check_memory
 from polytape.training.optimizers.assignment import as_optimizers, described
 from polytape.training.overrides import loss_mode, reaches_super
 from polytape.training.phase import Phase
@@ -23,6 +24,7 @@ ON_NONFINITE = ("drop", "isolate", "skip", "raise")
 
 def settings_of(
     model: keras.Model,
+    *,
     source: KerasLosses | Objectives,
     method: Method,
     phases: Sequence[Phase],
@@ -31,8 +33,9 @@ def settings_of(
     on_nonfinite: str,
     seed: int | None,
     verbose: int,
-    communication: str = "auto",
-    metrics: Sequence[Anything] = (),
+    communication: str,
+    memory: str,
+    metrics: Sequence[Anything],
 ) -> Settings:
     """What a `compile` asks for; `ValueError` or `TypeError` where that cannot be."""
     if on_nonfinite not in ON_NONFINITE:
@@ -45,23 +48,27 @@ def settings_of(
     tells = verbose > 1 or (verbose == 1 and _has_routes(source, model.optimizer))
     plain = is_plain(method, isinstance(source, Objectives))
     _check_total(source, method, overrides)
-    return Settings(
-        method,
-        source,
-        tuple(phases) or (Phase("loss"),),
-        private,
-        "parameters" if method.needs == "losses" else checked,
-        on_nonfinite,
-        peeked() if seed is None else check_seed(seed),
-        tells and isinstance(source, Objectives),
-        described(model.optimizer),
-        overrides,
-        loss_mode(model, True),
-        _may_bypass(model, method, plain and not isinstance(source, Objectives)),
-        {"training": True} if model.takes_training else {},
-        communication,
-        metrics,
+    found = Settings(
+        method=method,
+        source=source,
+        phases=tuple(phases) or (Phase("loss"),),
+        private=private,
+        measure="parameters" if method.needs == "losses" else checked,
+        on_nonfinite=on_nonfinite,
+        seed=peeked() if seed is None else check_seed(seed),
+        tells=tells and isinstance(source, Objectives),
+        summarises=verbose > 1,
+        optimizers=described(model.optimizer),
+        overrides=overrides,
+        loss_mode=loss_mode(model, True),
+        may_bypass=_may_bypass(model, method, plain and not isinstance(source, Objectives)),
+        training={"training": True} if model.takes_training else {},
+        communication=communication,
+        memory=memory,
+        metrics=metrics,
     )
+    check_memory(memory, method, found.measure, found.takes_apart)
+    return found
 
 
 def combines(method: Method) -> bool:

@@ -88,6 +88,7 @@ class Trainer:
         on_nonfinite: Literal["drop", "isolate", "skip", "raise"] = "drop",
         seed: int | None = None,
         communication: Literal["auto", "all_reduce", "scatter"] = "auto",
+        memory: Literal["auto", "low", "high"] = "auto",
         verbose: int = 1,
     ) -> None:
         """Keras's `compile`, and how the gradients of the losses are combined.
@@ -142,6 +143,14 @@ class Trainer:
                 (BatchNormalization, functions of the step) sees the part of one device. "auto":
                 "scatter" where it is known that nothing does, and that the bytes saved are worth
                 it. ValueError where gradients cannot be scattered. See docs/communication.md
+            memory: whether methods that compare gradients keep the rows, the gradient of every
+                objective by every shared variable, until they are combined. "high": they do, T
+                times the memory of the variables. "low": of layers with many weights only what
+                comes back to their outputs is kept; inner products are found with the rows of one
+                layer at a time, and the combined gradient is formed at once. Equal but for
+                rounding. "auto": "low" where rows would take more than a quarter of the device's
+                memory. ValueError where a method needs rows, or the losses are found in a total of
+                your own. See `plan_summary`
             verbose: 1 prints the routing table where objectives name what they train or networks
                 have optimizers of their own: as declared, and again if the first step finds out
                 more. 2 prints it for any objectives, 0 never
@@ -177,21 +186,22 @@ class Trainer:
         measured = [given["metrics"], given["weighted_metrics"]]
         settings = settings_of(
             self,
-            source,
-            method,
-            order,
-            private,
-            measure,
-            on_nonfinite,
-            seed,
-            verbose,
-            communication,
-            measured,
+            source=source,
+            method=method,
+            phases=order,
+            private=private,
+            measure=measure,
+            on_nonfinite=on_nonfinite,
+            seed=seed,
+            verbose=verbose,
+            communication=communication,
+            memory=memory,
+            metrics=measured,
         )
         check_way(communication, method, settings.measure)
         self.compilation = Compilation(self, settings)
         options: Config = {"private": private, "measure": measure, "on_nonfinite": on_nonfinite}
-        options["communication"] = communication
+        options.update(communication=communication, memory=memory)
         # Metrics in an attribute that is a dict Keras takes for the model's own, and logs again.
         combining = {**given, "combine": method, "seed": settings.seed, **options}
         self._combining = MappingProxyType(combining)

@@ -12,8 +12,17 @@ from polytape.engines.jax.gradients import (
     zeros_like,
 )
 from polytape.engines.jax.layouts import flat, placed, unflat
+from polytape.engines.jax.memory import device_memory
 from polytape.engines.jax.operations import trace
-from polytape.engines.jax.recording import derivative, jacobian, parameters, record, tape, trains
+from polytape.engines.jax.recording import (
+    derivative,
+    jacobian,
+    parameters,
+    pullbacks,
+    record,
+    tape,
+    trains,
+)
 from polytape.engines.jax.replicas import (
     all_reduce,
     refusal,
@@ -80,6 +89,7 @@ __all__ = [
     "compiled_step",
     "dense",
     "derivative",
+    "device_memory",
     "differing",
     "either",
     "evaluated",
@@ -100,6 +110,7 @@ __all__ = [
     "prepare",
     "process_number",
     "processes",
+    "pullbacks",
     "readable",
     "record",
     "reduce_scatter",

@@ -89,6 +89,18 @@ def derivative(
     return recording.vjp({0: 1.0}, recording.marks)
 
 
+def pullbacks(
+    function: Callable[[list[Tensor]], Sequence[Tensor]],
+    at: Sequence[Tensor],
+    cotangents: Sequence[Sequence[Tensor]],
+) -> list[list[Tensor | None]]:
+    outputs, pull = jax.vjp(lambda values: list(function(values)), list(at))
+    return [
+        list(pull([seed.astype(out.dtype) for seed, out in zip(seeds, outputs, strict=True)])[0])
+        for seeds in cotangents
+    ]
+
+
 def jacobian(
     function: Callable[[list[Tensor]], Tensor], at: Sequence[Tensor]
 ) -> list[Tensor | None]:

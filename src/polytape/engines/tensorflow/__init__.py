@@ -23,8 +23,16 @@ from polytape.engines.tensorflow.gradients import (
     stack,
     zeros_like,
 )
+from polytape.engines.tensorflow.memory import device_memory
 from polytape.engines.tensorflow.operations import trace
-from polytape.engines.tensorflow.recording import derivative, jacobian, parameters, record, trains
+from polytape.engines.tensorflow.recording import (
+    derivative,
+    jacobian,
+    parameters,
+    pullbacks,
+    record,
+    trains,
+)
 from polytape.engines.tensorflow.replicas import all_reduce, replica_count, replica_index
 from polytape.engines.tensorflow.strategies import (
     for_all_replicas,
@@ -84,6 +92,7 @@ __all__ = [
     "compiled_step",
     "dense",
     "derivative",
+    "device_memory",
     "differing",
     "either",
     "evaluated",
@@ -104,6 +113,7 @@ __all__ = [
     "prepare",
     "process_number",
     "processes",
+    "pullbacks",
     "readable",
     "record",
     "reduce_scatter",

@@ -100,6 +100,22 @@ def derivative(
     return [None if gradient is None else tf.convert_to_tensor(gradient) for gradient in found]
 
 
+def pullbacks(
+    function: Callable[[list[Tensor]], Sequence[Tensor]],
+    at: Sequence[Tensor],
+    cotangents: Sequence[Sequence[Tensor]],
+) -> list[list[Tensor | None]]:
+    stand_ins = [tf.identity(value) for value in at]
+    with tf.autodiff.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+        tape.watch(stand_ins)
+        outputs = list(function(stand_ins))
+    found = []
+    for seeds in cotangents:
+        cast = [tf.cast(seed, out.dtype) for seed, out in zip(seeds, outputs, strict=True)]
+        found.append(tape.gradient(outputs, stand_ins, output_gradients=cast))
+    return found
+
+
 def jacobian(
     function: Callable[[list[Tensor]], Tensor], at: Sequence[Tensor]
 ) -> list[Tensor | None]:

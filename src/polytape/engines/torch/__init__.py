@@ -18,8 +18,17 @@ from polytape.engines.torch.gradients import (
     stack,
     zeros_like,
 )
+from polytape.engines.torch.memory import device_memory
 from polytape.engines.torch.operations import trace
-from polytape.engines.torch.recording import derivative, jacobian, parameters, record, tape, trains
+from polytape.engines.torch.recording import (
+    derivative,
+    jacobian,
+    parameters,
+    pullbacks,
+    record,
+    tape,
+    trains,
+)
 from polytape.engines.torch.replicas import (
     all_reduce,
     alone,
@@ -85,6 +94,7 @@ __all__ = [
     "compiled_step",
     "dense",
     "derivative",
+    "device_memory",
     "differing",
     "either",
     "evaluated",
@@ -105,6 +115,7 @@ __all__ = [
     "prepare",
     "process_number",
     "processes",
+    "pullbacks",
     "readable",
     "record",
     "reduce_scatter",

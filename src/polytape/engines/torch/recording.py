@@ -126,6 +126,26 @@ def derivative(
         )
 
 
+def pullbacks(
+    function: Callable[[list[Tensor]], Sequence[Tensor]],
+    at: Sequence[Tensor],
+    cotangents: Sequence[Sequence[Tensor]],
+) -> list[list[Tensor | None]]:
+    with torch.enable_grad():
+        stand_ins = [value.detach().requires_grad_() for value in at]
+        outputs = function(stand_ins)
+    used = [place for place, output in enumerate(outputs) if output.requires_grad]
+    if not used:
+        return [[None] * len(stand_ins) for _ in cotangents]
+    targets = [outputs[place] for place in used]
+    found: list[list[Tensor | None]] = []
+    for seeds in cotangents:
+        cast = [seeds[place].to(outputs[place].dtype) for place in used]
+        keep = {"retain_graph": len(found) + 1 < len(cotangents), "allow_unused": True}
+        found.append(list(torch.autograd.grad(targets, stand_ins, cast, **keep)))
+    return found
+
+
 def jacobian(
     function: Callable[[list[Tensor]], Tensor], at: Sequence[Tensor]
 ) -> list[Tensor | None]:

@@ -1,0 +1,131 @@
+"""`compile(memory="low")`: the same training, with gradients that never exist."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import polytape as pt
+
+pytestmark = pytest.mark.engine
+EAGER = keras.backend.backend() != "jax"  # which compiles each operation
+WIDE, BATCH = 160, 8  # a kernel of more weights than there are outputs, many times
+
+
+def model(regularised: bool = False) -> Any:
+    rng = np.random.default_rng(0)
+    rule = keras.regularizers.L2(1e-3) if regularised else None
+    inputs = keras.Input((WIDE,))
+    hidden = layers.Dense(WIDE, "tanh", kernel_regularizer=rule, name="wide")(inputs)
+    hidden = layers.Reshape((1, WIDE))(hidden)
+    hidden = layers.LSTM(64, name="lstm")(hidden)
+    names = ("a", "b", "c")
+    found = pt.Model(inputs, {name: layers.Dense(2, name=name)(hidden) for name in names})
+    for variable in found.trainable_variables:
+        variable.assign(rng.normal(size=variable.shape) / np.sqrt(variable.shape[0]))
+    return found
+
+
+def data(missing: bool = False) -> tuple[Any, dict[str, Any]]:
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(4 * BATCH, WIDE)).astype("float32")
+    y = {name: rng.normal(size=(len(x), 2)).astype("float32") for name in "abc"}
+    if missing:
+        y["a"][BATCH : 2 * BATCH] = np.nan
+        y["b"][1] = np.inf
+    return x, y
+
+
+def trained(memory: str, missing: bool = False, regularised: bool = False, **settings: Any) -> Any:
+    found = model(regularised)
+    settings = {"combine": pt.UPGrad(), "verbose": 0, **settings}
+    found.compile(keras.optimizers.SGD(0.05), memory=memory, **settings)
+    found.fit(*data(missing), batch_size=BATCH, epochs=1, shuffle=False, verbose=0)
+    return found
+
+
+def weights(found: Any) -> np.ndarray:
+    return np.concatenate([np.ravel(v.numpy()) for v in found.trainable_variables])
+
+
+OBJECTIVES = [pt.Objective(name, "mse") for name in "abc"]
+CASES: dict[str, dict[str, Any]] = {
+    "a loss each": {"loss": "mse"},
+    "missing labels": {"objectives": OBJECTIVES, "missing": True},
+    "one left out, regularised": {"loss": "mse", "missing": True, "regularised": True},
+    "rows are looked at": {"loss": "mse", "combine": pt.GradDrop(), "seed": 3},
+    "by network": {"loss": "mse", "combine": pt.PerNetwork(pt.MGDA())},
+    "a chain": {"loss": "mse", "combine": pt.Chain(pt.Normalize(), pt.Clip(0.5), pt.UPGrad())},
+    "now and then": {"loss": "mse", "combine": pt.Every(pt.IMTLG(), 2)},
+    "joint": {"loss": "mse", "private": "joint", "run_eagerly": EAGER},
+    "routes": {
+        "objectives": [pt.Objective("a", "mse", trains=["a", "wide"]), *OBJECTIVES[1:]],
+        "run_eagerly": EAGER,
+    },
+    "phases": {"objectives": OBJECTIVES, "phases": [["a", "b"], "c"], "run_eagerly": EAGER},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_trains_as_with_rows(case: str) -> None:
+    high, low = (weights(trained(memory, **CASES[case])) for memory in ("high", "low"))
+    moved = np.linalg.norm(high - weights(model()))
+    assert moved > 0
+    assert np.linalg.norm(low - high) <= 2e-6 * moved
+
+
+def test_a_monitor_sees_the_same(tmp_path: Any) -> None:
+    norms = []
+    for memory in ("high", "low"):
+        found = model()
+        found.compile("sgd", "mse", combine="upgrad", memory=memory, verbose=0)
+        monitor = pt.callbacks.GradientMonitor(tmp_path / memory, every=1)
+        found.fit(
+            *data(), batch_size=BATCH, epochs=1, shuffle=False, verbose=0, callbacks=[monitor]
+        )
+        norms.append([[*record.norms.values()] for record in monitor.records])
+    np.testing.assert_allclose(*norms, rtol=1e-4)
+
+
+def test_only_layers_with_many_weights_are_noted() -> None:
+    from polytape.differentiation import layer_calls
+
+    asked = {}
+    chooses = layer_calls.with_many_weights
+    found = model()
+    for layer in found.layers:
+        if layer.weights:
+            x = keras.ops.zeros((BATCH, *layer.input.shape[1:]))
+            own = [] if layer.name == "lstm" else layer.trainable_variables
+            asked[layer.name] = chooses(layer, own, [x], {})
+    assert asked == {"wide": True, "lstm": True, "a": False, "b": False, "c": False}
+
+
+def test_told_what_it_does_not_go_with() -> None:
+    with pytest.raises(ValueError, match=r"one of \('auto', 'low', 'high'\). Received: 'small'"):
+        model().compile("sgd", "mse", combine="upgrad", memory="small")
+    with pytest.raises(ValueError, match="MoCo remembers those of earlier steps"):
+        model().compile("sgd", "mse", combine="moco", memory="low")
+    with pytest.raises(ValueError, match="MoDo takes them on halves of the batch"):
+        model().compile("sgd", "mse", combine="modo", memory="low")
+
+
+def test_is_kept_with_the_model(tmp_path: Any) -> None:
+    found = trained("low", loss="mse")
+    found.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert again.get_compile_config()["memory"] == "low"
+    assert again.compilation.plan.phases[0].by_layers
+
+
+def test_chosen_where_rows_take_much_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    from polytape.engines import engine
+
+    found = model()
+    rows = 3 * 4 * sum(int(np.prod(v.shape)) for v in found.trainable_variables)
+    for whole, low in ((None, False), (4 * rows, False), (4 * rows - 1, True)):
+        monkeypatch.setattr(engine(), "device_memory", lambda whole=whole: whole)
+        found.compile("sgd", "mse", combine="upgrad", verbose=0)
+        assert found.compilation.plan.phases[0].by_layers is low
