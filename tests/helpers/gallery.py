@@ -52,6 +52,16 @@ class Parallel(layers.Layer):
         return self.two(self.one(x)) + self.two(x)
 
 
+class Grouped(layers.Layer):
+    """A layer of one's own whose convolution keeps groups of channels apart."""
+
+    def build(self, shape):
+        self.w = self.add_weight(shape=(2, 2, 2, 6), name="w")
+
+    def call(self, x):
+        return ops.conv(x, self.w)
+
+
 class Attended(layers.Layer):
     def __init__(self, layer):
         super().__init__()
@@ -146,6 +156,7 @@ NETS: dict[str, Net] = {
     "spectral norm, at rest": (lambda: [layers.SpectralNormalization(layers.Dense(3))], (6,)),
     "lora": (lora, (6,)),
     "unknown": (lambda: [OwnWeights()], (6,)),
+    "unknown by groups": (lambda: [Grouped()], (5, 4, 4)),
     "unknown with layers": (lambda: [OwnAndBelow()], (6,)),
     "used twice": (twice, (6,)),
     "in parallel": (lambda: [Parallel()], (6,)),

@@ -123,7 +123,8 @@ def jacobian(
     with tf.autodiff.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
         tape.watch(stand_ins)
         value = function(stand_ins)
-    return list(tape.jacobian(value, stand_ins))
+    # One after the other: all at once, TensorFlow 2.21 takes grouped convolutions for others.
+    return list(tape.jacobian(value, stand_ins, experimental_use_pfor=False))
 
 
 def raw(variable: Variable) -> Any:
