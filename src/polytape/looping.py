@@ -329,7 +329,7 @@ def collected(
 
         def table(group: Sequence[int]) -> Table:
             with engine().under_way():
-                return [recording.vjp({place: scale}, every) for place in group]
+                return [recording.vjp({place: scale}, every, sparse=True) for place in group]
 
         tables = [table(half) for half in halves]
         rows = mean_rows(*tables) if halves else table(recording.groups["losses"])

@@ -63,7 +63,8 @@ class Jacobian:
         """The gradient of one objective, a list over variables; None where no path exists."""
         if name not in self.losses:
             raise KeyError(f"No objective {name!r}. Objectives: {', '.join(self.losses)}.")
-        return [formed(g) for g in self._rows[self.connectivity.names.index(name)]]
+        row = [formed(gradient) for gradient in self._rows[self.connectivity.names.index(name)]]
+        return [gradient if gradient is None else engine().as_update(gradient) for gradient in row]
 
     def joint(self) -> "Jacobian":
         """The same gradients with private variables counted as shared.
@@ -383,6 +384,7 @@ class Jacobian:
             found = engine().choose(
                 ops.all(active), lambda: directions(True), lambda: directions(False)
             )
+        found = [engine().as_update(direction) for direction in found]
         if self._sliced:
             found = engine().gathered(found)
         directions_by_variable = dict(zip(self._by_variable, found, strict=True))

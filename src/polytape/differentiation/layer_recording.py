@@ -43,13 +43,21 @@ class LayerRecording:
         self.marks = self.stand_ins = range(len(variables), len(variables))
 
     def vjp(
-        self, cotangents: Mapping[int, Tensor], variables: Sequence[int], last: bool = False
+        self,
+        cotangents: Mapping[int, Tensor],
+        variables: Sequence[int],
+        last: bool = False,
+        sparse: bool = False,
     ) -> list[Tensor | None]:
-        found = self.unformed(cotangents, variables, last)
+        found = self.unformed(cotangents, variables, last, sparse)
         return [formed(gradient) for gradient in found]
 
     def unformed(
-        self, cotangents: Mapping[int, Tensor], variables: Sequence[int], last: bool = False
+        self,
+        cotangents: Mapping[int, Tensor],
+        variables: Sequence[int],
+        last: bool = False,
+        sparse: bool = False,
     ) -> list[Gradient | None]:
         """As `vjp`, but gradients by noted calls as what they can be formed of."""
         count, wanted = len(self.variables), {*variables}
@@ -60,7 +68,7 @@ class LayerRecording:
         ]
         marks = [m for c in concerned for m in self.calls[c].call.marks if m is not None]
         behind = [count + m for m in marks]
-        found = self.local.vjp(cotangents, [*variables, *behind], last)
+        found = self.local.vjp(cotangents, [*variables, *behind], last, sparse)
         brought = dict(zip(marks, found[len(variables) :], strict=True))
         back: dict[int, dict[int, list[Tensor | None]]] = {}
         for number in concerned:
@@ -69,10 +77,14 @@ class LayerRecording:
             if any(each is not None for each in came):
                 for variable in noted.call.variables:
                     back.setdefault(self._places[id(variable)], {})[number] = came
-        return [
-            beside if v not in back else Unformed(self.calls, self.variables[v], back[v], beside)
-            for v, beside in zip(variables, found, strict=False)
-        ]
+
+        def gradient(variable: int, beside: Tensor | None) -> Gradient | None:
+            if variable not in back:
+                return beside
+            rest = None if beside is None else engine().as_update(beside)
+            return Unformed(self.calls, self.variables[variable], back[variable], rest)
+
+        return [gradient(v, beside) for v, beside in zip(variables, found, strict=False)]
 
     def zeros(self, variable: int) -> Tensor:
         return self.local.zeros(variable)

@@ -163,11 +163,15 @@ class Excerpt:
         self.stand_ins = range(0)
 
     def vjp(
-        self, cotangents: Mapping[int, Tensor], variables: Sequence[int], last: bool = False
+        self,
+        cotangents: Mapping[int, Tensor],
+        variables: Sequence[int],
+        last: bool = False,
+        sparse: bool = False,
     ) -> list[Tensor | None]:
         known = [*self._variables, *self._recording.marks]
         chosen = {self._scalars[index]: seed for index, seed in cotangents.items()}
-        return self._recording.vjp(chosen, [known[index] for index in variables], last)
+        return self._recording.vjp(chosen, [known[index] for index in variables], last, sparse)
 
     def zeros(self, variable: int) -> Tensor:
         return self._recording.zeros([*self._variables, *self._recording.marks][variable])

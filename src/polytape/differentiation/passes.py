@@ -14,15 +14,18 @@ Parts = Sequence[tuple[dict[int, Tensor], Sequence[int]]]
 Directions = list[Tensor | None]  # by variable; None where nothing reaches it
 
 
-def at_once(recording: Recording, parts: Parts, count: int, last: bool = False) -> Directions:
+def at_once(
+    recording: Recording, parts: Parts, count: int, last: bool = False, sparse: bool = False
+) -> Directions:
     """The directions of `count` variables, one backward pass per part.
 
-    last  whether nothing is differentiated afterwards
+    last    whether nothing is differentiated afterwards
+    sparse  whether they may be sparse where optimizers take dense ones only
     """
     directions: Directions = [None] * count
     for place, (cotangents, variables) in enumerate(parts, start=1):
         if variables:
-            found = recording.vjp(cotangents, variables, last and place == len(parts))
+            found = recording.vjp(cotangents, variables, last and place == len(parts), sparse)
             for variable, gradient in zip(variables, found, strict=True):
                 directions[variable] = gradient
     return directions

@@ -37,8 +37,13 @@ class Replicated:
         self.scalars: Sequence[Tensor] = joined(local.scalars)
 
     def vjp(
-        self, cotangents: Mapping[int, Tensor], variables: Sequence[int], last: bool = False
+        self,
+        cotangents: Mapping[int, Tensor],
+        variables: Sequence[int],
+        last: bool = False,
+        sparse: bool = False,
     ) -> list[Tensor | None]:
+        del sparse  # they travel
         return self.summed_by(engine().all_reduce, cotangents, variables, last)
 
     def summed_by(
@@ -85,8 +90,13 @@ class InSlices:
         self.marks, self.stand_ins = whole.marks, whole.stand_ins
 
     def vjp(
-        self, cotangents: Mapping[int, Tensor], variables: Sequence[int], last: bool = False
+        self,
+        cotangents: Mapping[int, Tensor],
+        variables: Sequence[int],
+        last: bool = False,
+        sparse: bool = False,
     ) -> list[Tensor | None]:
+        del sparse  # they travel
         return self._whole.summed_by(engine().reduce_scatter, cotangents, variables, last)
 
     def reach(self, scalars: Sequence[int]) -> np.ndarray:

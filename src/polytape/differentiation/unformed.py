@@ -67,7 +67,7 @@ def rows_of_all(gradients: Sequence[Any]) -> Any:
         return engine().rows(gradients)
     if len(gradients) == 1:
         return engine().rows([formed(gradients[0])])
-    return LayerRows(gradients)
+    return LayerRows([g if isinstance(g, Unformed) else engine().as_update(g) for g in gradients])
 
 
 class LayerRows:

@@ -33,14 +33,19 @@ class Recording(Protocol):
     stand_ins: range  # indices, behind those, of the losses' stand-ins, in the order they were made
 
     def vjp(
-        self, cotangents: Mapping[int, Tensor], variables: Sequence[int], last: bool = False
+        self,
+        cotangents: Mapping[int, Tensor],
+        variables: Sequence[int],
+        last: bool = False,
+        sparse: bool = False,
     ) -> list[Tensor | None]:
         """Gradient of sum_s cotangents[s] * scalars[s] for variables, marks, stand-ins, by index.
 
         Only the part of the network between those scalars and those variables is differentiated.
         None where no path exists.
 
-        last  whether what the forward pass kept may go meanwhile: nothing is pulled afterwards
+        last    whether what the forward pass kept may go meanwhile: nothing is pulled afterwards
+        sparse  whether gradients by tables may be `Gathered`, where the framework has none such
         """
         ...
 
@@ -306,6 +311,10 @@ class Engine(Protocol):
 
     def dense(self, gradient: Tensor) -> Tensor:
         """A gradient, sparse or not, as a float32 tensor in the shape of its variable."""
+        ...
+
+    def as_update(self, gradient: Tensor) -> Tensor:
+        """A gradient as Keras's optimizers take it on this backend: dense where they need that."""
         ...
 
     def add_where(self, total: Tensor, condition: Tensor, gradient: Tensor) -> Tensor:

@@ -233,7 +233,7 @@ class PhaseRecording:
         recording = unformed(in_slices(self.recording))
         with engine().under_way():
             return [
-                at_once(recording, [({place: self.scale}, self.route(t))], count)
+                at_once(recording, [({place: self.scale}, self.route(t))], count, sparse=True)
                 for t, place in enumerate(group)
             ]
 
@@ -242,7 +242,7 @@ class PhaseRecording:
         if place is None:
             return None
         parts, count = self.split({place: self.scale}), len(self.phase.aggregator.paths)
-        return at_once(in_slices(self.recording), parts, count)
+        return at_once(in_slices(self.recording), parts, count, sparse=True)
 
 
 # ---------------------------------------------------------------------- the forward pass

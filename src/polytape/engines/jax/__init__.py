@@ -2,6 +2,7 @@
 
 from polytape.engines.jax.gradients import (
     add_where,
+    as_update,
     dense,
     finite,
     has_value,
@@ -81,6 +82,7 @@ __all__ = [
     "alone",
     "any_process",
     "apply",
+    "as_update",
     "assign",
     "broadcast",
     "check_together",

@@ -7,10 +7,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import keras
 import numpy as np
 
-from polytape.engines.contract import Tensor
+from polytape.engines.contract import Rows, Tensor
+from polytape.engines.gathered import Gathered, GatheredRows, alike
+from polytape.engines.jax.layouts import is_spread
+from polytape.engines.jax.lookups import table_of
 from polytape.engines.jax.slices import Slice, summed
 
 _SHORT = 16384  # entries of a row
@@ -115,6 +117,17 @@ class _Sliced(_Rows):
         return dataclasses.replace(self._like, part=super().unflatten(flat))
 
 
+class _Gathered(GatheredRows):
+    def rows_of(self, gradients: Sequence[Tensor]) -> _Rows:
+        return _Rows(gradients)
+
+    def table(self, gradient: Any) -> Tensor:
+        return as_update(gradient)
+
+    def entries(self, table: Tensor) -> Tensor:
+        return table[self._like.places].astype(self._like.values.dtype)
+
+
 def _precision(gradient: Tensor) -> str:
     return "float64" if gradient.dtype == "float64" else "float32"
 
@@ -139,23 +152,31 @@ def _square(gradient: Tensor) -> Tensor:
     return jnp.sum(jnp.square(gradient)).astype("float32")
 
 
-def _is_spread() -> bool:
-    """Whether arrays are on several devices."""
-    return keras.distribution.distribution() is not None
-
-
-def rows(gradients: Sequence[Any]) -> _Rows:
+def rows(gradients: Sequence[Any]) -> Rows:
+    if any(isinstance(gradient, Gathered) for gradient in gradients):
+        if alike(gradients):
+            return _Gathered(gradients)
+        gradients = [as_update(gradient) for gradient in gradients]
     if isinstance(gradients[0], Slice):
         return _Sliced(gradients)
-    return _Spread(gradients) if _is_spread() else _Rows(gradients)
+    return _Spread(gradients) if is_spread() else _Rows(gradients)
 
 
 def has_value(tensor: Tensor) -> bool:
     return not isinstance(tensor, jax.core.Tracer)
 
 
-def dense(gradient: Tensor) -> Tensor:
-    return gradient.astype("float32")
+def dense(gradient: Any) -> Tensor:
+    return as_update(gradient).astype("float32")
+
+
+def as_update(gradient: Any) -> Tensor:
+    return table_of(gradient) if isinstance(gradient, Gathered) else gradient
+
+
+def _values(gradients: Sequence[Any]) -> list[Any]:
+    """What may not be zero of gradients."""
+    return [g.values if isinstance(g, Gathered) else g for g in gradients]
 
 
 def add_where(total: Tensor, condition: Tensor, gradient: Tensor) -> Tensor:
@@ -166,9 +187,10 @@ def zeros_like(gradient: Tensor) -> Tensor:
     return jnp.zeros_like(gradient)
 
 
-def finite(gradients: Sequence[Tensor]) -> Tensor:
+def finite(gradients: Sequence[Any]) -> Tensor:
+    gradients = _values(gradients)
     # A sum is finite only if every term is.
-    if _is_spread():
+    if is_spread():
         return jnp.isfinite(sum(jnp.sum(g.astype("float32")) for g in gradients))
     # Long gradients are added up along their last axis by a
     # product with ones, which runs on all cores, and what is left of all of them in one pass.
@@ -177,9 +199,10 @@ def finite(gradients: Sequence[Tensor]) -> Tensor:
 
 
 def in_range(
-    gradients: Sequence[Tensor], values: Sequence[Tensor] = (), exact: bool = False
+    gradients: Sequence[Any], values: Sequence[Tensor] = (), exact: bool = False
 ) -> Tensor:
     del exact  # it always is
+    gradients = _values(gradients)
     sliced = [gradient.part for gradient in gradients if isinstance(gradient, Slice)]
     if sliced:
         own = jnp.sum(jnp.stack([_square(part.astype(_precision(part))) for part in sliced]))
@@ -187,7 +210,7 @@ def in_range(
         values = [*values, *summed([own])]
     wide = [gradient.astype(_precision(gradient)) for gradient in gradients]
     sums = [jnp.sum(value.astype("float32")) for value in values]
-    if _is_spread():
+    if is_spread():
         return jnp.isfinite(jnp.sum(jnp.stack([*map(_square, wide), *sums])))
     short = [gradient.ravel() for gradient in wide if gradient.size <= 4096]
     joined = [jnp.concatenate(short)] if short else []

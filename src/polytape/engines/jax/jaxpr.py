@@ -25,12 +25,12 @@ def only(closed: Any, outputs: Sequence[int]) -> Callable[..., Any]:
     """
     jaxpr = closed.jaxpr
     chosen = [jaxpr.outvars[index] for index in outputs]
-    needed = {atom for atom in chosen if _is_variable(atom)}
+    needed = {atom for atom in chosen if is_variable(atom)}
     equations = []
     for equation in reversed(jaxpr.eqns):
         if not needed.isdisjoint(equation.outvars):
             equations.append(equation)
-            needed.update(atom for atom in equation.invars if _is_variable(atom))
+            needed.update(atom for atom in equation.invars if is_variable(atom))
     # As many outputs as before, which are described elsewhere in the jaxpr.
     found = [atom if index in outputs else chosen[0] for index, atom in enumerate(jaxpr.outvars)]
     pruned = jaxpr.replace(eqns=equations[::-1], outvars=found)
@@ -49,7 +49,7 @@ def _outputs(jaxpr: Any, sources: list[np.ndarray]) -> list[np.ndarray]:
     known: dict[Any, np.ndarray] = dict(zip(jaxpr.invars, sources, strict=True))
 
     def of(atom: Any) -> np.ndarray:
-        is_literal = not _is_variable(atom)
+        is_literal = not is_variable(atom)
         return nothing if is_literal else known.get(atom, nothing)
 
     for equation in jaxpr.eqns:
@@ -59,7 +59,8 @@ def _outputs(jaxpr: Any, sources: list[np.ndarray]) -> list[np.ndarray]:
     return [of(atom) for atom in jaxpr.outvars]
 
 
-def _is_variable(atom: Any) -> bool:
+def is_variable(atom: Any) -> bool:
+    """Whether it is no literal."""
     return "val" not in dir(atom)  # literals carry their value
 
 

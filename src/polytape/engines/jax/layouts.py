@@ -11,6 +11,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 from polytape.engines.contract import Tensor, Variable
 
 
+def is_spread() -> bool:
+    """Whether arrays are on several devices."""
+    return keras.distribution.distribution() is not None
+
+
 def placed(rank: int, beside: Variable | None) -> dict[str, Any]:
     # Told, since a `LayoutMap` would find a layout for another number of axes by the names.
     distribution = keras.distribution.distribution()

@@ -11,6 +11,8 @@ import numpy as np
 from polytape.engines.contract import Marked, Measure, Scalars, Tensor, Variable
 from polytape.engines.grouped import flattened
 from polytape.engines.jax.jaxpr import dependencies, only
+from polytape.engines.jax.layouts import is_spread
+from polytape.engines.jax.lookups import Lookups
 from polytape.engines.jax.scope import Scope
 from polytape.engines.marking import measured_at
 
@@ -52,13 +54,18 @@ class Linearized:
             variable.assign(value)
 
     def vjp(
-        self, cotangents: Mapping[int, Tensor], variables: Sequence[int], last: bool = False
+        self,
+        cotangents: Mapping[int, Tensor],
+        variables: Sequence[int],
+        last: bool = False,
+        sparse: bool = False,
     ) -> list[Tensor | None]:
         del last  # a compiler knows
         # Transposing only the chosen outputs keeps the others' cotangents symbolically zero, so
         # nothing is differentiated that does not lie between these scalars and the variables.
         seeds = [jnp.asarray(seed, self.scalars[index].dtype) for index, seed in cotangents.items()]
-
+        if sparse and not is_spread() and self._lookups is not None:
+            return self._lookups.vjp(seeds, list(cotangents), variables)
         chosen = only(self._jaxpr, list(cotangents))
         gradients = jax.linear_transpose(chosen, *self._values)(seeds)
         reached: Any = self._all_reach[list(cotangents)].any(axis=0)
@@ -73,6 +80,10 @@ class Linearized:
     @functools.cached_property
     def _all_reach(self) -> np.ndarray:
         return dependencies(self._jaxpr.jaxpr)
+
+    @functools.cached_property
+    def _lookups(self) -> Lookups | None:
+        return Lookups.of(self._jaxpr, self._values, self.marks.start)
 
     @functools.cached_property
     def _jaxpr(self) -> Any:

@@ -14,6 +14,7 @@ from polytape.engines.joint import (
 )
 from polytape.engines.tensorflow.gradients import (
     add_where,
+    as_update,
     dense,
     finite,
     has_value,
@@ -84,6 +85,7 @@ __all__ = [
     "alone",
     "any_process",
     "apply",
+    "as_update",
     "assign",
     "broadcast",
     "check_together",

@@ -133,6 +133,10 @@ def dense(gradient: Tensor) -> Tensor:
     return tf.cast(tf.convert_to_tensor(gradient), tf.float32)
 
 
+def as_update(gradient: Tensor) -> Tensor:
+    return gradient
+
+
 def add_where(total: Tensor, condition: Tensor, gradient: Tensor) -> Tensor:
     if not isinstance(total, tf.IndexedSlices):
         dense = tf.convert_to_tensor(gradient)

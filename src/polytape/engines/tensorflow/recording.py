@@ -33,9 +33,13 @@ class TapeRecording:
         self.stand_ins = range(self.marks.stop, len(self._known))
 
     def vjp(
-        self, cotangents: Mapping[int, Tensor], variables: Sequence[int], last: bool = False
+        self,
+        cotangents: Mapping[int, Tensor],
+        variables: Sequence[int],
+        last: bool = False,
+        sparse: bool = False,
     ) -> list[Tensor | None]:
-        del last  # a compiler knows
+        del last, sparse  # a compiler knows, and it has sparse ones of its own
         targets = [self.scalars[index] for index in cotangents]
         seeds = [
             tf.cast(seed, target.dtype)

@@ -9,6 +9,7 @@ from polytape.engines.joint import (
 )
 from polytape.engines.torch.gradients import (
     add_where,
+    as_update,
     dense,
     finite,
     has_value,
@@ -86,6 +87,7 @@ __all__ = [
     "alone",
     "any_process",
     "apply",
+    "as_update",
     "assign",
     "broadcast",
     "check_together",

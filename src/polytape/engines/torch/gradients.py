@@ -1,10 +1,13 @@
 """The gradients of several objectives by one variable."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 
-from polytape.engines.contract import Tensor
+from polytape.engines.contract import Rows, Tensor
+from polytape.engines.gathered import Gathered, GatheredRows, alike
+from polytape.engines.torch.lookups import table_of
 
 _SHORT = 2**16  # entries of a row that is kept side by side with the others
 _PIECE = 2**20  # entries of a piece of longer ones
@@ -67,11 +70,26 @@ class _Rows:
         return flat.reshape(self._shape).to(self._dtype)
 
 
+class _Gathered(GatheredRows):
+    def rows_of(self, gradients: Sequence[Tensor]) -> _Rows:
+        return _Rows(gradients)
+
+    def table(self, gradient: Any) -> Tensor:
+        return as_update(gradient)
+
+    def entries(self, table: Tensor) -> Tensor:
+        return table[self._like.places].to(self._like.values.dtype)
+
+
 def _precision(gradient: Tensor) -> torch.dtype:
     return torch.float64 if gradient.dtype == torch.float64 else torch.float32
 
 
-def rows(gradients: Sequence[Tensor]) -> _Rows:
+def rows(gradients: Sequence[Any]) -> Rows:
+    if any(isinstance(gradient, Gathered) for gradient in gradients):
+        if alike(gradients):
+            return _Gathered(gradients)
+        gradients = [as_update(gradient) for gradient in gradients]
     return _Rows(gradients)
 
 
@@ -79,8 +97,17 @@ def has_value(tensor: Tensor) -> bool:
     return tensor.device.type != "meta" and not torch.compiler.is_compiling()
 
 
-def dense(gradient: Tensor) -> Tensor:
-    return gradient.to(torch.float32)
+def dense(gradient: Any) -> Tensor:
+    return as_update(gradient).to(torch.float32)
+
+
+def as_update(gradient: Any) -> Tensor:
+    return table_of(gradient) if isinstance(gradient, Gathered) else gradient
+
+
+def _values(gradients: Sequence[Any]) -> list[Tensor]:
+    """What may not be zero of gradients."""
+    return [g.values if isinstance(g, Gathered) else g for g in gradients]
 
 
 def add_where(total: Tensor, condition: Tensor, gradient: Tensor) -> Tensor:
@@ -92,7 +119,7 @@ def zeros_like(gradient: Tensor) -> Tensor:
 
 
 def finite(gradients: Sequence[Tensor]) -> Tensor:
-    sums = [gradient.sum(dtype=torch.float32) for gradient in gradients]
+    sums = [gradient.sum(dtype=torch.float32) for gradient in _values(gradients)]
     return torch.isfinite(torch.stack(sums)).all()
 
 
@@ -100,7 +127,7 @@ def in_range(
     gradients: Sequence[Tensor], values: Sequence[Tensor] = (), exact: bool = False
 ) -> Tensor:
     del exact  # it always is
-    norms = [_norm(gradient) for gradient in gradients]
+    norms = [_norm(gradient) for gradient in _values(gradients)]
     sums = [0.0 * value.sum(dtype=torch.float32) for value in values]  # zero if finite, else NaN
     return torch.isfinite(torch.stack([*norms, *sums]).square().sum())
 

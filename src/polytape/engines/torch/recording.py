@@ -1,5 +1,6 @@
 """Recordings: autograd over a retained graph."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.autograd.graph import get_gradient_edge
 from polytape.engines.contract import Forward, Marked, Measure, Tensor, Variable
 from polytape.engines.grouped import flattened
 from polytape.engines.marking import Marker, listening, measured_at
+from polytape.engines.torch.lookups import Entries, looked_up
 
 
 class GraphRecording:
@@ -37,7 +39,11 @@ class GraphRecording:
         self.stand_ins = range(self.marks.stop, len(self._known))
 
     def vjp(
-        self, cotangents: Mapping[int, Tensor], variables: Sequence[int], last: bool = False
+        self,
+        cotangents: Mapping[int, Tensor],
+        variables: Sequence[int],
+        last: bool = False,
+        sparse: bool = False,
     ) -> list[Tensor | None]:
         used = [index for index in cotangents if self.scalars[index].requires_grad]
         if not used or not variables:
@@ -47,10 +53,35 @@ class GraphRecording:
             torch.as_tensor(cotangents[index], dtype=target.dtype, device=target.device)
             for index, target in zip(used, targets, strict=True)
         ]
-        moving = [self._known[index] for index in variables if self._moving[index]]
+        tables = self._tables(targets) if sparse else {}
+        moving = [index for index in variables if self._moving[index]]
+        asked = [
+            edge
+            for index in moving
+            for edge in (tables[index].edges if index in tables else [self._known[index]])
+        ]
         keep = {"retain_graph": self.lasting or not last, "allow_unused": True}
-        found = iter(torch.autograd.grad(targets, moving, seeds, **keep) if moving else ())
-        return [_dense(next(found)) if self._moving[index] else None for index in variables]
+        found = iter(torch.autograd.grad(targets, asked, seeds, **keep) if asked else ())
+
+        def gradient(index: int) -> Any:
+            if index in tables:
+                entries = tables[index]
+                return entries.gradient([next(found) for _ in entries.edges])
+            return _dense(next(found))
+
+        return [gradient(index) if self._moving[index] else None for index in variables]
+
+    @functools.cached_property
+    def _looked_up(self) -> dict[int, Entries]:
+        return looked_up(self.scalars, self._variables)
+
+    def _tables(self, targets: Sequence[Tensor]) -> dict[int, Entries]:
+        """Those in which these scalars only look up."""
+        tables = self._looked_up
+        if not any(entries.otherwise for entries in tables.values()):
+            return tables
+        nodes = set().union(*(_nodes(target.grad_fn) for target in targets))
+        return {index: e for index, e in tables.items() if nodes.isdisjoint(e.otherwise)}
 
     def zeros(self, variable: int) -> Tensor:
         return torch.zeros_like(self._known[variable])

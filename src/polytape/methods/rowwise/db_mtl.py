@@ -21,7 +21,7 @@ class DBMTL(Method):
         sum_i (max_j ||h_j|| / ||h_i||) h_i.
 
     T backward passes. One array of T times the trainable variables is kept and saved with the
-    model. Sparse gradients of embeddings (TensorFlow) are made dense.
+    model. Sparse gradients of embeddings are made dense.
 
     The averages here start without bias: the published ones, which start at zero, give the same
     update times a factor that tends to one, as long as all objectives take part in every step.

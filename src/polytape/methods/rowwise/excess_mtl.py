@@ -24,7 +24,7 @@ class ExcessMTL(Method):
     squares, roots and quotients by coordinate, e_i^first the first e_i that was not zero; then w is
     rescaled. The update is the sum of w_i g_i. T backward passes. One array of T times the
     trainable variables is kept and saved with the model. Sparse gradients of embeddings
-    (TensorFlow) are made dense.
+    are made dense.
 
     The 1e-7 beside S in published code is left out: where S is zero, so is the quotient. Logarithms
     of the weights are kept, so that no weight overflows or vanishes for good.

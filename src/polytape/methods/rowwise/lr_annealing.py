@@ -20,7 +20,7 @@ class LRAnnealing(Method):
         w_i <- decay w_i + (1 - decay) max|g_r| / mean|g_i|,    w_r = 1,
 
     the maximum and the mean over all entries of the shared variables. Weights start at one. T
-    backward passes; nothing but the weights is kept. Sparse gradients of embeddings (TensorFlow)
+    backward passes; nothing but the weights is kept. Sparse gradients of embeddings
     are made dense.
 
     Means are taken over the whole model, as the paper's formula says, each tensor in proportion to

@@ -22,7 +22,7 @@ class MoCo(Method):
     Proj the projection on the probability simplex, beta_t = beta / t^power and
     gamma_t = gamma / t^power. The update is Y^T w: a step towards the min-norm weights (MGDA) of
     gradients of less noise. T backward passes. One array of T times the trainable variables is kept
-    and saved with the model. Sparse gradients of embeddings (TensorFlow) are made dense.
+    and saved with the model. Sparse gradients of embeddings are made dense.
 
     The first y is an input of the published algorithm. Here the average starts without bias: after
     the first step it is the first gradient. The first w is equal weights. An inactive

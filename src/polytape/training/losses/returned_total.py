@@ -108,14 +108,18 @@ class ReturnedTotal:
         return {"losses": losses, "extra": extra, "total": [total], **parts}
 
     def vjp(
-        self, cotangents: Mapping[int, Tensor], variables: Sequence[int], last: bool = False
+        self,
+        cotangents: Mapping[int, Tensor],
+        variables: Sequence[int],
+        last: bool = False,
+        sparse: bool = False,
     ) -> list[Tensor | None]:
         seeds: dict[int, Tensor] = {}
         for index, seed in cotangents.items():
             for scalar, share in self._terms[index]:
                 term = seed if share is None else seed * share
                 seeds[scalar] = seeds[scalar] + term if scalar in seeds else term
-        return self._recording.vjp(seeds, variables, last)
+        return self._recording.vjp(seeds, variables, last, sparse)
 
     def zeros(self, variable: int) -> Tensor:
         return self._recording.zeros(variable)
