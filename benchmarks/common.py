@@ -7,6 +7,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,47 @@ def regression(width: int, tasks: int, count: int) -> tuple[np.ndarray, dict[str
     return x, {name: targets[:, index : index + 1] for index, name in enumerate(names(tasks))}
 
 
+@dataclass(frozen=True)
+class Spent:
+    """Seconds: on the clock, and of the processor in all threads of this process."""
+
+    wall: float
+    cpu: float
+
+    @classmethod
+    def now(cls) -> "Spent":
+        return cls(time.perf_counter(), time.process_time())
+
+    def since(self, start: "Spent") -> "Spent":
+        return Spent(self.wall - start.wall, self.cpu - start.cpu)
+
+
+class Epoch:
+    """`fit` over data in memory; returns what was spent from its epoch's beginning to its end."""
+
+    def __init__(self, model: Any, batch: int) -> None:
+        import keras
+
+        class Clock(keras.callbacks.Callback):  # no batch hooks: those would slow Keras down
+            start = spent = Spent(0.0, 0.0)
+
+            def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+                del epoch, logs
+                self.start = Spent.now()
+
+            def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+                del epoch, logs
+                self.spent = Spent.now().since(self.start)
+
+        self.model, self.batch, self.clock = model, batch, Clock()
+
+    def __call__(self, x: Any, y: Any) -> Spent:
+        self.model.fit(
+            x, y, batch_size=self.batch, shuffle=False, verbose=0, callbacks=[self.clock]
+        )
+        return self.clock.spent
+
+
 class Fit:
     """`fit` for a number of steps on data in memory; calling it returns seconds per step."""
 
@@ -56,58 +98,11 @@ class Fit:
         compiled.setdefault("optimizer", keras.optimizers.SGD(1e-3))
         self.model.compile(loss=losses, **compiled)
         self.x, self.y = regression(widths[0], tasks, batch * steps)
-        self.batch, self.steps = batch, steps
-
-        self.clock = self.watched()
-
-    @staticmethod
-    def watched() -> Any:
-        """A callback that takes the time of an epoch."""
-        import keras
-
-        class Clock(keras.callbacks.Callback):  # no batch hooks: those would slow Keras down
-            seconds = 0.0
-
-            def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-                del epoch, logs
-                self.seconds = -time.perf_counter()
-
-            def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-                del epoch, logs
-                self.seconds += time.perf_counter()
-
-        return Clock()
+        self.steps, self.epoch = steps, Epoch(self.model, batch)
 
     def __call__(self) -> float:
         """One epoch of `fit`."""
-        self.model.fit(
-            self.x,
-            self.y,
-            batch_size=self.batch,
-            shuffle=False,
-            verbose=0,
-            callbacks=[self.clock],
-        )
-        return self.clock.seconds / self.steps
-
-
-def compiled_step(fit: Fit) -> Callable[[], float]:
-    """The same step on TensorFlow, compiled, on one batch, without what `fit` does around it."""
-    import tensorflow as tf
-
-    fit()
-    function = tf.function(fit.model.train_step, jit_compile=fit.model.jit_compile)
-    x = tf.constant(fit.x[: fit.batch])
-    y = {name: tf.constant(targets[: fit.batch]) for name, targets in fit.y.items()}
-
-    def run() -> float:
-        start = time.perf_counter()
-        for _ in range(fit.steps):
-            logs = function((x, y))
-        float(logs["loss"])
-        return (time.perf_counter() - start) / fit.steps
-
-    return run
+        return self.epoch(self.x, self.y).wall / self.steps
 
 
 def by_turns(runs: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:

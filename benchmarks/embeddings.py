@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import Fit, by_turns, choose, milliseconds, names, ratios, table
+from benchmarks.common import Epoch, Fit, by_turns, choose, milliseconds, names, ratios, table
 
 WORDS, WIDTH, TASKS, BATCH = 1_000_000, 32, 4, 1024
 CONTENDERS = ("keras", "sum", "upgrad")
@@ -42,8 +42,7 @@ class Lookup(Fit):
         rng = np.random.default_rng(0)
         self.x = rng.integers(WORDS, size=(BATCH * steps, 1), dtype="int32")
         self.y = {name: rng.standard_normal((len(self.x), 1)).astype("float32") for name in heads}
-        self.batch, self.steps = BATCH, steps
-        self.clock = self.watched()
+        self.steps, self.epoch = steps, Epoch(self.model, BATCH)
 
 
 def times(backend: str, turns: int = 15, steps: int = 5) -> None:

@@ -15,22 +15,20 @@ import dataclasses
 import itertools
 import math
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
 from benchmarks import common
+from benchmarks.processes import Worker, answer, installed, questions
 
 BACKENDS = ("jax", "tensorflow", "torch")
 CALLED = "pt.weigh, torch"
 COUNTS = (2, 4, 8, 16, 64)
 TURN = 0.02  # seconds: a turn has as many calls as fit in
-PAUSE = 0.1  # seconds: idle threads of the process before may spin for a while
 TARGETS = {"jax": 200.0, "tensorflow": 1000.0}  # microseconds for T = 8
 
 
@@ -181,51 +179,24 @@ def work(contender: str, counts: list[int]) -> None:
         else:
             call = polytape(contender, name, count)
         known[f"{name} {count}"] = Turns(call)
-    print("ready", flush=True)
-    for line in sys.stdin:
-        print(known[line.strip()](), flush=True)
-
-
-class Worker:
-    """A process that measures when called."""
-
-    def __init__(self, contender: str, counts: Sequence[int]) -> None:
-        command = [sys.executable, "-m", "benchmarks.weigh_times", "--work", contender]
-        self.process = subprocess.Popen(
-            [*command, *map(str, counts)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def wait(self) -> None:
-        while self._line() != "ready":
-            pass
-
-    def __call__(self, question: str) -> float:
-        time.sleep(PAUSE)
-        print(question, file=self.process.stdin, flush=True)
-        return float(self._line())
-
-    def _line(self) -> str:
-        line = self.process.stdout.readline()  # type: ignore[union-attr]
-        if not line:
-            raise RuntimeError(f"{self.process.args} ended with code {self.process.wait()}.")
-        return line.strip()
+    answer("ready")
+    for question in questions():
+        answer(known[question]())
 
 
 def main(rounds: int = 7, *counts: int) -> None:
     counts = counts or COUNTS
-    peers = ("torchjd",) if find_spec("torchjd") else ()
+    peers = ("torchjd",) if installed("torchjd") else ()
     contenders = (*BACKENDS, CALLED, *peers)
-    workers = {name: Worker(name, counts) for name in contenders}
+    module = "benchmarks.weigh_times"
+    workers = {name: Worker(module, "--work", name, *counts, echo=True) for name in contenders}
     for worker in workers.values():
         worker.wait()
     print("compiled", flush=True)
     cases = list(itertools.product(counts, methods("numpy")))
     times: dict[Any, list[float]] = {}
     for _, (count, name), contender in itertools.product(range(rounds), cases, contenders):
-        seconds = workers[contender](f"{name} {count}")
+        seconds = float(workers[contender].ask(f"{name} {count}"))
         times.setdefault((count, name, contender), []).append(seconds)
     for count in counts:
         lines = [
