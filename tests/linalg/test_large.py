@@ -1,5 +1,6 @@
 """256 objectives: the certificates of small problems."""
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -7,14 +8,17 @@ from keras import ops
 import polytape as pt
 from nasty import breach, gramians, unit
 from polytape.linalg.bargaining import bargain
+from polytape.linalg.cosine import cosine_form
 from polytape.linalg.dual_cone import project_onto_dual_cone
 from polytape.linalg.min_norm import min_norm_point
 from polytape.linalg.nonneg import nonneg_qp
 from polytape.linalg.solve import with_ridge
+from polytape.methods.pcgrad import project
 
 SIZE = 256
 NAMES, BATCH = gramians(SIZE)
 KINDS = ["wide", "half rank", "balanced", "duplicates", "spread", "condition 1e6", "zero row"]
+CALLED = keras.backend.backend() in ("numpy", "torch")  # where T x T numbers are arrays
 ALL = np.ones(SIZE, bool)
 
 
@@ -84,6 +88,37 @@ def test_gains_of_a_bargain(name, alpha):
     assert (np.abs(gains - demanded) / parts).max() <= 1e-4
 
 
+def test_the_duality_gap_of_cagrad():
+    rows = np.random.default_rng(7).normal(size=(SIZE, SIZE // 2))
+    rows += np.random.default_rng(8).normal(size=SIZE // 2)  # of low rank, and with a mean
+    rows *= np.random.default_rng(9).uniform(0.3, 3, (SIZE, 1))
+    method = pt.CAGrad(c=0.5, rescale=0, scale="paper")
+    weights = np.asarray(pt.weigh(method, np.float32(rows @ rows.T))[0], "float64")
+    mean, share = rows.mean(axis=0), weights - 1 / SIZE
+    assert share.min() >= -1e-6
+    share /= share.sum()
+    radius, mix, update = 0.5 * np.linalg.norm(mean), share @ rows, weights @ rows
+    assert np.linalg.norm(update - mean) <= radius * (1 + 1e-4)
+    bound = mix @ mean + radius * np.linalg.norm(mix)  # on the least gain of any update so near
+    longest = np.linalg.norm(rows, axis=1).max()
+    assert bound - (rows @ update).min() <= 1e-4 * radius * longest
+
+
+def test_pcgrad_is_its_loops():
+    rng = np.random.default_rng(10)
+    rows = rng.normal(size=(SIZE, SIZE // 2)) * rng.uniform(0.3, 3, (SIZE, 1))
+    order = rng.permuted(np.tile(np.arange(SIZE), (SIZE, 1)), axis=-1)
+    form = cosine_form(ops.array(np.float32(rows @ rows.T)))
+    weights = np.asarray(project(form.cosines, form.norms, ops.array(order)), "float64")
+    left, own = rows.copy(), np.arange(SIZE)
+    for others in order.T:
+        other = rows[others]
+        inner = np.where(others == own, 0, np.minimum(np.sum(left * other, axis=1), 0))
+        left -= (inner / np.sum(other * other, axis=1))[:, None] * other
+    size = np.linalg.norm(left, axis=1).sum()
+    np.testing.assert_allclose(weights @ rows, left.sum(axis=0), atol=1e-4 * size)
+
+
 def test_every_row_of_a_small_and_a_low_rank_problem_settles():
     """Alone and in a batch, also where all indices in breach cannot move at once."""
     for size in (33, 64):
@@ -98,6 +133,24 @@ def test_every_row_of_a_small_and_a_low_rank_problem_settles():
             for found in (y, alone):
                 gap = breach(np.asarray(matrix, "float64"), row.astype("float64"), found)
                 assert gap <= 1e-5 * (found.sum() + 1)
+
+
+@pytest.mark.skipif(not CALLED, reason="what is compiled does not call them one by one")
+def test_a_low_rank_is_no_reason_to_begin_anew(monkeypatch):
+    """One index after the other would take over 100 systems of equations for each problem."""
+    size, solve, calls = 128, np.linalg.solve, []
+
+    def counted(matrix, right):
+        calls.append(matrix.shape)
+        return solve(matrix, right)
+
+    monkeypatch.setattr(np.linalg, "solve", counted)
+    rows = np.random.default_rng(11).normal(size=(size, size // 2))
+    gramian = np.float32(rows @ rows.T)
+    weights = np.asarray(pt.weigh(pt.UPGrad(), gramian)[0], "float64")
+    assert len(calls) <= 70 * size
+    _, cosines, norms = alive(gramian)
+    assert (cosines @ (norms * weights)).min() >= -1e-4 * norms @ weights
 
 
 def test_methods_in_closed_form():
