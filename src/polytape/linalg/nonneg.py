@@ -13,7 +13,7 @@ _SLOP = 0.25 * TOLERANCE  # a breach that is rounding, relative to the largest e
 _BREACH = 1e-9  # likewise in float64, for b of at most one
 _CHANCES = 3  # rounds that may pass without fewer breaches
 _SMALL = 32  # up to which it is quicker to solve all problems in full at once
-# More on the diagonal, less and less of it; and which breaches move at once, as a share of the worst
+# What is added to the diagonal, less and less; which breaches move at once, as a share of the worst
 _RIDGES = ((0.1, 0.3), (1e-2, 0.3), (1e-3, 0.6), (1e-4, 0.6), (0.0, 0.6))
 _ROUNDS = 40  # on each
 _REFINEMENTS = 5
