@@ -21,7 +21,7 @@ from polytape.differentiation.examples import (
     given_activity,
     losses_of_examples,
 )
-from polytape.differentiation.jacobian import Jacobian, Table, mean_rows
+from polytape.differentiation.jacobian import Jacobian, Table, mean_rows, table_of
 from polytape.differentiation.losses import HALVES, Losses
 from polytape.differentiation.measured import Measured
 from polytape.differentiation.per_example import PerExample, record_examples
@@ -329,7 +329,7 @@ def collected(
 
         def table(group: Sequence[int]) -> Table:
             with engine().under_way():
-                return [recording.vjp({place: scale}, every, sparse=True) for place in group]
+                return table_of(recording, group, scale, [every] * len(group))
 
         tables = [table(half) for half in halves]
         rows = mean_rows(*tables) if halves else table(recording.groups["losses"])

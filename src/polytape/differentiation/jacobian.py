@@ -10,10 +10,36 @@ import numpy as np
 from polytape.contract import Method, Seed, Tensor, ops
 from polytape.contract.cached import cached
 from polytape.differentiation.connectivity import Blocks, Connectivity
+from polytape.differentiation.passes import at_once
 from polytape.differentiation.unformed import formed, rows_of_all
-from polytape.engines import Measure, Rows, engine
+from polytape.engines import InLoop, Measure, Recording, Rows, engine
 
 Table = Sequence[Sequence[Tensor | None]]  # gradients [t][v]
+
+
+class LoopedTable(list[Sequence[Tensor | None]]):
+    """A `Table` of which an engine has some columns as rows: {variable: rows of all objectives}."""
+
+    def __init__(self, found: InLoop) -> None:
+        super().__init__(found.table)
+        self.known = found.rows
+
+
+def table_of(
+    recording: Recording, scalars: Sequence[int], scale: Any, routes: Sequence[Sequence[int]]
+) -> Table:
+    """The gradients of several scalars, `scale` times, each by the variables on its route.
+
+    routes  places of variables, for each of the scalars
+    """
+    count = recording.marks.start
+    same = all(route == routes[0] for route in routes)
+    if same and engine().way_of(recording, scalars) == "looped":
+        return LoopedTable(engine().in_loop(recording, scalars, scale, routes[0]))
+    return [
+        at_once(recording, [({scalar: scale}, route)], count, sparse=True)
+        for scalar, route in zip(scalars, routes, strict=True)
+    ]
 
 
 class Jacobian:
@@ -55,8 +81,11 @@ class Jacobian:
         self._squares: dict[int, list[Tensor]] = {}
         for v in range(len(connectivity.paths)):
             found = [rows[t][v] for t in connectivity.objectives(v)]
-            found += [extra[v]] if extra and extra[v] is not None else []
-            if found:
+            added = [extra[v]] if extra and extra[v] is not None else []
+            found += added
+            if isinstance(rows, LoopedTable) and v in rows.known and not added:
+                self._by_variable[v] = rows.known[v]
+            elif found:
                 self._by_variable[v] = rows_of_all(found)
 
     def __getitem__(self, name: str) -> list[Tensor | None]:
@@ -362,10 +391,16 @@ class Jacobian:
 
         def directions(every_row: bool) -> list[Tensor]:
             found = []
+            own_weights, own_active = _Apart(private), _Apart(active)
             for v, rows in self._by_variable.items():
                 own = v in self.connectivity.private
                 if own and plain and every_row:
                     found.append(formed(self._rows[self.connectivity.private[v]][v]))
+                    continue
+                if own and (self._extra is None or self._extra[v] is None):
+                    t = self.connectivity.private[v]
+                    kept = None if every_row else own_active[t]
+                    found.append(rows.weighted_sum(own_weights[t], kept))
                     continue
                 block = shared[blocks.of[v]] if blocks.shape else shared
                 weights, kept = self._weights(v, private if own else block, active)
@@ -408,6 +443,21 @@ class Jacobian:
             ops.concatenate([ops.take(weights, objectives), ops.ones((extra,), "float32")]),
             ops.concatenate([ops.take(active, objectives), ops.ones((extra,), dtype="bool")]),
         )
+
+
+class _Apart:
+    """The entries of a tensor (T,), as tensors (1,): parted once, whoever asks."""
+
+    def __init__(self, whole: Tensor) -> None:
+        self._whole = whole
+
+    def __getitem__(self, place: int) -> Tensor:
+        return self._parts[place]
+
+    @cached
+    def _parts(self) -> list[Tensor]:
+        count = self._whole.shape[0]
+        return [self._whole] if count == 1 else list(keras.ops.split(self._whole, count))
 
 
 def mean_rows(first: Table, second: Table) -> list[list[Tensor | None]]:

@@ -19,6 +19,7 @@ GroupName = str | tuple[Any, ...]
 Scalars = Sequence[Tensor] | Mapping[GroupName, Sequence[Tensor]]
 Forward = Callable[[], tuple[Scalars, Any]]
 Measure = Literal["parameters", "features", "outputs"]  # what gradients are taken by
+Way = Literal["unrolled", "looped"]  # how the backward passes of several objectives are compiled
 Marked = Measure | Literal["layers"]  # what is marked; "layers": what layers make of variables
 
 
@@ -202,6 +203,17 @@ class Rows(Protocol):
         ...
 
 
+class InLoop(NamedTuple):
+    """Gradients that a loop over the objectives has found.
+
+    table  [t][v], None where no path exists
+    rows   {variable that all of them reach: its rows}, the same numbers
+    """
+
+    table: Sequence[Sequence[Tensor | None]]
+    rows: Mapping[int, Rows]
+
+
 class Engine(Protocol):
     """The functions of `engines/tensorflow`, `engines/jax` and `engines/torch`."""
 
@@ -291,6 +303,20 @@ class Engine(Protocol):
         The function runs once. None, or zeros, where no path exists. Cotangents do not mix: one
         that is not finite leaves the gradients of others as they are.
         """
+        ...
+
+    def way_of(self, recording: Recording, scalars: Sequence[int]) -> Way:
+        """How the gradients of several scalars are found, each by all variables.
+
+        "unrolled": by a call of `vjp` for each, which a compiler sees as many times. "looped": by
+        `in_loop`, whose programme does not grow with what the scalars share.
+        """
+        ...
+
+    def in_loop(
+        self, recording: Recording, scalars: Sequence[int], seed: Tensor, variables: Sequence[int]
+    ) -> InLoop:
+        """The gradients of several scalars, `seed` times too large, where `way_of` is "looped"."""
         ...
 
     def rows(self, gradients: Sequence[Tensor]) -> Rows:

@@ -9,7 +9,7 @@ from polytape.contract import Tensor
 from polytape.contract.cached import cached
 from polytape.contract.types import Anything, Flags, Nest
 from polytape.differentiation.connectivity import Connectivity
-from polytape.differentiation.jacobian import Table
+from polytape.differentiation.jacobian import Table, table_of
 from polytape.differentiation.layer_recording import record_layers, unformed
 from polytape.differentiation.losses import check_scalar
 from polytape.differentiation.passes import Directions, Parts, at_once
@@ -229,13 +229,10 @@ class PhaseRecording:
 
     def rows(self, group: Sequence[int]) -> Table:
         """The gradients of T scalars, `scale` times, each by what the objective may train."""
-        count = len(self.phase.aggregator.paths)
+        routes = [self.route(t) for t in range(len(group))]
         recording = unformed(in_slices(self.recording))
         with engine().under_way():
-            return [
-                at_once(recording, [({place: self.scale}, self.route(t))], count, sparse=True)
-                for t, place in enumerate(group)
-            ]
+            return table_of(recording, group, self.scale, routes)
 
     def row(self, place: int | None) -> Directions | None:
         """The gradient of a term that belongs to every objective, if there is one, as a row."""

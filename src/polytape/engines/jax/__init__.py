@@ -17,12 +17,14 @@ from polytape.engines.jax.memory import device_memory
 from polytape.engines.jax.operations import trace
 from polytape.engines.jax.recording import (
     derivative,
+    in_loop,
     jacobian,
     parameters,
     pullbacks,
     record,
     tape,
     trains,
+    way_of,
 )
 from polytape.engines.jax.replicas import (
     all_reduce,
@@ -102,6 +104,7 @@ __all__ = [
     "gathered",
     "has_value",
     "home",
+    "in_loop",
     "in_range",
     "jacobian",
     "matmul",
@@ -134,6 +137,7 @@ __all__ = [
     "under_way",
     "unflat",
     "unwrapped",
+    "way_of",
     "without_side_effects",
     "zeros_like",
 ]

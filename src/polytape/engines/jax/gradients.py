@@ -49,7 +49,7 @@ class _Rows:
 
 # Outside of a compiled function the loop would be compiled anew at every call.
 @functools.partial(jax.jit, inline=True)
-def _gram(rows: list[Tensor], mixed: Tensor | None, kept: Tensor | None) -> Tensor:
+def _gram(rows: list[Tensor] | Tensor, mixed: Tensor | None, kept: Tensor | None) -> Tensor:
     # Long rows in as many pieces as there are rows, one after the other, so that stacking them
     # never holds more than one row on top of the rows themselves; short pieces also accumulate
     # less rounding error.
@@ -58,8 +58,11 @@ def _gram(rows: list[Tensor], mixed: Tensor | None, kept: Tensor | None) -> Tens
     width = size // pieces
 
     def product(start: Tensor, width: int) -> Tensor:
-        cut = [jax.lax.dynamic_slice_in_dim(row, start, width) for row in rows]
-        piece = jnp.stack(cut)
+        if isinstance(rows, list):
+            piece = jnp.stack([jax.lax.dynamic_slice_in_dim(row, start, width) for row in rows])
+        else:  # (k, n)
+            piece = jax.lax.dynamic_slice_in_dim(rows, start, width, axis=1)
+            piece = piece.astype(_precision(piece))
         if kept is not None:
             piece = jnp.where(kept[:, None], piece, 0.0)
         if mixed is not None:
@@ -70,6 +73,51 @@ def _gram(rows: list[Tensor], mixed: Tensor | None, kept: Tensor | None) -> Tens
     if pieces == 1:
         return total + product(0, width)
     return jax.lax.fori_loop(0, pieces, lambda i, total: total + product(i * width, width), total)
+
+
+class Stacked(_Rows):
+    """Rows that a loop has left in one tensor, (k, *shape)."""
+
+    def __init__(self, whole: Tensor) -> None:
+        self._shape, self._dtype = whole.shape[1:], whole.dtype
+        self._whole = whole.reshape(whole.shape[0], -1)
+
+    def gram(self, mixed: Tensor | None = None, kept: Tensor | None = None) -> Tensor:
+        return _gram(self._whole, mixed, kept)
+
+    def squares(self) -> list[Tensor]:
+        return list(jnp.sum(jnp.square(self._exact(self._whole)), axis=1).astype("float32"))
+
+    def matrix(self) -> Tensor:
+        return self._whole.astype("float32")
+
+    def weighted_sum(self, weights: Tensor, kept: Tensor | None) -> Tensor:
+        count, size = self._whole.shape
+        if size <= _SHORT:
+            return self.unflatten(jnp.sum(self._terms(weights, kept, self._whole), axis=0))
+
+        # Some rows at a time: each turn of the loop reads and writes the sum.
+        def several(turn: Tensor, total: Tensor) -> Tensor:
+            for place in range(_FEW):
+                total += self._term(weights, kept, turn * _FEW + place)
+            return total
+
+        total = jnp.zeros(size, _precision(self._whole))
+        total = jax.lax.fori_loop(0, count // _FEW, several, total)
+        for place in range(count - count % _FEW, count):
+            total += self._term(weights, kept, place)
+        return self.unflatten(total)
+
+    def _term(self, weights: Tensor, kept: Tensor | None, at: Any) -> Tensor:
+        own = None if kept is None else kept[at][None]
+        return self._terms(weights[at][None], own, self._whole[at][None])[0]
+
+    def _terms(self, weights: Tensor, kept: Tensor | None, rows: Tensor) -> Tensor:
+        terms = weights[:, None] * self._exact(rows)
+        return terms if kept is None else jnp.where(kept[:, None], terms, 0.0)
+
+    def _exact(self, rows: Tensor) -> Tensor:
+        return rows.astype(_precision(rows))
 
 
 class _Spread(_Rows):

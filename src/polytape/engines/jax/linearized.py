@@ -13,6 +13,7 @@ from polytape.engines.grouped import flattened
 from polytape.engines.jax.jaxpr import dependencies, only
 from polytape.engines.jax.layouts import is_spread
 from polytape.engines.jax.lookups import Lookups
+from polytape.engines.jax.looped import Piece, pays, pulled_back
 from polytape.engines.jax.scope import Scope
 from polytape.engines.marking import measured_at
 
@@ -70,6 +71,26 @@ class Linearized:
         gradients = jax.linear_transpose(chosen, *self._values)(seeds)
         reached: Any = self._all_reach[list(cotangents)].any(axis=0)
         return [gradients[index] if reached[index] else None for index in variables]
+
+    def loop_pays(self, scalars: Sequence[int]) -> bool:
+        """Whether a loop over scalars holds little beside their gradients.
+
+        Not where these are sparse: a loop would make tables of them.
+        """
+        return self._lookups is None and pays(self._jaxpr, scalars)
+
+    def pieces(self, scalars: Sequence[int], seed: Tensor) -> list[Piece | None]:
+        """By each variable the gradients of the scalars that reach it, `seed` times too large.
+
+        They are found in a loop over the scalars. None where no path exists.
+        """
+        seeds = {each: jnp.asarray(seed, self.scalars[each].dtype) for each in scalars}
+        found = pulled_back(self._jaxpr, scalars, seeds)
+        reach: Any = self._all_reach
+        return [
+            piece if piece is not None and reach[list(scalars), variable].any() else None
+            for variable, piece in enumerate(found[: self.marks.start])
+        ]
 
     def zeros(self, variable: int) -> Tensor:
         return jnp.zeros_like(self._values[variable])

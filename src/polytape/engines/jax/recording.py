@@ -6,7 +6,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from polytape.engines.contract import Forward, Marked, Scalars, Tensor, Variable
+from polytape.engines.contract import (
+    Forward,
+    InLoop,
+    Marked,
+    Recording,
+    Scalars,
+    Tensor,
+    Variable,
+    Way,
+)
+from polytape.engines.jax.gradients import Stacked
+from polytape.engines.jax.layouts import is_spread
 from polytape.engines.jax.linearized import Linearized
 from polytape.engines.jax.scope import Scope
 from polytape.engines.marking import Marker, listening
@@ -66,6 +77,40 @@ def record(
 
     values = [*(variable.value for variable in known), *marks, *losses]
     return Linearized(function, values, known, measure, len(losses))
+
+
+# From so many objectives on. A turn of a loop costs what a backward pass costs: what it saves is
+# programme, which is little where there are few objectives.
+LOOP_FROM = 16
+
+
+def way_of(recording: Recording, scalars: Sequence[int]) -> Way:
+    # Eager, a loop would be compiled anew at every call.
+    if not isinstance(recording, Linearized) or len(scalars) < LOOP_FROM or is_spread():
+        return "unrolled"
+    traced = all(isinstance(recording.scalars[each], jax.core.Tracer) for each in scalars)
+    flat = all(recording.scalars[each].shape == () for each in scalars)
+    fits = traced and flat and recording.loop_pays(scalars)
+    return "looped" if fits else "unrolled"
+
+
+def in_loop(
+    recording: Recording, scalars: Sequence[int], seed: Tensor, variables: Sequence[int]
+) -> InLoop:
+    if not isinstance(recording, Linearized):
+        raise TypeError("way_of() says that every backward pass is written down.")
+    found = recording.pieces(scalars, seed)
+    table: list[list[Tensor | None]] = [[None] * len(found) for _ in scalars]
+    rows = {}
+    for variable in variables:
+        piece = found[variable]
+        if piece is None:
+            continue
+        for place, scalar in enumerate(piece.losses):
+            table[scalars.index(scalar)][variable] = piece.values[place]
+        if len(piece.losses) == len(scalars):
+            rows[variable] = Stacked(piece.values)
+    return InLoop(table, rows)
 
 
 def parameters(module: Any) -> None:

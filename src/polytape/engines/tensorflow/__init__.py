@@ -61,6 +61,7 @@ from polytape.engines.tensorflow.updates import (
     train_step,
     without_side_effects,
 )
+from polytape.engines.unrolled import in_loop, way_of
 from polytape.engines.whole import (
     flat,
     gathered,
@@ -105,6 +106,7 @@ __all__ = [
     "gathered",
     "has_value",
     "home",
+    "in_loop",
     "in_range",
     "jacobian",
     "matmul",
@@ -137,6 +139,7 @@ __all__ = [
     "under_way",
     "unflat",
     "unwrapped",
+    "way_of",
     "without_side_effects",
     "zeros_like",
 ]

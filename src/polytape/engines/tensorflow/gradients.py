@@ -63,7 +63,8 @@ class _Rows:
         if self._matrix is not None:
             sums = tf.reduce_sum(tf.square(self._matrix), axis=1)
             return tf.unstack(tf.cast(sums, tf.float32))
-        return [tf.cast(2.0 * tf.nn.l2_loss(row), tf.float32) for row in self._flat()]
+        rows = [tf.cast(row, _precision(row)) for row in self._rows]
+        return [tf.cast(2.0 * tf.nn.l2_loss(row), tf.float32) for row in rows]
 
     def _all(self) -> Tensor:
         return self._side_by_side() if self._matrix is None else self._matrix
@@ -72,6 +73,14 @@ class _Rows:
         return tf.cast(self._all(), tf.float32)
 
     def weighted_sum(self, weights: Tensor, kept: Tensor | None) -> Tensor:
+        if len(self._rows) == 1:  # as of every private variable: in as few operations as it takes
+            row, weight = self._rows[0], tf.reshape(weights, [])
+            row = tf.cast(row, _precision(row))
+            weight = tf.cast(weight, row.dtype)
+            if kept is None:
+                return self.unflatten(weight * row)
+            weight = tf.where(tf.reshape(kept, []), weight, tf.zeros((), row.dtype))
+            return self.unflatten(tf.math.multiply_no_nan(row, weight))  # zero times NaN is zero
         if self._matrix is None:  # a stacked copy would be another one of all rows
             rows = self._flat()
             weights = tf.cast(weights, rows[0].dtype)
@@ -79,7 +88,7 @@ class _Rows:
             if kept is not None:
                 none = tf.zeros((), rows[0].dtype)
                 terms = [tf.where(kept[index], term, none) for index, term in enumerate(terms)]
-            return self.unflatten(terms[0] if len(terms) == 1 else tf.add_n(terms))
+            return self.unflatten(tf.add_n(terms))
         matrix, none = self._matrix, tf.zeros((), self._matrix.dtype)
         matrix = matrix if kept is None else tf.where(kept[:, None], matrix, none)
         return self.unflatten(tf.matmul(tf.cast(weights, matrix.dtype)[None, :], matrix)[0])

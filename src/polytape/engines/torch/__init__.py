@@ -63,6 +63,7 @@ from polytape.engines.torch.updates import (
     train_step,
     without_side_effects,
 )
+from polytape.engines.unrolled import in_loop, way_of
 from polytape.engines.whole import (
     flat,
     gathered,
@@ -107,6 +108,7 @@ __all__ = [
     "gathered",
     "has_value",
     "home",
+    "in_loop",
     "in_range",
     "jacobian",
     "matmul",
@@ -139,6 +141,7 @@ __all__ = [
     "under_way",
     "unflat",
     "unwrapped",
+    "way_of",
     "without_side_effects",
     "zeros_like",
 ]

@@ -67,13 +67,18 @@ class Labels:
         there: Tensor | None = None,
         places: Tensor | None = None,
         holes: bool = False,
+        count: Tensor | None = None,
     ) -> None:
+        """count  where it is known already"""
+        self._count = count
         self._loss, self._y_pred, self._sample_weight = loss, y_pred, sample_weight
         self._there, self._places, self.holes = there, places, holes
 
     @cached
     def count(self) -> Tensor:
         """() float32: the number of labels, 0 weights included and masked ones not."""
+        if self._count is not None:
+            return self._count
         if self._there is None:
             return _samples(self._loss, self._y_pred)
         return ops.sum(_weighted(self._loss, self._there, self._y_pred))
@@ -186,15 +191,16 @@ def _of_labelled(
         return _whole(loss, y_true, y_pred, sample_weight)
     losses, there, places = entries
     value = _Reduced(losses, loss, loss.reduction, loss.dtype)(y_pred, y_pred, sample_weight)
-    found = Labels(loss, y_pred, sample_weight, there, places, holes=True)
     if loss.reduction in ("sum", "none", None):
-        return value, found
+        return value, Labels(loss, y_pred, sample_weight, there, places, holes=True)
     weight = sample_weight if loss.reduction == "mean_with_sample_weight" else None
     everything, labels = (
         ops.sum(_weighted(loss, numbers, y_pred, weight)) for numbers in (places, there)
     )
     # Keras divided as if everything were labelled. The quotient is exactly 1 where it is.
     share = ops.divide_no_nan(everything, labels)
+    count = labels if weight is None else None
+    found = Labels(loss, y_pred, sample_weight, there, places, holes=True, count=count)
     return ops.cast(ops.multiply(value, share), value.dtype), found
 
 
@@ -360,6 +366,8 @@ def _weighted(
     loss: keras.losses.Loss, numbers: Tensor, y_pred: Tensor, sample_weight: Nest = None
 ) -> Tensor:
     """Numbers times sample weights, without those that the mask of `y_pred` hides, float32."""
+    if sample_weight is None and mask_of(y_pred) is None:
+        return ops.cast(numbers, "float32")
     return _Reduced(numbers, loss, "none", "float32")(y_pred, y_pred, sample_weight)
 
 
@@ -372,7 +380,11 @@ def _entries(
     """
     elementwise = getattr(loss, "fn", None) in ELEMENTWISE and getattr(loss, "axis", -1) == -1
     if elementwise:
-        y_true, y_pred = (ops.expand_dims(y, -1) for y in same_rank(y_true, y_pred))
+        y_true, y_pred = same_rank(y_true, y_pred)
+        # One number for each sample is a sample as it is.
+        elementwise = len(y_pred.shape) < 2 or y_pred.shape[-1] != 1 or y_true.shape[-1] != 1
+    if elementwise:
+        y_true, y_pred = ops.expand_dims(y_true, -1), ops.expand_dims(y_pred, -1)
     gone = _missing(y_true, ignored)
     if gone is None:
         gone = ops.zeros_like(y_true, dtype="bool")
@@ -382,7 +394,8 @@ def _entries(
         return None
     missing = _of_rank(gone, rank)
     losses = ops.where(missing, ops.zeros_like(losses), losses)
-    missing = ops.broadcast_to(missing, ops.shape(losses))
+    if tuple(missing.shape) != tuple(losses.shape):
+        missing = ops.broadcast_to(missing, ops.shape(losses))
     labels = ops.cast(ops.logical_not(missing), "float32")
     places = ops.ones_like(labels)
     if not elementwise:

@@ -81,7 +81,7 @@ class Objectives:
         # Read now: within a traced step the value of a variable is no number.
         self.starts = {name: objective.start for name, objective in self.given.items()}
         self.kinds, self._plain = tuple(kinds), plain
-        self.holes = Holes()  # metrics ask; losses look for NaN in any float target
+        self.holes = Holes()
         self._means = Means([f"{name}_loss" for name in self.given])
         self.logits_checks = {
             name: LogitsCheck(name, loss)
@@ -190,7 +190,9 @@ class Objectives:
         if objective.name in self.logits_checks:
             self.logits_checks[objective.name].update_state(y_true, y_pred)
         kinds = self.kinds if self.evaluations.heard else ()  # whoever evaluates wants none
-        found = compare(loss, y_true, y_pred, weights, kinds)
+        inside = isinstance(objective.target, FromInput)  # where nobody has looked for NaN
+        whole = not self.holes.possible and not inside
+        found = compare(loss, y_true, y_pred, weights, kinds, whole)
         if objective.per is None or self._plain or not self.evaluations.heard:
             return found
         terms = terms_of(loss, y_true, y_pred, weights, objective.name, objective.per)
