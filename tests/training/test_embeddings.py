@@ -344,9 +344,10 @@ def test_every_method_makes_the_dense_update() -> None:
 # ------------------------------------------------------------------ fit
 
 MANY, WIDE = 1009, 7  # of a table that nothing else has the shape of
+EAGER = BACKEND == "tensorflow"  # what compiles there is in tests/engines/test_sparse.py
 
 
-def model_of(tasks: int, kind: type = layers.Embedding) -> pt.Model:
+def model_of(tasks: int = 4, kind: type = layers.Embedding, **told: Any) -> pt.Model:
     """Two tables, one of which is penalised, and one read by the first task alone."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((3,), dtype="int32")
@@ -361,7 +362,9 @@ def model_of(tasks: int, kind: type = layers.Embedding) -> pt.Model:
     model = pt.Model(inputs, heads)
     method = pt.Chain(pt.Normalize(), pt.Sum())
     optimizer = keras.optimizers.Adam(0.01, gradient_accumulation_steps=2)
-    model.compile(optimizer, dict.fromkeys(heads, "mse"), combine=method, verbose=0)
+    model.compile(
+        optimizer, dict.fromkeys(heads, "mse"), combine=method, verbose=0, run_eagerly=EAGER, **told
+    )
     return model
 
 
@@ -397,6 +400,8 @@ def tables_made(model: pt.Model, data: Any) -> int:
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
+    held = {variable.value.data_ptr() for variable in model.variables}
+
     class Noting(TorchDispatchMode):
         made = 0
 
@@ -405,7 +410,8 @@ def tables_made(model: pt.Model, data: Any) -> int:
         ) -> Any:
             found = func(*args, **(kwargs or {}))
             for each in keras.tree.flatten(found):
-                self.made += torch.is_tensor(each) and tuple(each.shape) == (MANY, WIDE)
+                if torch.is_tensor(each) and tuple(each.shape) == (MANY, WIDE):
+                    self.made += each.data_ptr() not in held  # another one, and no view
             return found
 
     with Noting() as noting:
@@ -413,20 +419,95 @@ def tables_made(model: pt.Model, data: Any) -> int:
     return noting.made
 
 
-def test_fit_makes_the_dense_update_and_no_row_of_the_size_of_a_table(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    weights, made = {}, {}
-    ways = {"by entry": layers.Embedding, "few": layers.Embedding, "dense": OneHot}
-    for way, kind in ways.items():
-        tasks = 2 if way == "few" else 4
-        model, data = model_of(tasks, kind), data_for(tasks)
-        model.fit(*data, batch_size=4, epochs=2, shuffle=False, verbose=0)
-        weights[way] = model.get_weights()
-        if BACKEND != "tensorflow":
-            made[way] = tables_made(model, data)
-    for one, other in zip(weights["by entry"], weights["dense"], strict=True):
+class Trained(NamedTuple):
+    """weights after a `fit`;  tables  of the shape of the shared one that a further step makes"""
+
+    weights: list[np.ndarray]
+    tables: int | None
+
+
+@pytest.fixture(scope="module")
+def trained() -> dict[str, Trained]:
+    """By name of the way."""
+    ways: dict[str, dict[str, Any]] = {
+        "by entry": {},
+        "two tasks": {"tasks": 2},
+        "low memory": {"memory": "low"},
+        "dense": {"kind": OneHot},
+    }
+    found = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gathered, "WORTH", ALWAYS)
+        for way, told in ways.items():
+            model = model_of(**told)
+            data = data_for(len(model.output_names))
+            model.fit(*data, batch_size=4, epochs=2, shuffle=False, verbose=0)
+            weights = model.get_weights()
+            tables = None if BACKEND == "tensorflow" else tables_made(model, data)
+            found[way] = Trained(weights, tables)
+    return found
+
+
+@pytest.mark.parametrize("way", ["by entry", "low memory"])
+def test_fit_makes_the_dense_update(trained: dict[str, Trained], way: str) -> None:
+    for one, other in zip(trained[way].weights, trained["dense"].weights, strict=True):
         np.testing.assert_allclose(one, other, 1e-3, 1e-5)
-    if BACKEND != "tensorflow":
-        print(made)
-        assert made["by entry"] == made["few"] < made["dense"]
+
+
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="tests/engines/test_sparse.py")
+def test_no_row_is_as_large_as_its_table(trained: dict[str, Trained]) -> None:
+    """There are as many tables for four objectives as for two."""
+    tables = {way: each.tables for way, each in trained.items()}
+    print(tables)
+    assert tables["by entry"] == tables["two tasks"] == tables["low memory"] < tables["dense"]
+
+
+# ------------------------------------------------------------------ PyTorch's own
+
+MODULES: dict[str, tuple[dict[str, Any], bool]] = {  # whether gradients are kept by entry
+    "padding": ({"padding_idx": 3}, True),
+    "padding from the end": ({"padding_idx": -1}, True),
+    "sparse": ({"sparse": True}, True),
+    "norm": ({"max_norm": 0.5}, True),
+    "by frequency": ({"scale_grad_by_freq": True}, False),
+}
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="modules of PyTorch")
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_of_pytorch(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    settings, by_entry = MODULES[name]
+    module = torch.nn.Embedding(WORDS, WIDTH, **settings)
+    rows = torch.tensor(X % WORDS)
+
+    def losses() -> dict[str, Any]:
+        return two(module(rows), module(rows))
+
+    sparse = pt.gradients(losses, module)
+    assert isinstance(sparse._rows[0][0], gathered.Gathered) == by_entry
+    monkeypatch.setattr(gathered, "WORTH", NEVER)
+    dense = pt.gradients(losses, module)
+    for one, other in zip(sparse.combine("mgda"), dense.combine("mgda"), strict=True):
+        np.testing.assert_allclose(one, other, 1e-5, 1e-7)
+    np.testing.assert_allclose(sparse["b"][0], dense["b"][0], 1e-5, 1e-7)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="a graph is searched there in every step")
+def test_graphs_are_not_searched_again_for_what_is_no_table() -> None:
+    from polytape.engines.torch import lookups
+
+    before = len(lookups._no_tables)
+    table = embedding().embeddings
+    kernels = [keras.Variable(np.eye(3, dtype="float32"))]
+
+    def losses() -> dict[str, Any]:
+        found = ops.take(table, X, axis=0)
+        return two(ops.matmul(found, kernels[0]), found)
+
+    for _ in range(2):
+        pt.gradients(losses, [*kernels, table])
+        assert len(lookups._no_tables) == before + 1
+    kernels.clear()
+    assert len(lookups._no_tables) == before

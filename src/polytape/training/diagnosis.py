@@ -62,7 +62,8 @@ class Stillness(keras.callbacks.Callback):
 
 def _print_of(variable: keras.Variable) -> int:
     """A number that changes with the value."""
-    return zlib.crc32(np.ascontiguousarray(variable.numpy()).tobytes())
+    values = np.ascontiguousarray(keras.ops.convert_to_numpy(variable.value))
+    return zlib.crc32(values.reshape(-1).view("uint8").data)  # without a copy, which may be large
 
 
 class StopOnNonfinite(keras.callbacks.Callback):

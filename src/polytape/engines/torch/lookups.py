@@ -5,6 +5,7 @@ autograd can stop. A table that has another use, too, as the matrix of a product
 gradient of the losses that come from that.
 """
 
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -94,13 +95,28 @@ def looked_up(scalars: Sequence[Tensor], variables: Sequence[Tensor]) -> dict[in
         count = sum(each.indices.numel() for each in lookups)
         if lookups and pays(count, variables[index].shape):
             found[index] = Entries(variables[index], lookups, otherwise)
+        elif otherwise and not lookups:
+            _note_no_table(variables[index])
     return found
 
 
+# Variables that were used and not looked up in, so that graphs need not be searched for them again.
+_no_tables: dict[int, weakref.ref[Tensor]] = {}
+
+
+def _note_no_table(variable: Tensor) -> None:
+    key = id(variable)
+
+    def forget(_: Any) -> None:
+        del _no_tables[key]
+
+    _no_tables[key] = weakref.ref(variable, forget)
+
+
 def _may_be_table(variable: Any) -> bool:
-    if type(variable) not in _PLAIN or variable.ndim != 2 or not variable.requires_grad:
+    if type(variable) not in _PLAIN or variable.ndim != 2 or id(variable) in _no_tables:
         return False
-    return pays(0, variable.shape)
+    return variable.requires_grad and pays(0, variable.shape)
 
 
 def _lookup(node: Any) -> Lookup | None:
