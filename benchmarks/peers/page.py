@@ -28,13 +28,19 @@ def page(found: Found) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     return f"""# Beside TorchJD and others
 
-`python -m benchmarks.peers` writes this page, here as `{about["command"]}`.
-It trains the same nets with polytape on each backend, with TorchJD, in a loop as LibMTL and its kin
-write it, and with conflictfree: same shapes, batch, first weights, float32, SGD. To repeat it:
+`python -m benchmarks.peers` writes this page. It trains the same nets with polytape on each
+backend, with TorchJD, in a loop as LibMTL and its kin write it, and with conflictfree: same shapes,
+batch, first weights, float32, SGD. To repeat it:
 
 ```bash
 pip install -e ".[dev,tensorflow,jax,torch]"
 python -m benchmarks.peers              # --quick, --nets, --methods, --device gpu: see --help
+```
+
+What stands here was measured by
+
+```bash
+{about["command"].replace("; ", chr(10))}
 ```
 
 {_circumstances(found)}
@@ -127,15 +133,16 @@ def _circumstances(found: Found) -> str:
 
 
 def _explained(found: Found) -> str:
-    about = found.about
+    turns = {len(times(found, line)) for line in found.lines if line.wall and not line.failed}
+    rounds = " to ".join(str(count) for count in sorted({min(turns), max(turns)}))
     nets = dict.fromkeys(case.net for case in cases(found))
     methods = dict.fromkeys(case.method for case in cases(found))
     return "\n".join(
         [
             f"Each contender has a process of its own for each net; they work by turns, "
-            f"{about['rounds']} rounds of",
-            f"about {about['seconds']:g} s. A figure is the median of the ratios within a round: "
-            "below 1 it is faster than the",
+            f"{rounds} rounds of",
+            f"about {found.about['seconds']:g} s. A figure is the median of the ratios within a "
+            "round: below 1 it is faster than the",
             "fastest of TorchJD's settings, `mtl_backward` (per example `backward`) with "
             "`jac_to_grad`, all objectives",
             "at once or one by one, or `autogram.Engine`. *step* is the compiled step of `fit`, "

@@ -23,60 +23,54 @@ SHOWN = {
     "conflictfree": ("conflictfree", BASELINE, "+"),
 }
 TICKS = (0.03, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
-ACROSS = 2
 
 
 def draw(found: Found, path: Path) -> None:
     """A mark is the median ratio to TorchJD, its line the middle half."""
-    all_cases = cases(found)
-    methods = list(dict.fromkeys(case.method for case in all_cases))
-    nets = list(dict.fromkeys((case.net, case.tasks) for case in all_cases))
-    down = -(-len(methods) // ACROSS)
+    known = cases(found)
+    methods = list(dict.fromkeys(case.method for case in known))
+    panels = [[case for case in known if case.method == method] for method in methods]
     settings = {**RC, "svg.hashsalt": "polytape", "svg.fonttype": "path"}
     with matplotlib.rc_context(settings):
-        height = down * (0.42 * len(nets) + 0.9) + 0.8
-        across = min(ACROSS, len(methods))
-        figure = Figure(figsize=(2.6 + 3.7 * across, height), layout="constrained")
+        height = 0.42 * len(known) + 0.5 * len(panels) + 1.2
+        figure = Figure(figsize=(7.6, height), layout="constrained")
+        rows = [len(panel) + 0.5 for panel in panels]
         axes = figure.subplots(
-            down, min(ACROSS, len(methods)), sharex=True, sharey=True, squeeze=False
+            len(panels), sharex=True, squeeze=False, gridspec_kw={"height_ratios": rows}
         )
-        for axis, method in zip(axes.flat, methods, strict=False):
-            _panel(axis, found, [case for case in all_cases if case.method == method], nets, method)
-        for axis in list(axes.flat)[len(methods) :]:
-            axis.set_visible(False)
+        for axis, panel in zip(axes.flat, panels, strict=True):
+            _panel(axis, found, panel)
         handles, labels = _legend(axes.flat)
-        figure.legend(handles, labels, loc="outside upper left", ncols=across + 1)
+        figure.legend(handles, labels, loc="outside upper left", ncols=3)
         figure.supxlabel("time of a step, in units of the fastest setting of TorchJD", fontsize=9.5)
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else {})
 
 
-def _panel(
-    axis: Any, found: Found, drawn: Sequence[Case], nets: list[tuple[str, int]], method: str
-) -> None:
+def _panel(axis: Any, found: Found, drawn: Sequence[Case]) -> None:
+    """One method, a row for each net."""
     columns = {title: (peer, way) for title, peer, way in COLUMNS}
     for place, (title, (label, colour, mark)) in enumerate(SHOWN.items()):
         shift = 0.11 * (place - (len(SHOWN) - 1) / 2)
-        for case in drawn:
-            here = nets.index((case.net, case.tasks)) + shift
+        for row, case in enumerate(drawn):
             for line in case.lines:
-                figures = (
-                    ratio(found, case, line) if (line.peer, line.way) == columns[title] else None
-                )
+                wanted = (line.peer, line.way) == columns[title]
+                figures = ratio(found, case, line) if wanted else None
                 if figures is None:
                     continue
-                axis.plot([figures.low, figures.high], [here, here], color=colour, linewidth=1.2)
+                ends, here = [figures.low, figures.high], row + shift
+                axis.plot(ends, [here, here], color=colour, linewidth=1.2)
                 axis.plot(figures.middle, here, mark, color=colour, markersize=4.5, label=label)
     axis.axvline(1.0, color=BASELINE, linewidth=1.0)
     axis.set_xscale("log")
     axis.xaxis.set_major_locator(FixedLocator(TICKS))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_yticks(range(len(nets)), [f"{name}, T = {tasks}" for name, tasks in nets])
-    axis.set_ylim(len(nets) - 0.5, -0.5)
+    axis.set_yticks(range(len(drawn)), [f"{case.net}, T = {case.tasks}" for case in drawn])
+    axis.set_ylim(len(drawn) - 0.5, -0.5)
     axis.grid(axis="y", visible=False)
-    for line in range(1, len(nets)):
-        axis.axhline(line - 0.5, color="#E8E8E8", linewidth=0.7)
-    axis.set_title(method)
+    for row in range(1, len(drawn)):
+        axis.axhline(row - 0.5, color="#E8E8E8", linewidth=0.7)
+    axis.set_title(drawn[0].method)
 
 
 def _legend(axes: Any) -> tuple[list[Any], list[str]]:

@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from benchmarks.peers.methods import METHODS
+from benchmarks.peers.nets import NETS
 from benchmarks.peers.runner import Found, Line
 
 FAMILY = "TorchJD"  # whose fastest setting is 1
@@ -30,9 +32,10 @@ class Spread:
 
 
 def cases(found: Found) -> list[Case]:
-    """In the order of the run."""
-    keys = dict.fromkeys((line.net, line.tasks, line.method) for line in found.lines)
-    return [_case(found, *key) for key in keys]
+    """In the order of `nets.py` and `methods.py`."""
+    measured = {(line.net, line.tasks, line.method) for line in found.lines}
+    ordered = [(net.kind, net.tasks, method) for net in NETS for method in METHODS]
+    return [_case(found, *key) for key in ordered if key in measured]
 
 
 def _case(found: Found, net: str, tasks: int, method: str) -> Case:
