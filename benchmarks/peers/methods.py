@@ -17,8 +17,8 @@ METHODS = {
     "upgrad": "each gradient projected onto the cone that hurts no objective, and their mean",
     "mgda": "the shortest vector in the convex hull of the gradients",
     "config": "the direction of equal cosines to all gradients, as long as they are along it",
-    "sum": "the sum of the losses: what frameworks and Keras's layers themselves take (`pt.gradients` "
-    "makes a pass for each objective all the same)",
+    "sum": "the sum of the losses: what frameworks and Keras's layers themselves take "
+    "(`pt.gradients` makes a pass for each objective all the same)",
     "dualproj": "the mean gradient projected onto that cone",
     "imtlg": "equal projections onto all unit gradients",
     "pcgrad": "each gradient projected off those that it meets and opposes, and their sum",
