@@ -69,9 +69,11 @@ def _gram(rows: list[Tensor] | Tensor, mixed: Tensor | None, kept: Tensor | None
             piece = jnp.matmul(mixed, piece, precision="highest")
         return jnp.matmul(piece, piece.T, precision="highest").astype("float32")
 
-    total = product(pieces * width, size - pieces * width)
     if pieces == 1:
-        return total + product(0, width)
+        return product(0, width)
+    total = jnp.zeros_like(jax.eval_shape(lambda: product(0, width)))
+    if pieces * width < size:
+        total = product(pieces * width, size - pieces * width)
     return jax.lax.fori_loop(0, pieces, lambda i, total: total + product(i * width, width), total)
 
 

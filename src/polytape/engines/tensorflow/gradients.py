@@ -49,11 +49,18 @@ class _Rows:
         pieces, size = min(len(rows), 16), rows[0].shape[0]
         width = size // pieces
 
+        length = tf.constant([width])
+
         def piece(number: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
-            cut = tf.stack([tf.slice(row, [number * width], [width]) for row in rows])
+            start = tf.reshape(number * width, [1])  # once for all rows: their number is what costs
+            cut = tf.stack([tf.slice(row, start, length) for row in rows])
             return number + 1, total + product(cut)
 
-        total = product(tf.stack([row[pieces * width :] for row in rows]))
+        if pieces * width < size:
+            total = product(tf.stack([row[pieces * width :] for row in rows]))
+        else:
+            count = len(rows) if mixed is None else mixed.shape[0]
+            total = tf.zeros([count, count], rows[0].dtype)
         _, total = tf.while_loop(
             lambda number, _: number < pieces, piece, [0, total], parallel_iterations=1
         )
