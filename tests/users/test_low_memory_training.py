@@ -89,6 +89,31 @@ def test_a_monitor_sees_the_same(tmp_path: Any) -> None:
     np.testing.assert_allclose(*norms, rtol=1e-4)
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_wide_layers_are_compared_with_less_work(cancelled: bool) -> None:
+    """And as exactly, where the gradients of single examples cancel almost entirely."""
+    inputs = keras.Input((256,))
+    hidden = layers.Dense(256, "tanh", name="wide")(inputs)
+    found = pt.Model(inputs, {name: layers.Dense(1, name=name)(hidden) for name in "ab"})
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(32, 256)).astype("float32")
+    y = {name: rng.normal(size=(32, 1)).astype("float32") for name in "ab"}
+    if cancelled:
+        x[16:] = x[:16] + 1e-4 * rng.normal(size=(16, 256))
+        for name, target in found.predict(x, verbose=0).items():
+            y[name][:16], y[name][16:] = target[:16] - 1, target[16:] + 1
+    start, moved = found.get_weights(), []
+    for memory in ("auto", "high"):
+        found.set_weights(start)
+        found.compile(keras.optimizers.SGD(0.5), "mse", combine="upgrad", memory=memory, verbose=0)
+        noted = found.compilation.plan.phases[0].noted
+        assert noted == ("cheaper" if memory == "auto" else "none")
+        found.train_on_batch(x, y)
+        moved.append(found.layers[1].kernel.numpy() - start[0])
+    far = np.linalg.norm(moved[0] - moved[1]) / np.linalg.norm(moved[1])
+    assert far < (2e-3 if cancelled else 1e-5)
+
+
 def test_only_layers_with_many_weights_are_noted() -> None:
     from polytape.differentiation import layer_calls
 
@@ -117,7 +142,7 @@ def test_is_kept_with_the_model(tmp_path: Any) -> None:
     found.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     assert again.get_compile_config()["memory"] == "low"
-    assert again.compilation.plan.phases[0].by_layers
+    assert again.compilation.plan.phases[0].noted == "large"
 
 
 def test_chosen_where_rows_take_much_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +150,7 @@ def test_chosen_where_rows_take_much_of_the_memory(monkeypatch: pytest.MonkeyPat
 
     found = model()
     rows = 3 * 4 * sum(int(np.prod(v.shape)) for v in found.trainable_variables)
-    for whole, low in ((None, False), (4 * rows, False), (4 * rows - 1, True)):
+    for whole, noted in ((None, "none"), (4 * rows, "none"), (4 * rows - 1, "large")):
         monkeypatch.setattr(engine(), "device_memory", lambda whole=whole: whole)
         found.compile("sgd", "mse", combine="upgrad", verbose=0)
-        assert found.compilation.plan.phases[0].by_layers is low
+        assert found.compilation.plan.phases[0].noted == noted

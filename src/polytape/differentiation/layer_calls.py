@@ -255,6 +255,34 @@ def with_many_weights(
     return size >= max(_MANY, _TIMES * _passing(layer, [*args, *kwargs.values()]))
 
 
+def where_cheaper(batch: int | None) -> Chooses:
+    """Of these the dense ones whose gradients are compared with less work than they are formed.
+
+    batch  the examples of one, where it is known before a step runs
+    """
+
+    def chooses(
+        layer: keras.layers.Layer,
+        own: Sequence[Variable],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+    ) -> bool:
+        if not is_wide(layer) or not with_many_weights(layer, own, args, kwargs):
+            return False
+        shapes = [x.shape for x in keras.tree.flatten(args) if keras.ops.is_tensor(x)]
+        positions = [math.prod(batch or USUAL if n is None else n for n in s[:-1]) for s in shapes]
+        return positions[0] <= FEW
+
+    return chooses
+
+
+def is_wide(layer: keras.layers.Layer) -> bool:
+    """Whether it is a dense layer of so many weights that comparing gradients by them costs."""
+    return type(layer) is layers.Dense and layer.built and math.prod(layer.kernel.shape) >= _WIDE
+
+
+FEW = 64  # positions, examples times time steps: of so few, products are exact enough
+_WIDE = 2**16
 # Their gradients are sparse as it is.
 LOOKED_UP = (layers.Embedding,)
 _MANY = 2**14  # weights

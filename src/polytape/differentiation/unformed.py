@@ -14,11 +14,13 @@ from typing import Any, NamedTuple, Protocol
 from keras import layers, ops
 
 from polytape.contract import Tensor
-from polytape.differentiation.layer_calls import LayerCall, has_formula
+from polytape.differentiation.layer_calls import FEW, LayerCall, has_formula
 from polytape.differentiation.layer_rows import Outer, Seen, Whole, by_formula
 from polytape.engines import Variable, engine
 
-_FEW = 64  # positions whose terms may cancel and still leave products exact to some 1e-6
+# How many times larger than a squared norm the square of what its terms add up to may be, so that
+# products of sums are exact to some 1e-5. Of independent terms that is their number.
+_CANCELLED = 2 * FEW
 _PIECE = 2**22  # numbers of rows that exist at a time, where they can be cut
 
 
@@ -181,21 +183,34 @@ class _Products:
         return ops.transpose(ops.reshape(found, (-1, count, q)), (1, 0, 2))
 
     def gram(self) -> Tensor:
-        (count, length, q), p = self.cotangents.shape, self.inputs.shape[1]
-        if length is not None and length <= min(_FEW, p):
-            # <X'D_s, X'D_t> = <D_s, (X X') D_t>
-            side = ops.reshape(ops.transpose(self.cotangents, (1, 0, 2)), (length, count * q))
-            met = engine().matmul(_products(self.inputs), side)
-            met = ops.transpose(ops.reshape(met, (length, count, q)), (1, 0, 2))
-            flat = (ops.reshape(each, (count, length * q)) for each in (self.cotangents, met))
-            first, second = flat
-            found = engine().matmul(first, ops.transpose(second))
-            return 0.5 * (found + ops.transpose(found))
-        width = max(1, -(-p // max(1, _PIECE // (count * q))))
-        cuts = [p * number // width for number in range(width + 1)]
+        length, most = self.cotangents.shape[1], min(FEW, self.inputs.shape[1])
+        if length is not None:
+            return self._at_once() if length <= most else self._by_pieces()
+        few = ops.shape(self.inputs)[0] <= most
+        return engine().choose(few, self._at_once, self._by_pieces)
+
+    def _at_once(self) -> Tensor:
+        """<X'D_s, X'D_t> = <D_s, (X X') D_t>; by pieces, where the terms of the sums cancel."""
+        count, _, q = self.cotangents.shape
+        side = ops.reshape(ops.transpose(self.cotangents, (1, 0, 2)), (-1, count * q))
+        met = engine().matmul(_products(self.inputs), side)
+        met = ops.transpose(ops.reshape(met, (-1, count, q)), (1, 0, 2))
+        found = engine().matmul(_flat(self.cotangents), ops.transpose(_flat(met)))
+        found = 0.5 * (found + ops.transpose(found))
+        sizes = ops.expand_dims(_norms(self.inputs), 1)
+        terms = engine().matmul(_norms(self.cotangents), sizes)[:, 0]
+        fine = ops.all(ops.diagonal(found) * _CANCELLED >= terms * terms)
+        return engine().choose(fine, lambda: found, self._by_pieces)
+
+    def _by_pieces(self) -> Tensor:
+        """The rows are formed for some of the inputs at a time."""
+        count, _, q = self.cotangents.shape
+        p = self.inputs.shape[1]
+        number = max(1, -(-p // max(1, _PIECE // (count * q))))
+        cuts = [p * place // number for place in range(number + 1)]
         found = [
-            _products(ops.reshape(self._piece(self.inputs[:, a:b]), (count, -1)))
-            for a, b in itertools.pairwise(cuts)
+            _products(ops.reshape(self._piece(self.inputs[:, first:last]), (count, -1)))
+            for first, last in itertools.pairwise(cuts)
         ]
         return functools.reduce(ops.add, found)
 
@@ -293,6 +308,11 @@ def _added_up(uses: Sequence[_Use]) -> Tensor:
 
 def _flat(tensor: Tensor) -> Tensor:
     return ops.reshape(tensor, (tensor.shape[0], -1))
+
+
+def _norms(tensor: Tensor) -> Tensor:
+    """(...) of (..., n)"""
+    return ops.sqrt(ops.sum(ops.square(tensor), axis=-1))
 
 
 def _products(rows: Tensor) -> Tensor:

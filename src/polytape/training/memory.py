@@ -5,15 +5,18 @@ noted instead (`differentiation/layer_recording.py`), the gradients of one layer
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import keras
 import numpy as np
 
 from polytape.contract import Method, iter_methods, received
 from polytape.contract.types import Flags
+from polytape.differentiation.layer_calls import Chooses, is_wide, where_cheaper, with_many_weights
 from polytape.engines import Variable, engine
 
+Noted = Literal["none", "cheaper", "large"]
 WAYS = ("auto", "low", "high")
 _SHARE = 0.25  # of a device's memory: what rows may take before they are not formed
 
@@ -46,6 +49,21 @@ def needs_rows(method: Method, apart: bool) -> str | None:
     if apart:
         return "the losses are found in the total that a compute_loss of your class returns"
     return None
+
+
+def chosen(noted: Noted, batch: int | None) -> Chooses | None:
+    """Which calls are noted; None: none.
+
+    batch  the examples of one, where it is known before a step runs
+    """
+    if noted == "none":
+        return None
+    return with_many_weights if noted == "large" else where_cheaper(batch)
+
+
+def any_is_wide(networks: Iterable[keras.layers.Layer]) -> bool:
+    """Whether some layer of the networks is worth the trouble."""
+    return any(is_wide(layer) for network in networks for layer in network._flatten_layers())
 
 
 def check_replicas(asked: str) -> None:

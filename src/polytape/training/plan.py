@@ -22,7 +22,7 @@ from polytape.training.examples import Examples
 from polytape.training.losses.keras_losses import KerasLosses
 from polytape.training.losses.objective import Objective
 from polytape.training.losses.objectives import Objectives
-from polytape.training.memory import fits, needs_rows
+from polytape.training.memory import Noted, any_is_wide, fits, needs_rows
 from polytape.training.optimizers.assignment import as_optimizers
 from polytape.training.phase import Phase
 from polytape.training.routing.failure_groups import FailureGroup, failure_groups, one_group
@@ -103,7 +103,7 @@ class PhasePlan:
     steps           how often it is run in one training step
     in_turn         whether after the first step only the loss of the objective in turn is evaluated
     examples        how, if every example is an objective; None: they are not
-    by_layers       whether calls of layers are noted, so that gradients need not be formed
+    noted           the layers whose calls are noted, so that gradients by them need not be formed
     """
 
     names: tuple[str, ...]
@@ -118,7 +118,7 @@ class PhasePlan:
     steps: int = 1
     in_turn: bool = False
     examples: Examples | None = None
-    by_layers: bool = False
+    noted: Noted = "none"
 
     @property
     def one_group(self) -> tuple[FailureGroup, ...]:
@@ -204,18 +204,22 @@ class StepPlan:
         }
 
 
-def notes_layers(
+def noted_layers(
     settings: Settings, aggregator: Aggregator, allowed: Flags, index: VariableIndex
-) -> bool:
-    """Whether the step of a phase notes the calls of layers, instead of forming its gradients.
+) -> Noted:
+    """Of which layers the calls are noted in the step of a phase, so that no rows are formed.
 
     allowed  (T, V) bool: what each objective may train
     """
     if settings.memory == "high" or aggregator.single_pass or settings.measure != "parameters":
-        return False
+        return "none"
     if needs_rows(settings.method, settings.takes_apart) is not None:
-        return False
-    return settings.memory == "low" or not fits(allowed, index.variables)
+        return "none"
+    if settings.memory == "low" or not fits(allowed, index.variables):
+        return "large"
+    combination = aggregator.combination or aggregator.method
+    pays = combination.sums_rows and keras.distribution.distribution() is None
+    return "cheaper" if pays and any_is_wide(index.networks.values()) else "none"
 
 
 def owners_of(
@@ -293,6 +297,9 @@ def build_plan(
         examples = None
         if any(objective.per is not None for objective in given) and not settings.plain:
             examples = Examples.of(given, settings.method, index, settings.seed, settings.measure)
+        noted: Noted = "none"
+        if examples is None:
+            noted = noted_layers(settings, aggregator, routes.allowed, index)
         plan = PhasePlan(
             own,
             among,
@@ -305,8 +312,7 @@ def build_plan(
             rescales=rescales,
             steps=phase.steps,
             examples=examples,
-            by_layers=examples is None
-            and notes_layers(settings, aggregator, routes.allowed, index),
+            noted=noted,
             in_turn=stateless and aggregator.round_robin and _apart(settings, given, phase),
         )
         phases.append(plan)

@@ -22,7 +22,7 @@ from polytape.training.losses.evaluation import Parts as PartsOfLoss
 from polytape.training.losses.masks import masks_of
 from polytape.training.losses.missing_labels import Terms
 from polytape.training.losses.returned_total import Called, ReturnedTotal
-from polytape.training.memory import check_replicas
+from polytape.training.memory import check_replicas, chosen
 from polytape.training.plan import PhasePlan, Settings, never_evaluated
 from polytape.training.together import at_step
 
@@ -261,9 +261,10 @@ def record_phase(compilation: Compilation, number: int, batch: Batch) -> Recordi
         examples.check_alone()
         if examples.by_layers:
             return record_examples(run, model.trainable_variables, [model])
-    if compilation.planned and compilation.plan.phases[number].by_layers:
+    noted = compilation.plan.phases[number].noted if compilation.planned else "none"
+    if (chooses := chosen(noted, compilation.examples_of_a_batch)) is not None:
         if engine().replica_count() == 1:
-            return record_layers(run, model.trainable_variables, [model])
+            return record_layers(run, model.trainable_variables, [model], chooses)
         check_replicas(settings.memory)
     if engine().processes() > 1:  # replicas add up in the forward pass already
         engine().check_together(told())
