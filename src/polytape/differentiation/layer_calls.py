@@ -252,7 +252,7 @@ def with_many_weights(
     if not trained or type(layer) in LOOKED_UP or any("64" in str(v.dtype) for v in trained):
         return False
     size = sum(math.prod(variable.shape) for variable in trained)
-    return size >= max(_MANY, _TIMES * _passing(layer, [*args, *kwargs.values()]))
+    return size >= max(_MANY, _TIMES * passing(layer, [*args, *kwargs.values()]))
 
 
 def where_cheaper(batch: int | None) -> Chooses:
@@ -289,10 +289,13 @@ _MANY = 2**14  # weights
 _TIMES = 2  # as many of them as numbers come out
 
 
-def _passing(layer: keras.layers.Layer, arguments: Sequence[Any]) -> int:
-    """How many numbers come out of a layer, or at least go in."""
+def passing(layer: keras.layers.Layer, arguments: Sequence[Any], batch: int = USUAL) -> int:
+    """How many numbers come out of a layer, or at least go in.
+
+    batch  what stands for axes of unknown length
+    """
     given = [leaf for leaf in keras.tree.flatten(arguments) if keras.ops.is_tensor(leaf)]
-    shapes = [tuple(USUAL if n is None else n for n in leaf.shape) for leaf in given]
+    shapes = [tuple(batch if n is None else n for n in leaf.shape) for leaf in given]
     if has_formula(layer) and len(shapes) == 1:
         shapes = [layer.compute_output_shape(shapes[0])]
     return sum(math.prod(shape) for shape in shapes)

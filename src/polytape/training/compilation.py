@@ -13,6 +13,7 @@ from polytape.contract import Tensor, turn_of
 from polytape.contract.types import Anything, Flags, Function, Nest
 from polytape.differentiation.features import marked
 from polytape.differentiation.jacobian import path_of
+from polytape.differentiation.layer_sizes import LayerSizes
 from polytape.differentiation.replicated import division, total
 from polytape.engines import engine, stand_in
 from polytape.training.losses.balance import balanced, together
@@ -27,6 +28,7 @@ from polytape.training.monitor_state import MonitorState
 from polytape.training.optimizers.assignment import as_optimizers, assign_owners
 from polytape.training.plan import Clock, PhasePlan, Settings, StepPlan, build_plan, owners_of
 from polytape.training.reporting.advice import advise, advise_alone, advise_untracked
+from polytape.training.reporting.plan_summary import plan_summary
 from polytape.training.reporting.table import routing_table
 from polytape.training.routing.routes import check_trained, warn_untrained
 from polytape.training.settings import bypassed
@@ -41,6 +43,7 @@ class Compilation:
 
     settings  what was told;  reached  whether a step came here
     reaches   {objective: (V,) bool}: the variables it has a path to, once that is known
+    sizes     {phase: what its forward pass takes}, likewise
     data      of the `fit` that runs, and its batch_size;  snapshot  what its failure would need
     looked_at_stillness  whether a `fit` has been told of it
     monitor   keeps records of the steps of the `fit` that runs, if one was asked for
@@ -53,8 +56,10 @@ class Compilation:
         self._plan: StepPlan | None = None
         self._fitting: Anything = None  # the keys of outputs that fitted
         self._tells = settings.tells
+        self._summarises = settings.summarises
         self._told: str | None = None  # the routing table that was shown
         self.reaches: dict[str, Flags] = {}
+        self.sizes: dict[int, LayerSizes] = {}
         self.reached = False
         self.data, self.batch_size = NO_DATA, 32
         self.looked_at_stillness = False
@@ -315,10 +320,18 @@ class Compilation:
             advise(self.settings, self.plan, self.model, both)
 
     def tell(self) -> None:
-        """Show the routing table as declared, and again if the first step found out more."""
-        if not self._tells or self._plan is None:
+        """Show the routing table as declared, and again if the first step found out more.
+
+        And what a step costs, as soon as that is known.
+        """
+        if self._plan is None:
             return
         final = len(self.reaches) == len(self._plan.names)
+        if self._summarises and final:
+            self._summarises = False
+            show(self.summary())
+        if not self._tells:
+            return
         if self._told is not None and not final:
             return
         self._tells = not final
@@ -326,6 +339,11 @@ class Compilation:
         if table != self._told:
             show(table if self._told is None else "\nThe first step found:\n" + table)
         self._told = table
+
+    def summary(self) -> str:
+        """What a step costs, as far as it is known."""
+        sizes = {number: each.found for number, each in self.sizes.items()}
+        return plan_summary(self.settings, self.plan, self.reaches, sizes)
 
 
 def show(text: str) -> None:

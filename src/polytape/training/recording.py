@@ -1,6 +1,7 @@
 """One forward pass of a phase: the losses it comes to, ready to be differentiated."""
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from keras import ops
@@ -10,7 +11,9 @@ from polytape.contract.cached import cached
 from polytape.contract.types import Anything, Flags, Nest
 from polytape.differentiation.connectivity import Connectivity
 from polytape.differentiation.jacobian import Table, table_of
+from polytape.differentiation.layer_calls import Chooses
 from polytape.differentiation.layer_recording import record_layers, unformed
+from polytape.differentiation.layer_sizes import LayerSizes
 from polytape.differentiation.losses import check_scalar
 from polytape.differentiation.passes import Directions, Parts, at_once
 from polytape.differentiation.per_example import record_examples
@@ -261,8 +264,11 @@ def record_phase(compilation: Compilation, number: int, batch: Batch) -> Recordi
         examples.check_alone()
         if examples.by_layers:
             return record_examples(run, model.trainable_variables, [model])
-    noted = compilation.plan.phases[number].noted if compilation.planned else "none"
-    if (chooses := chosen(noted, compilation.examples_of_a_batch)) is not None:
+    chooses = _chosen(compilation, number)
+    sizes = _sizes(compilation, number, chooses)
+    run = forward_of(compilation, number, batch, sizes)
+    if chooses is not None:
+        chooses = chooses if sizes is None else sizes
         if engine().replica_count() == 1:
             return record_layers(run, model.trainable_variables, [model], chooses)
         check_replicas(settings.memory)
@@ -273,15 +279,36 @@ def record_phase(compilation: Compilation, number: int, batch: Batch) -> Recordi
     return over_replicas(taken_apart(compilation, number, found), told)
 
 
-def forward_of(compilation: Compilation, number: int, batch: Batch) -> Forward:
-    """The forward pass of a phase, as an engine records it."""
+def forward_of(
+    compilation: Compilation, number: int, batch: Batch, sizes: LayerSizes | None = None
+) -> Forward:
+    """The forward pass of a phase, as an engine records it.
+
+    sizes  notes those of layers
+    """
 
     def run() -> tuple[Scalars, Anything]:
-        y_pred, losses = _forward(compilation, number, batch)
+        with nullcontext() if sizes is None else sizes.anew([compilation.model]):
+            y_pred, losses = _forward(compilation, number, batch)
         counted = [each.counted for each in losses.terms]
         return losses.groups, (y_pred, masks_of(y_pred), losses.present, counted)
 
     return run
+
+
+def _chosen(compilation: Compilation, number: int) -> Chooses | None:
+    """Of which layers the calls are noted in a phase; None: of none."""
+    noted = compilation.plan.phases[number].noted if compilation.planned else "none"
+    return chosen(noted, compilation.examples_of_a_batch)
+
+
+def _sizes(compilation: Compilation, number: int, chooses: Chooses | None) -> LayerSizes | None:
+    """What notes the sizes of layers, in the first step of a method that could go several ways."""
+    phases = compilation.phases
+    if not phases or compilation.reaches or phases[number].aggregator.single_pass:
+        return None
+    compilation.sizes[number] = found = LayerSizes(chooses, compilation.examples_of_a_batch)
+    return found
 
 
 def taken_apart(compilation: Compilation, number: int, found: Recording) -> Recording:

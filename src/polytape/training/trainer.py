@@ -370,6 +370,34 @@ class Trainer:
         layers = [layer for layer in self.layers if layer is not self.method_state]  # type: ignore[attr-defined]
         return MappingProxyType({layer.name: layer for layer in layers})
 
+    def plan_summary(self) -> str:
+        """What a training step costs as it is planned, and in the ways it was compared with.
+
+        The work is that of one forward and one backward pass in which layers' matrices meet what
+        comes in and back; products among activations, as in attention, are not in it. Memory is
+        that of gradients, beside what one backward pass takes. Both are known after the first step;
+        `compile(verbose=2)` prints them then.
+
+        Returns:
+            The summary, as text of several lines.
+
+        Raises:
+            RuntimeError: Before `compile`, or before the model has its variables.
+
+        Example:
+            >>> import keras, numpy as np, polytape as pt
+            >>> inputs = keras.Input((4,))
+            >>> trunk = keras.layers.Dense(64)(inputs)
+            >>> heads = {name: keras.layers.Dense(1, name=name)(trunk) for name in ("a", "b")}
+            >>> model = pt.Model(inputs, heads)
+            >>> model.compile("sgd", "mse", combine="upgrad")
+            >>> y = np.ones((8, 1))
+            >>> logs = model.train_on_batch(np.ones((8, 4)), {"a": y, "b": y})
+            >>> print(model.plan_summary().splitlines()[0])
+            UPGrad of 2 objectives, 450 weights
+        """
+        return self._compiled("plan_summary").summary()
+
     def routing_table(self, x: Nest = None, y: Nest = None, sample_weight: Nest = None) -> str:
         """Objectives in rows, networks in columns: who trains what, by which optimizer.
 
