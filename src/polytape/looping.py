@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import keras
 import numpy as np
@@ -22,6 +22,7 @@ from polytape.differentiation.examples import (
     losses_of_examples,
 )
 from polytape.differentiation.jacobian import Jacobian, Table, mean_rows, table_of
+from polytape.differentiation.layer_recording import record_layers, unformed
 from polytape.differentiation.losses import HALVES, Losses
 from polytape.differentiation.measured import Measured
 from polytape.differentiation.per_example import PerExample, record_examples
@@ -182,6 +183,7 @@ def gradients(
     scale: Any = None,
     per: Per | None = None,
     active: Any = None,
+    memory: Literal["high", "low"] = "high",
 ) -> Gradients:
     """The gradient of every objective after one forward pass, on any backend.
 
@@ -222,6 +224,9 @@ def gradients(
             layers or models, and nothing in them may mix examples. Not on several replicas
         active: with `per`, where losses count, (N,) or (N, L) bool, or a dict of these by name:
             false for rows that only fill up a batch. None: all
+        memory: "high": all gradients exist until they are combined. "low": by layers with many
+            weights they are compared without that, and only the combined one is formed; `variables`
+            are then layers or models. Equal but for rounding. Not on several replicas
 
     Returns:
         `Gradients`: one gradient per objective, and what can be read off them.
@@ -256,8 +261,15 @@ def gradients(
     if per is not None or active is not None:
         per = checked_per(per, measure)
         return _of_examples(
-            objective_fn, known, layers_of("pt.gradients", variables), factor, per, active
+            objective_fn,
+            known,
+            layers_of("pt.gradients with `per`", variables),
+            factor,
+            per,
+            active,
         )
+    if memory not in ("high", "low"):
+        raise ValueError(f'`memory` of pt.gradients is "high" or "low". Received: {memory!r}.')
     names: list[str] = []
 
     def forward() -> tuple[Scalars, Any]:
@@ -265,7 +277,11 @@ def gradients(
         names[:] = losses.names
         return losses.groups, outputs
 
-    recorded = engine().record(forward, lambda: known.variables, measure)
+    if memory == "low" and measure == "parameters":
+        roots = layers_of('pt.gradients with memory="low"', variables)
+        recorded: Recording = record_layers(forward, known.variables, roots)
+    else:
+        recorded = engine().record(forward, lambda: known.variables, measure)
     recording = over_replicas(recorded, lambda: known.told("pt.gradients", names))
     known.check_same()
     found = collected(recording, names, known, factor)
@@ -329,7 +345,7 @@ def collected(
 
         def table(group: Sequence[int]) -> Table:
             with engine().under_way():
-                return table_of(recording, group, scale, [every] * len(group))
+                return table_of(unformed(recording), group, scale, [every] * len(group))
 
         tables = [table(half) for half in halves]
         rows = mean_rows(*tables) if halves else table(recording.groups["losses"])

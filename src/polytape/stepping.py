@@ -1,7 +1,7 @@
 """A compiled training step for loops of one's own: losses, optimizer and method in one call."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -11,13 +11,24 @@ from polytape.aggregation import Aggregator, check_measure
 from polytape.catalogue.names import MethodLike
 from polytape.combiner import Combiner
 from polytape.contract import Tensor, received
+from polytape.differentiation.layer_recording import record_layers
 from polytape.differentiation.losses import Losses
 from polytape.differentiation.replicated import joined, over_replicas, told_of
-from polytape.differentiation.variables import Variables
-from polytape.engines import Measure, Scalars, check_distribution, engine, framework_of
+from polytape.differentiation.variables import Variables, layers_of
+from polytape.engines import (
+    Forward,
+    Measure,
+    Recording,
+    Scalars,
+    check_distribution,
+    engine,
+    framework_of,
+)
 from polytape.evidence import kinds_of
 from polytape.methods.sum import Sum
+from polytape.stages.chain import split
 from polytape.training.backward import backward
+from polytape.training.memory import check_memory
 from polytape.training.networks import bare
 from polytape.training.nonfinite import decide_update
 from polytape.training.optimizers.assignment import (
@@ -50,6 +61,7 @@ class CompiledStep:
         networks: Any,
         measure: Measure = "parameters",
         run_eagerly: bool = False,
+        memory: Literal["high", "low"] = "high",
     ) -> None:
         """As `pt.compiled_step`."""
         if not callable(losses):
@@ -65,6 +77,14 @@ class CompiledStep:
             if refusal := kind.refusal_in_loop("pt.compiled_step"):
                 raise ValueError(refusal)
         self.measure = check_measure(measure, self.combiner.method)
+        check_memory(memory, self.combiner.method, self.measure, apart=False)
+        self._roots: list[keras.layers.Layer] | None = None  # whose layers' calls are noted
+        if (
+            memory == "low"
+            and self.measure == "parameters"
+            and split(self.combiner.method)[1] is not None
+        ):
+            self._roots = layers_of('pt.compiled_step with memory="low"', self.networks)
         self.variables: list[Any] = []
         self._phase: PhasePlan | None = None
         self._reach: Any = None  # (T, V) bool: who trains what, once that is known
@@ -198,7 +218,7 @@ class CompiledStep:
             return _scalars(losses, halves), outputs
 
         recorded = over_replicas(
-            engine().record(forward, lambda: self.variables, self.measure),
+            self._recorded(forward),
             lambda: {"at": "a step of pt.compiled_step", "objectives": aggregator.names},
         )
         scale = ops.cast(optimizer.scale_loss(ops.ones(())), "float32")
@@ -224,6 +244,11 @@ class CompiledStep:
             return losses
         return losses, keras.tree.map_structure(_cut_off, recorded.outputs)
 
+    def _recorded(self, forward: Forward) -> Recording:
+        if self._roots is not None:
+            return record_layers(forward, self.variables, self._roots)
+        return engine().record(forward, lambda: self.variables, self.measure)
+
     def _check(self, losses: Losses, outputs: Any) -> None:
         names = self._phase.names if self._phase else ()
         if tuple(losses.names) != names:
@@ -247,6 +272,7 @@ def compiled_step(
     networks: Any,
     measure: Measure = "parameters",
     run_eagerly: bool = False,
+    memory: Literal["high", "low"] = "high",
 ) -> CompiledStep:
     """A training step for a loop of one's own, compiled, the same on every backend.
 
@@ -272,6 +298,7 @@ def compiled_step(
             a dict {name: model}, or variables
         measure: as of `pt.gradients`; also "parameters" or "features"
         run_eagerly: whether not to compile, for debugging
+        memory: as of `pt.gradients`
 
     Returns:
         Step(*batch) -> what `losses` returns: {name: () tensor}, with outputs ({name: () tensor},
@@ -292,7 +319,7 @@ def compiled_step(
         >>> sorted(logs)
         ['left', 'right']
     """
-    return CompiledStep(losses, optimizer, combiner, networks, measure, run_eagerly)
+    return CompiledStep(losses, optimizer, combiner, networks, measure, run_eagerly, memory)
 
 
 class _Survey(keras.StatelessScope):

@@ -8,6 +8,7 @@ import pytest
 from keras import layers
 
 import polytape as pt
+from polytape.engines import engine
 
 pytestmark = pytest.mark.engine
 EAGER = keras.backend.backend() != "jax"  # which compiles each operation
@@ -74,6 +75,48 @@ def test_trains_as_with_rows(case: str) -> None:
     moved = np.linalg.norm(high - weights(model()))
     assert moved > 0
     assert np.linalg.norm(low - high) <= 2e-6 * moved
+
+
+def test_in_loops_of_ones_own() -> None:
+    x, y = data()
+    x, *targets = (keras.ops.convert_to_tensor(part[:BATCH]) for part in (x, *y.values()))
+    y = dict(zip(y, targets, strict=True))
+    found, updates, moved = model(), [], []
+
+    def losses(x: Any, y: Any) -> Any:
+        outputs = found(x, training=True)
+        return {name: keras.ops.mean((outputs[name] - y[name]) ** 2) for name in "abc"}
+
+    start = found.get_weights()
+    for memory in ("high", "low"):
+        found.set_weights(start)
+
+        def asked(x: Any, memory: Any = memory) -> Any:
+            grads = pt.gradients(lambda: losses(x, y), found, memory=memory)
+            only = grads.combine("upgrad", losses=["a", "b"])
+            return [*grads.combine("upgrad"), *(g for g in only if g is not None), *grads["a"][:2]]
+
+        run = asked if EAGER else engine().compiled(asked)
+        updates.append([keras.ops.convert_to_numpy(u) for u in run(x)])
+        step = pt.compiled_step(losses, "sgd", "upgrad", found, memory=memory, run_eagerly=EAGER)
+        step(x, y)
+        moved.append([now - then for now, then in zip(found.get_weights(), start, strict=True)])
+    for one, other in zip([*updates[0], *moved[0]], [*updates[1], *moved[1]], strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-5 * np.abs(one).max() + 3e-8)
+
+
+def test_loops_are_told_what_it_does_not_go_with() -> None:
+    found = model()
+
+    def losses() -> Any:
+        return {"a": keras.ops.mean(found(np.ones((2, WIDE)))["a"])}
+
+    with pytest.raises(TypeError, match='memory="low" reads gradients off the calls'):
+        pt.gradients(losses, found.trainable_variables, memory="low")
+    with pytest.raises(ValueError, match=r'"high" or "low"\. Received: \'small\''):
+        pt.gradients(losses, found, memory="small")
+    with pytest.raises(ValueError, match="MoCo remembers those of earlier steps"):
+        pt.compiled_step(losses, "sgd", "moco", found, memory="low")
 
 
 def test_a_monitor_sees_the_same(tmp_path: Any) -> None:
@@ -146,8 +189,6 @@ def test_is_kept_with_the_model(tmp_path: Any) -> None:
 
 
 def test_chosen_where_rows_take_much_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    from polytape.engines import engine
-
     found = model()
     rows = 3 * 4 * sum(int(np.prod(v.shape)) for v in found.trainable_variables)
     for whole, noted in ((None, "none"), (4 * rows, "none"), (4 * rows - 1, "large")):

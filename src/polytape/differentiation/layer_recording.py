@@ -175,7 +175,16 @@ def record_layers(
     roots: Sequence[layers.Layer],
     chooses: Chooses = with_many_weights,
 ) -> LayerRecording:
-    """A forward pass, with the calls of chosen layers below some noted. Not on replicas."""
+    """A forward pass, with the calls of chosen layers below some noted.
+
+    RuntimeError on one of several replicas, which add up gradients that are formed.
+    """
+    if engine().replica_count() > 1:
+        raise RuntimeError(
+            'memory="low" compares gradients without forming them, and this step is one of '
+            f"{engine().replica_count()} replicas, which add them up. Train on one device, or "
+            "leave out `memory`."
+        )
     calls: list[LayerCall] = []
 
     def noted() -> tuple[Scalars, Any]:

@@ -95,7 +95,10 @@ _SAME: dict[int, tuple[weakref.ref[Any], set[tuple[int, ...]]]] = {}
 
 
 def layers_of(caller: str, given: Any) -> list[keras.layers.Layer]:
-    """The layers and models that variables were given by; TypeError for anything else."""
+    """The layers and models that variables were given by; TypeError for anything else.
+
+    caller  begins the error: "pt.gradients with `per`"
+    """
     if isinstance(given, keras.layers.Layer):
         return [given]
     if isinstance(given, Mapping):
@@ -103,7 +106,7 @@ def layers_of(caller: str, given: Any) -> list[keras.layers.Layer]:
     if isinstance(given, (list, tuple)) and not (len(given) == 2 and isinstance(given[0], str)):
         return [layer for item in given for layer in layers_of(caller, item)]
     raise TypeError(
-        f"{caller} with `per` reads gradients off the calls of Keras layers: give the model or the "
+        f"{caller} reads gradients off the calls of Keras layers: give the model or the "
         f"layers themselves, not their variables. {received(given)}"
     )
 

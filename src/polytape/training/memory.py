@@ -66,16 +66,6 @@ def any_is_wide(networks: Iterable[keras.layers.Layer]) -> bool:
     return any(is_wide(layer) for network in networks for layer in network._flatten_layers())
 
 
-def check_replicas(asked: str) -> None:
-    """Raise RuntimeError where rows shall not be formed, and replicas add them up."""
-    if asked == "low":
-        raise RuntimeError(
-            'memory="low" compares gradients without forming them, and this step is one of '
-            f"{engine().replica_count()} replicas, which add them up. Train on one device, or "
-            "leave out `memory`."
-        )
-
-
 def fits(allowed: Flags, variables: Sequence[Variable]) -> bool:
     """Whether the rows of a step take little of the memory that there is.
 

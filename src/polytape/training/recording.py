@@ -25,7 +25,7 @@ from polytape.training.losses.evaluation import Parts as PartsOfLoss
 from polytape.training.losses.masks import masks_of
 from polytape.training.losses.missing_labels import Terms
 from polytape.training.losses.returned_total import Called, ReturnedTotal
-from polytape.training.memory import check_replicas, chosen
+from polytape.training.memory import chosen
 from polytape.training.plan import PhasePlan, Settings, never_evaluated
 from polytape.training.together import at_step
 
@@ -267,11 +267,8 @@ def record_phase(compilation: Compilation, number: int, batch: Batch) -> Recordi
     chooses = _chosen(compilation, number)
     sizes = _sizes(compilation, number, chooses)
     run = forward_of(compilation, number, batch, sizes)
-    if chooses is not None:
-        chooses = chooses if sizes is None else sizes
-        if engine().replica_count() == 1:
-            return record_layers(run, model.trainable_variables, [model], chooses)
-        check_replicas(settings.memory)
+    if chooses is not None and (engine().replica_count() == 1 or settings.memory == "low"):
+        return record_layers(run, model.trainable_variables, [model], sizes or chooses)
     if engine().processes() > 1:  # replicas add up in the forward pass already
         engine().check_together(told())
     known, measure = (lambda: model.trainable_variables), settings.measure
