@@ -120,23 +120,27 @@ class Combiner(keras.layers.Layer):
         Raises:
             ValueError: If the Combiner holds the state of others.
         """
-        shapes = [list(variable.shape) for variable in known.variables]
-        return self._prepared([*names], [*known.paths], shapes, known.variables)
+        return self._prepared(
+            tuple(names),
+            known.paths,
+            lambda: [list(variable.shape) for variable in known.variables],
+            known.variables,
+        )
 
     def _prepared(
         self,
-        names: list[str],
-        paths: list[str],
-        shapes: list[list[int]],
+        names: tuple[str, ...],
+        paths: tuple[str, ...],
+        shapes: Callable[[], list[list[int]]],
         variables: Sequence[Any],
     ) -> Aggregator:
         if self._aggregator is None:
             self._trained = lambda: variables
             # Keras records it, and PyTorch sees the variables.
-            engine().for_all_replicas(lambda: self.build(names, paths, shapes))
+            engine().for_all_replicas(lambda: self.build([*names], [*paths], shapes()))
             self._trained = tuple
         known: Any = self._aggregator
-        if (known.names, known.paths) != (tuple(names), tuple(paths)):
+        if (known.names, known.paths) != (names, paths):
             raise ValueError(
                 f"This Combiner holds the state of objectives {known.names} over "
                 f"{len(known.paths)} variables. Received gradients of {tuple(names)} over "
@@ -250,7 +254,7 @@ class Combiner(keras.layers.Layer):
             check_examples(self.method)
         connectivity = gradients.connectivity
         aggregator = self._prepared(
-            [*connectivity.names], [*connectivity.paths], gradients.shapes, gradients.variables
+            connectivity.names, connectivity.paths, lambda: gradients.shapes, gradients.variables
         )
         if engine().processes() > 1 and not self._joined:
             self.join()
@@ -260,7 +264,7 @@ class Combiner(keras.layers.Layer):
         aggregator.state.write(found.state, found.accept)
         self._last.losses = gradients.losses
         self._last.active = found.active
-        self.steps.assign_add(1)
+        self.steps.assign(self.steps.value + 1)
         return handed_out(found.directions)
 
     def look_again(self, losses: Mapping[str, Any]) -> None:

@@ -120,9 +120,9 @@ def test_momentum_config_takes_one_backward_pass_a_step(monkeypatch: Any) -> Non
     recording: Any = type(engine().record(lambda: ([weight * 1.0], None), lambda: [weight]))
     vjp, calls = recording.vjp, []
 
-    def counted(self: Any, *args: Any) -> Any:
+    def counted(self: Any, *args: Any, **more: Any) -> Any:
         calls.append(args)
-        return vjp(self, *args)
+        return vjp(self, *args, **more)
 
     monkeypatch.setattr(recording, "vjp", counted)
     found, counts = net(pt.MConFIG(), keras.optimizers.Adam(0.01)), []

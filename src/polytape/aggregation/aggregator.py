@@ -222,7 +222,7 @@ class Aggregator:
         gramian = None if self.single_pass else gradients.gramians(blocks)
         lengths = gradients.lengths(gramian)
         active, lengths, gramian, losses = engine().evaluated(
-            _among, active, lengths, gramian, [*gradients.losses.values()]
+            _among, active, lengths, gramian, gradients.loss_vector
         )
         readings = self.measure(
             Measurement(step, recorded, gradients, gramian, active, blocks, given)
@@ -245,7 +245,7 @@ class Aggregator:
             state["memory"] = observed.kept(seen)
         if gradients.taken is not None:
             active = ops.logical_and(active, gradients.taken)
-        if half := [d for d in directions if d is not None and _is_half(d)]:
+        if half := _in_half(directions):
             fine = engine().finite(half)  # they leave their range sooner than the weights tell
             active = active & fine
             directions = [d if d is None else _zero_unless(fine, d) for d in directions]
@@ -323,14 +323,13 @@ def _beside(initial: State, variables: Sequence[Any]) -> dict[Path, Any]:
 
 
 def _among(
-    active: Tensor, lengths: Tensor, gramian: Tensor | None, losses: Sequence[Tensor]
+    active: Tensor, lengths: Tensor, gramian: Tensor | None, losses: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
     """Activity, lengths, Gramian and losses with zeros for what is not active, or not finite."""
     active = ops.logical_and(active, ops.isfinite(lengths))
     both = ops.logical_and(active[:, None], active[None, :])
     gramian = None if gramian is None else ops.where(both, gramian, 0.0)
-    values = ops.stack([ops.cast(loss, "float32") for loss in losses])
-    return active, ops.where(active, lengths, 0.0), gramian, ops.where(active, values, 0.0)
+    return active, ops.where(active, lengths, 0.0), gramian, ops.where(active, losses, 0.0)
 
 
 def _where_finite(active: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
@@ -346,8 +345,12 @@ def _finite(weights: Tensor) -> Tensor:
     return ops.all(fine, axis=0) if len(fine.shape) > 1 else fine
 
 
-def _is_half(gradient: Tensor) -> bool:
-    return keras.backend.standardize_dtype(gradient.dtype) == "float16"
+def _in_half(directions: Sequence[Tensor | None]) -> list[Tensor]:
+    """Those in float16."""
+    reached = [gradient for gradient in directions if gradient is not None]
+    types = {gradient.dtype for gradient in reached}  # one or two, of hundreds of gradients
+    half = [kind for kind in types if keras.backend.standardize_dtype(kind) == "float16"]
+    return [gradient for gradient in reached if gradient.dtype in half] if half else []
 
 
 def _zero_unless(fine: Tensor, gradient: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -35,8 +35,8 @@ class Connectivity:
         joint: bool = False,
     ) -> "Connectivity":
         """As seen in gradients rows[t][v]: None where no path exists."""
-        reach = np.array([[gradient is not None for gradient in row] for row in rows], bool)
-        return cls(tuple(names), tuple(paths), reach, joint)
+        reach = bytes(gradient is not None for row in rows for gradient in row)
+        return _seen(tuple(names), tuple(paths), reach, joint)
 
     def within(self, objectives: Sequence[int], variables: Sequence[int]) -> "Connectivity":
         """That of some objectives and some variables, by index."""
@@ -55,7 +55,7 @@ class Connectivity:
         """{variable: the one objective that reaches it}."""
         joint = self.joint or len(self.names) == 1
         alone: Any = [] if joint else np.flatnonzero(self.reach.sum(axis=0) == 1)
-        return {int(v): int(np.flatnonzero(self.reach[:, v])[0]) for v in alone}
+        return {int(v): self._reaching[v][0] for v in alone}
 
     def objectives(self, variable: int) -> tuple[int, ...]:
         """The objectives that reach a variable."""
@@ -63,13 +63,16 @@ class Connectivity:
 
     @cached_property
     def _reaching(self) -> list[tuple[int, ...]]:
-        return [tuple(np.flatnonzero(column).tolist()) for column in self.reach.T]
+        flags = self.reach.T.tolist()
+        return [tuple(t for t, reaches in enumerate(column) if reaches) for column in flags]
 
     def check(self, frozen: Sequence[str] = ()) -> None:
         """Raise if an objective reaches no variable at all.
 
         frozen  paths of variables that no gradient is taken by
         """
+        if self.reach.any(axis=1).all():
+            return
         resting = f"{len(frozen)} of these are frozen: {', '.join(frozen[:4])}. " if frozen else ""
         for name, row in zip(self.names, self.reach, strict=True):
             if not row.any():
@@ -80,6 +83,15 @@ class Connectivity:
                     "network, or the path goes through stop_gradient, argmax, a comparison, a cast "
                     "to integers or NumPy. Remove the objective or mend the path."
                 )
+
+
+@lru_cache(maxsize=64)  # eager steps see the same again and again
+def _seen(
+    names: tuple[str, ...], paths: tuple[str, ...], reach: bytes, joint: bool
+) -> Connectivity:
+    """reach  of each objective in turn a byte for each variable"""
+    flags = np.frombuffer(reach, bool).reshape(len(names), len(paths))
+    return Connectivity(names, paths, flags, joint)
 
 
 @dataclass(frozen=True)

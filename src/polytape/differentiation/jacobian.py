@@ -1,7 +1,7 @@
 """Gradients of several losses: rows, their Gramian, and the weighted sum of rows."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -10,7 +10,7 @@ import numpy as np
 from polytape.contract import Method, Seed, Tensor, ops
 from polytape.contract.cached import cached
 from polytape.differentiation.connectivity import Blocks, Connectivity
-from polytape.differentiation.passes import at_once
+from polytape.differentiation.rows import Part, joined
 from polytape.differentiation.unformed import formed, rows_of_all
 from polytape.engines import InLoop, Measure, Recording, Rows, engine
 
@@ -36,10 +36,9 @@ def table_of(
     same = all(route == routes[0] for route in routes)
     if same and engine().way_of(recording, scalars) == "looped":
         return LoopedTable(engine().in_loop(recording, scalars, scale, routes[0]))
-    return [
-        at_once(recording, [({scalar: scale}, route)], count, sparse=True)
-        for scalar, route in zip(scalars, routes, strict=True)
-    ]
+    found = engine().pulled_back(recording, scale, scalars, routes)
+    rows = [dict(zip(route, row, strict=True)) for route, row in zip(routes, found, strict=True)]
+    return [[row.get(variable) for variable in range(count)] for row in rows]
 
 
 class Jacobian:
@@ -76,17 +75,8 @@ class Jacobian:
         self.losses = dict(losses)
         self.connectivity = connectivity
         self._rows, self._scale, self._extra = rows, scale, extra
-        self._by_variable: dict[int, Rows] = {}
-        self._products: dict[int, Tensor] = {}
-        self._squares: dict[int, list[Tensor]] = {}
-        for v in range(len(connectivity.paths)):
-            found = [rows[t][v] for t in connectivity.objectives(v)]
-            added = [extra[v]] if extra and extra[v] is not None else []
-            found += added
-            if isinstance(rows, LoopedTable) and v in rows.known and not added:
-                self._by_variable[v] = rows.known[v]
-            elif found:
-                self._by_variable[v] = rows_of_all(found)
+        self._made: dict[tuple[int, ...], Part] = {}
+        self._parted: dict[tuple[int, ...], list[tuple[int, Part]]] = {}
 
     def __getitem__(self, name: str) -> list[Tensor | None]:
         """The gradient of one objective, a list over variables; None where no path exists."""
@@ -130,7 +120,7 @@ class Jacobian:
         Returns:
             As many times too large as the square of `scale`.
         """
-        (found,) = self._whole([self._own_products(variable)])
+        (found,) = self._whole([self._part((variable,)).products])
         return found
 
     def squares(self, variable: int) -> list[Tensor]:
@@ -142,18 +132,63 @@ class Jacobian:
         Returns:
             As many times too large as the square of `scale`.
         """
-        return self._whole(self._own_squares(variable))
+        return self._whole(self._part((variable,)).squares)
 
-    def _own_products(self, variable: int) -> Tensor:
-        """Those of the coordinates that this replica has."""
-        if variable not in self._products:
-            self._products[variable] = self._by_variable[variable].gram()
-        return self._products[variable]
+    def _by(self, blocks: Blocks) -> list[tuple[int, Part]]:
+        """The rows in parts, and the block of each."""
+        if blocks.of not in self._parted:
+            self._parted[blocks.of] = [*self._parts(blocks.of)]
+        return self._parted[blocks.of]
 
-    def _own_squares(self, variable: int) -> list[Tensor]:
-        if variable not in self._squares:
-            self._squares[variable] = self._by_variable[variable].squares()
-        return self._squares[variable]
+    def _parts(self, block_of: Sequence[int]) -> Iterator[tuple[int, Part]]:
+        together: dict[tuple[int, tuple[int, ...], bool], list[int]] = {}
+        for v, block in enumerate(block_of):
+            objectives, added = self.connectivity.objectives(v), self._is_added(v)
+            if objectives or added:
+                together.setdefault((block, objectives, added), []).append(v)
+        groups = []
+        for (block, _, _), variables in together.items():
+            columns = [self._column(v) for v in variables]
+            for places in engine().side_by_side(columns):
+                groups.append((tuple(variables[place] for place in places), block))
+        for group, block in sorted(groups):  # in the order of the variables
+            yield block, self._part(group)
+
+    def _part(self, variables: tuple[int, ...]) -> Part:
+        """The rows of some variables that the same objectives reach."""
+        if variables not in self._made:
+            first = variables[0]
+            objectives, added = self.connectivity.objectives(first), self._is_added(first)
+            columns = [self._column(v) for v in variables]
+            self._made[variables] = Part(variables, objectives, added, columns, self._known(first))
+        return self._made[variables]
+
+    def _known(self, variable: int) -> Rows | None:
+        """The rows by a variable, if the engine has them."""
+        if isinstance(self._rows, LoopedTable) and not self._is_added(variable):
+            return self._rows.known.get(variable)
+        return None
+
+    def _shared(self, blocks: Blocks) -> list[tuple[int, Part]]:
+        """The parts of variables that several objectives reach, and the block of each."""
+        return [(block, part) for block, part in self._by(blocks) if self._is_shared(part)]
+
+    def _is_private(self, part: Part) -> bool:
+        return part.variables[0] in self.connectivity.private
+
+    def _is_shared(self, part: Part) -> bool:
+        return bool(part.objectives) and not self._is_private(part)
+
+    def _column(self, variable: int) -> list[Any]:
+        """The gradients by a variable, that of the extra term last."""
+        found = [self._rows[t][variable] for t in self.connectivity.objectives(variable)]
+        if self._extra is not None and self._extra[variable] is not None:
+            found.append(self._extra[variable])
+        return found
+
+    def _is_added(self, variable: int) -> bool:
+        """Whether the extra term reaches a variable."""
+        return self._extra is not None and self._extra[variable] is not None
 
     counted: Tensor | None = None  # (T,) bool: objectives that count at all; None: all of them
 
@@ -162,15 +197,18 @@ class Jacobian:
         """Whether combinations of gradients can be formed before they are multiplied."""
         return True
 
-    @property
+    @cached
     def loss_vector(self) -> Tensor:
         """(T,) float32."""
-        return ops.stack([ops.cast(loss, "float32") for loss in self.losses.values()])
+        losses = [*self.losses.values()]
+        if len({loss.dtype for loss in losses}) > 1:
+            losses = [keras.ops.cast(loss, "float32") for loss in losses]
+        return keras.ops.cast(engine().stack(losses), "float32")
 
     @property
     def _sliced(self) -> bool:
         """Whether replicas have slices of the rows."""
-        return any(rows.sliced for rows in self._by_variable.values())
+        return engine().SCATTERS and any(part.rows.sliced for part in self._made.values())
 
     def _whole(self, sums: list[Tensor]) -> list[Tensor]:
         """Sums over coordinates, of all replicas where these have slices of the rows."""
@@ -242,9 +280,9 @@ class Jacobian:
             (T, T) float32, or (B, T, T) if the blocks are those of a scope.
         """
 
-        def product(variable: int) -> Tensor:
-            among = len(self.connectivity.objectives(variable))
-            return self._own_products(variable)[:among, :among]
+        def product(part: Part) -> Tensor:
+            among = len(part.objectives)
+            return part.products[:among, :among] if part.added else part.products
 
         return self._assembled(blocks, product)
 
@@ -260,23 +298,19 @@ class Jacobian:
             Of the shape of `mixed`.
         """
         stack: list[Any] = [0.0] * (blocks.shape[0] if blocks.shape else 1)
-        for variable in self.connectivity.shared:
-            block, own = blocks.of[variable], mixed
-            if blocks.shape:
-                own = mixed[block]
-            own, kept = self._columns(variable, own, active)
-            stack[block] = stack[block] + self._by_variable[variable].gram(own, kept)
+        for block, part in self._shared(blocks):
+            own, kept = self._columns(part, mixed[block] if blocks.shape else mixed, active)
+            stack[block] = stack[block] + part.rows.gram(own, kept)
         stack = self._whole(stack)
         unscale = 1.0 / (self._scale * self._scale)
         stack = [ops.broadcast_to(products, mixed.shape[-2:]) for products in stack]
         return (ops.stack(stack) if blocks.shape else stack[0]) * unscale
 
-    def _columns(self, variable: int, mixed: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
-        """Columns of `mixed` and activity of the rows of one variable; an extra term has none."""
-        objectives = np.array(self.connectivity.objectives(variable), int)
-        extra = int(self._extra is not None and self._extra[variable] is not None)
-        if not extra and len(objectives) == len(self.connectivity.names):
+    def _columns(self, part: Part, mixed: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+        """Columns of `mixed` and activity of the rows of one part; an extra term has none."""
+        if not part.added and len(part.objectives) == len(self.connectivity.names):
             return mixed, active
+        objectives, extra = np.array(part.objectives, int), int(part.added)
         return (
             ops.pad(ops.take(mixed, objectives, axis=-1), [(0, 0), (0, extra)]),
             ops.concatenate([ops.take(active, objectives), ops.zeros((extra,), dtype="bool")]),
@@ -296,19 +330,21 @@ class Jacobian:
             (T, T) float32, or (B, T, T).
         """
 
-        def product(variable: int) -> Tensor:
-            objectives = self.connectivity.objectives(variable)
-            found = [rows[t][variable] for rows in (first, second) for t in objectives]
-            return rows_of_all(found).gram()[: len(objectives), len(objectives) :]
+        def product(part: Part) -> Tensor:
+            columns: list[list[Any]] = [
+                [rows[t][v] for rows in (first, second) for t in part.objectives]
+                for v in part.variables
+            ]
+            among = len(part.objectives)
+            return joined(columns).gram()[:among, among:]
 
         return self._assembled(blocks, product)
 
-    def _assembled(self, blocks: Blocks, product_of: Callable[[int], Tensor]) -> Tensor:
+    def _assembled(self, blocks: Blocks, product_of: Callable[[Part], Tensor]) -> Tensor:
         count = len(self.connectivity.names)
         parts: dict[tuple[int, tuple[int, ...]], Tensor] = {}
-        for variable in self.connectivity.shared:
-            key = blocks.of[variable], self.connectivity.objectives(variable)
-            product = product_of(variable)
+        for block, part in self._shared(blocks):
+            key, product = (block, part.objectives), product_of(part)
             parts[key] = parts[key] + product if key in parts else product
 
         def assembled(products: Sequence[Tensor], scale: Any) -> Tensor:
@@ -333,23 +369,19 @@ class Jacobian:
         Returns:
             (T,) float32.
         """
-        known = set(self.connectivity.shared) if gramian is not None else set()
-        squares = []
-        owners: list[int] = []
-        for variable in self._by_variable:
-            if variable not in known:
-                objectives = self.connectivity.objectives(variable)
-                squares += self._own_squares(variable)[: len(objectives)]
-                owners += objectives
-        squares = self._whole([engine().stack(squares)]) if squares else []
+        parts = [part for _, part in self._by(Blocks.by(None, self.connectivity.paths))]
+        asked = [part for part in parts if gramian is None or not self._is_shared(part)]
+        nobody = len(self.connectivity.names)  # has the extra term
+        owners = [t for part in asked for t in (*part.objectives, *(nobody,) * part.added)]
+        squares = self._whole([engine().squares([part.rows for part in asked])]) if asked else []
 
         def added(
-            losses: Sequence[Tensor], squares: Sequence[Tensor], gramian: Tensor | None, scale: Any
+            losses: Tensor, squares: Sequence[Tensor], gramian: Tensor | None, scale: Any
         ) -> Tensor:
-            values = ops.stack([ops.cast(loss, "float32") for loss in losses])
-            total = ops.where(ops.isfinite(values), 0.0, values)
+            total = ops.where(ops.isfinite(losses), 0.0, losses)
             for each in squares:
-                own = ops.convert_to_tensor(np.arange(len(losses))[:, None] == np.array(owners))
+                numbers = np.arange(losses.shape[0])
+                own = ops.convert_to_tensor(numbers[:, None] == np.array(owners))
                 unscale = 1.0 / (scale * scale)
                 total += ops.sum(ops.where(own, each, 0.0), axis=-1) * unscale
             if gramian is not None:
@@ -357,7 +389,7 @@ class Jacobian:
                 total += ops.diagonal(whole)
             return ops.sqrt(total)
 
-        return engine().evaluated(added, [*self.losses.values()], squares, gramian, self._scale)
+        return engine().evaluated(added, self.loss_vector, squares, gramian, self._scale)
 
     def combined(
         self,
@@ -389,28 +421,33 @@ class Jacobian:
         plain = private is None and self._extra is None
         private = ops.cast(active, "float32") if private is None else private
 
+        by_coordinate = method.needs == "rows" and not method.sums_rows
+        parts = self._by(
+            Blocks.by("variable", self.connectivity.paths) if by_coordinate else blocks
+        )
+
         def directions(every_row: bool) -> list[Tensor]:
-            found = []
+            found: list[Tensor] = []
             own_weights, own_active = _Apart(private), _Apart(active)
-            for v, rows in self._by_variable.items():
-                own = v in self.connectivity.private
+            for _, part in parts:
+                own = self._is_private(part)
                 if own and plain and every_row:
-                    found.append(formed(self._rows[self.connectivity.private[v]][v]))
+                    found += [formed(column[0]) for column in part.columns]
                     continue
-                if own and (self._extra is None or self._extra[v] is None):
-                    t = self.connectivity.private[v]
-                    kept = None if every_row else own_active[t]
-                    found.append(rows.weighted_sum(own_weights[t], kept))
+                if own and not part.added:
+                    (t,) = part.objectives
+                    found += part.weighted_sum(own_weights[t], None if every_row else own_active[t])
                     continue
-                block = shared[blocks.of[v]] if blocks.shape else shared
-                weights, kept = self._weights(v, private if own else block, active)
-                if method.needs == "rows" and not method.sums_rows and not own:
-                    matrix = ops.where(kept[:, None], rows.matrix(), 0.0) * weights[:, None]
-                    count = len(self.connectivity.objectives(v))
+                chosen = shared[blocks.of[part.variables[0]]] if blocks.shape else shared
+                weights, kept = self._weights(part, private if own else chosen, active)
+                if by_coordinate and not own:
+                    (v,) = part.variables
+                    matrix = ops.where(kept[:, None], part.rows.matrix(), 0.0) * weights[:, None]
+                    count = len(part.objectives)
                     mixed = method.combine(matrix[:count], seed.shifted(v + 1))
-                    found.append(rows.unflatten(mixed + ops.sum(matrix[count:], axis=0)))
+                    found.append(part.rows.unflatten(mixed + ops.sum(matrix[count:], axis=0)))
                 else:
-                    found.append(rows.weighted_sum(weights, None if every_row else kept))
+                    found += part.weighted_sum(weights, None if every_row else kept)
             return found
 
         if engine().FUSES:
@@ -422,7 +459,8 @@ class Jacobian:
         found = [engine().as_update(direction) for direction in found]
         if self._sliced:
             found = engine().gathered(found)
-        directions_by_variable = dict(zip(self._by_variable, found, strict=True))
+        variables = (v for _, part in parts for v in part.variables)
+        directions_by_variable = dict(zip(variables, found, strict=True))
         return [directions_by_variable.get(v) for v in range(len(self.connectivity.paths))]
 
     @property
@@ -430,10 +468,9 @@ class Jacobian:
         """(T,) bool, once combined: objectives that are in the directions; None: all active."""
         return None
 
-    def _weights(self, variable: int, weights: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
-        """Weight (k,) and activity (k,) of the rows of one variable, an extra term included."""
-        objectives = np.array(self.connectivity.objectives(variable), int)
-        extra = int(self._extra is not None and self._extra[variable] is not None)
+    def _weights(self, part: Part, weights: Tensor, active: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight (k,) and activity (k,) of the rows of one part, an extra term included."""
+        objectives, extra = np.array(part.objectives, int), int(part.added)
         if not extra and len(objectives) == len(self.connectivity.names):
             return weights, active
         if not extra and len(objectives) == 1:

@@ -12,6 +12,7 @@ import numpy as np
 from keras import layers, ops
 
 from polytape.contract import Method, Seed, Tensor
+from polytape.contract.cached import cached
 from polytape.differentiation.connectivity import Blocks, Connectivity
 from polytape.differentiation.examples import Pass
 from polytape.differentiation.jacobian import Jacobian, path_of
@@ -90,7 +91,7 @@ class PerExample(Jacobian):
         steps = ops.equal(ops.arange(losses.shape[1]), each.step)
         return ops.where(steps[None, :], whole, ops.zeros_like(whole))
 
-    @property
+    @cached
     def loss_vector(self) -> Tensor:
         """(T,) float32."""
         return self._vector

@@ -241,6 +241,20 @@ class Engine(Protocol):
         """
         ...
 
+    def pulled_back(
+        self,
+        recording: Recording,
+        cotangent: Tensor | float,
+        scalars: Sequence[int],
+        variables: Sequence[Sequence[int]],
+    ) -> Sequence[Sequence[Tensor | None]]:
+        """The gradients of some scalars, all times one cotangent, each by variables of its own.
+
+        One backward pass each, or less where the engine can. None where no path exists; those by
+        tables may be `Gathered`.
+        """
+        ...
+
     def trace(
         self, forward: Forward, variables: Callable[[], Sequence[Variable]]
     ) -> tuple[Recording, Trace]:
@@ -321,6 +335,28 @@ class Engine(Protocol):
 
     def rows(self, gradients: Sequence[Tensor]) -> Rows:
         """The gradients of several objectives by one variable. Sparse ones stay sparse."""
+        ...
+
+    def side_by_side(self, columns: Sequence[Sequence[Tensor]]) -> list[list[int]]:
+        """Whose rows are to be multiplied and added up together: the places of variables, grouped.
+
+        columns  of each variable its k gradients
+        """
+        ...
+
+    def together(self, columns: Sequence[Sequence[Tensor]]) -> Rows:
+        """The gradients by the variables of one such group, joined, as if these were one.
+
+        columns  of each variable its k gradients
+        """
+        ...
+
+    def split(self, direction: Tensor, columns: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        """A direction (n,) of joined variables in their shapes."""
+        ...
+
+    def squares(self, rows: Sequence[Rows]) -> Tensor:
+        """(n,) float32: the squared norms of all rows of some, one after the other."""
         ...
 
     def device_memory(self) -> int | None:

@@ -1,5 +1,6 @@
 """JAX: inside `jit`, and eager."""
 
+from polytape.engines.apart import pulled_back, side_by_side, split, together
 from polytape.engines.jax.gradients import (
     add_where,
     as_update,
@@ -9,6 +10,7 @@ from polytape.engines.jax.gradients import (
     in_range,
     matmul,
     rows,
+    squares,
     stack,
     zeros_like,
 )
@@ -116,6 +118,7 @@ __all__ = [
     "process_number",
     "processes",
     "pullbacks",
+    "pulled_back",
     "readable",
     "record",
     "reduce_scatter",
@@ -126,11 +129,15 @@ __all__ = [
     "restore_snapshot",
     "rows",
     "scatter_refusal",
+    "side_by_side",
     "snapshot",
+    "split",
     "spread_batches",
+    "squares",
     "stack",
     "survey",
     "tape",
+    "together",
     "trace",
     "train_step",
     "trains",

@@ -212,6 +212,10 @@ def rows(gradients: Sequence[Any]) -> Rows:
     return _Spread(gradients) if is_spread() else _Rows(gradients)
 
 
+def squares(rows: Sequence[Rows]) -> Tensor:
+    return jnp.stack([square for each in rows for square in each.squares()])
+
+
 def has_value(tensor: Tensor) -> bool:
     return not isinstance(tensor, jax.core.Tracer)
 

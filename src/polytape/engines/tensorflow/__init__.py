@@ -1,5 +1,6 @@
 """TensorFlow: eager, in `tf.function`, with and without XLA."""
 
+from polytape.engines.apart import pulled_back, side_by_side, split, together
 from polytape.engines.joint import (
     alone,
     any_process,
@@ -21,6 +22,7 @@ from polytape.engines.tensorflow.gradients import (
     in_range,
     matmul,
     rows,
+    squares,
     stack,
     zeros_like,
 )
@@ -118,6 +120,7 @@ __all__ = [
     "process_number",
     "processes",
     "pullbacks",
+    "pulled_back",
     "readable",
     "record",
     "reduce_scatter",
@@ -128,11 +131,15 @@ __all__ = [
     "restore_snapshot",
     "rows",
     "scatter_refusal",
+    "side_by_side",
     "snapshot",
+    "split",
     "spread_batches",
+    "squares",
     "stack",
     "survey",
     "tape",
+    "together",
     "trace",
     "train_step",
     "trains",

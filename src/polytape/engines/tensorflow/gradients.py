@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from polytape.engines.contract import Tensor
+from polytape.engines.contract import Rows, Tensor
 
 _SMALL = 4096  # entries of a gradient
 _LONG = 2**16  # entries of a row that is not kept side by side with others
@@ -137,6 +137,10 @@ def _compact(gradients: Sequence[tf.IndexedSlices]) -> list[Tensor]:
 def _place(gradient: tf.IndexedSlices, touched: Tensor) -> Tensor:
     slots = tf.searchsorted(touched, gradient.indices)
     return tf.math.unsorted_segment_sum(gradient.values, slots, tf.shape(touched)[0])
+
+
+def squares(rows: Sequence[Rows]) -> Tensor:
+    return tf.stack([square for each in rows for square in each.squares()])
 
 
 def has_value(tensor: Tensor) -> bool:

@@ -16,11 +16,16 @@ from polytape.engines.torch.gradients import (
     in_range,
     matmul,
     rows,
+    side_by_side,
+    split,
+    squares,
     stack,
+    together,
     zeros_like,
 )
 from polytape.engines.torch.memory import device_memory
 from polytape.engines.torch.operations import trace
+from polytape.engines.torch.pullback import pulled_back
 from polytape.engines.torch.recording import (
     derivative,
     jacobian,
@@ -120,6 +125,7 @@ __all__ = [
     "process_number",
     "processes",
     "pullbacks",
+    "pulled_back",
     "readable",
     "record",
     "reduce_scatter",
@@ -130,11 +136,15 @@ __all__ = [
     "restore_snapshot",
     "rows",
     "scatter_refusal",
+    "side_by_side",
     "snapshot",
+    "split",
     "spread_batches",
+    "squares",
     "stack",
     "survey",
     "tape",
+    "together",
     "trace",
     "train_step",
     "trains",

@@ -1,7 +1,7 @@
 """Recordings: autograd over a retained graph."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -32,11 +32,11 @@ class GraphRecording:
             scalars, self.outputs = forward()
         self.scalars, self.groups = flattened(scalars)
         self._variables = [raw(variable) for variable in variables()]
-        self._known = [*self._variables, *marked, *losses]
-        self._moving = [tensor.requires_grad for tensor in self._known]  # others are frozen
+        self.known: list[Tensor] = [*self._variables, *marked, *losses]
+        self._moving = [tensor.requires_grad for tensor in self.known]  # others are frozen
         count = len(self._variables)
         self.marks = range(count, count + len(marked))
-        self.stand_ins = range(self.marks.stop, len(self._known))
+        self.stand_ins = range(self.marks.stop, len(self.known))
 
     def vjp(
         self,
@@ -50,7 +50,7 @@ class GraphRecording:
             return [None] * len(variables)
         targets = [self.scalars[index] for index in used]
         seeds = [
-            torch.as_tensor(cotangents[index], dtype=target.dtype, device=target.device)
+            seed_like(target, cotangents[index])
             for index, target in zip(used, targets, strict=True)
         ]
         tables = self._tables(targets) if sparse else {}
@@ -58,7 +58,7 @@ class GraphRecording:
         asked = [
             edge
             for index in moving
-            for edge in (tables[index].edges if index in tables else [self._known[index]])
+            for edge in (tables[index].edges if index in tables else [self.known[index]])
         ]
         keep = {"retain_graph": self.lasting or not last, "allow_unused": True}
         found = iter(torch.autograd.grad(targets, asked, seeds, **keep) if asked else ())
@@ -67,7 +67,7 @@ class GraphRecording:
             if index in tables:
                 entries = tables[index]
                 return entries.gradient([next(found) for _ in entries.edges])
-            return _dense(next(found))
+            return dense(next(found))
 
         return [gradient(index) if self._moving[index] else None for index in variables]
 
@@ -83,8 +83,21 @@ class GraphRecording:
         nodes = set().union(*(_nodes(target.grad_fn) for target in targets))
         return {index: e for index, e in tables.items() if nodes.isdisjoint(e.otherwise)}
 
+    @property
+    def plain(self) -> bool:
+        """Whether no variable is computed from others, so that `places` knows all, or sparse."""
+        return not self._looked_up and all(variable.is_leaf for variable in self._variables)
+
+    def places(self, nodes: Iterable[Any]) -> list[int]:
+        """The variables at whose leaves a gradient arrives that passes some nodes of the graph."""
+        return [self._places[key] for node in nodes if (key := _leaf(node)) in self._places]
+
+    @functools.cached_property
+    def _places(self) -> dict[int, int]:
+        return {id(variable): place for place, variable in enumerate(self._variables)}
+
     def zeros(self, variable: int) -> Tensor:
-        return torch.zeros_like(self._known[variable])
+        return torch.zeros_like(self.known[variable])
 
     def reach(self, scalars: Sequence[int]) -> np.ndarray:
         # Autograd's graph is at hand: a walk costs nothing, a gradient would cost a backward pass.
@@ -93,9 +106,21 @@ class GraphRecording:
         return np.array([[leaf in nodes for leaf in leaves] for nodes in found], bool)
 
 
-def _dense(gradient: Tensor | None) -> Tensor | None:
+def seed_like(target: Tensor, cotangent: Tensor | float) -> Tensor:
+    """A cotangent in the type and place of what is differentiated."""
+    if isinstance(cotangent, torch.Tensor):
+        return cotangent.to(target.device, target.dtype)
+    return torch.full((), cotangent, dtype=target.dtype, device=target.device)
+
+
+def dense(gradient: Tensor | None) -> Tensor | None:
     """Rows are dense: a table of words has another few entries in each."""
     return gradient.to_dense() if gradient is not None and gradient.is_sparse else gradient
+
+
+def _leaf(node: Any) -> int | None:
+    """The identity of the tensor at which a gradient arrives, if a node of the graph is its end."""
+    return None if node.next_functions else id(getattr(node, "variable", None))
 
 
 def _noting(marked: list[Tensor]) -> Marker:

@@ -225,6 +225,7 @@ def unwrapped(module: Any) -> Any:
 
 def refusal(model: Any, fits: bool = False) -> str | None:
     del fits
+    together = distributed.is_available() and distributed.is_initialized()
     for module in _modules(model):
         if isinstance(module, nn.DataParallel):
             return (
@@ -232,6 +233,8 @@ def refusal(model: Any, fits: bool = False) -> str | None:
                 "itself, `wrapper.module`, and start one process for each device: torchrun "
                 "--nproc_per_node=N, with torch.distributed.init_process_group() in the program"
             )
+        if not together:  # then no parameter is split over processes
+            continue
         sharded = [name for name, p in module.named_parameters(recurse=False) if _is_sharded(p)]
         if sharded:
             return (
@@ -246,7 +249,7 @@ def refusal(model: Any, fits: bool = False) -> str | None:
 
 
 def _is_sharded(parameter: Any) -> bool:
-    return distributed.is_available() and isinstance(parameter, distributed.tensor.DTensor)
+    return isinstance(parameter, distributed.tensor.DTensor)
 
 
 def _modules(model: Any) -> Iterator[nn.Module]:

@@ -60,14 +60,14 @@ def _tensor(array: np.ndarray | np.generic) -> Tensor:
 def _mapped(nest: Any, kinds: tuple[type, ...], change: Callable[[Any], Any]) -> Any:
     if isinstance(nest, kinds):
         return change(nest)
+    if not isinstance(nest, (dict, tuple, list)):
+        return nest
     if isinstance(nest, dict):
         return {key: _mapped(value, kinds, change) for key, value in nest.items()}
-    if isinstance(nest, (tuple, list)):
-        items = [_mapped(value, kinds, change) for value in nest]
-        if type(nest) is list:
-            return items
-        return tuple(items) if type(nest) is tuple else type(nest)(*items)  # a named one
-    return nest
+    items = [_mapped(value, kinds, change) for value in nest]
+    if type(nest) is list:
+        return items
+    return tuple(items) if type(nest) is tuple else type(nest)(*items)  # a named one
 
 
 def survey(function: Callable[[], Any]) -> None:
