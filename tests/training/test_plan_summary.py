@@ -69,6 +69,18 @@ def test_the_way_of_other_methods(settings: dict[str, Any], chosen: str) -> None
     assert line.removeprefix("→").strip().startswith(chosen)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="others loop over no objectives")
+def test_many_objectives_in_a_loop() -> None:
+    inputs = hidden = keras.Input((8,))
+    for _ in range(3):
+        hidden = layers.Dense(64, "tanh")(hidden)
+    names = [f"t{t}" for t in range(16)]
+    found = pt.Model(inputs, {name: layers.Dense(1, name=name)(hidden) for name in names})
+    found.compile("sgd", "mse", combine="norm_balancing", verbose=0)
+    found.train_on_batch(np.ones((2, 8)), dict.fromkeys(names, np.ones((2, 1))))
+    assert "→   a gradient per objective, in one loop" in found.plan_summary()
+
+
 def test_one_pass_needs_no_table() -> None:
     found, _ = trained(combine="sum", verbose=0)
     assert "One backward pass is all that the method needs." in found.plan_summary()

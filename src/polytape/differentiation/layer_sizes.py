@@ -58,10 +58,12 @@ class LayerSizes:
     """Notes the sizes of all calls of layers.
 
     chooses  those that are noted besides;  batch  the examples, where shapes leave them open
+    looped   whether the backward passes of all objectives are one that runs in a loop
     """
 
     chooses: Chooses | None
     batch: int | None
+    looped: bool = False
     found: list[LayerSize] = field(default_factory=list)
     _within: set[int] = field(default_factory=set)  # layers that one calls in a loop
 

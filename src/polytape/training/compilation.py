@@ -342,8 +342,7 @@ class Compilation:
 
     def summary(self) -> str:
         """What a step costs, as far as it is known."""
-        sizes = {number: each.found for number, each in self.sizes.items()}
-        return plan_summary(self.settings, self.plan, self.reaches, sizes)
+        return plan_summary(self.settings, self.plan, self.reaches, self.sizes)
 
 
 def show(text: str) -> None:

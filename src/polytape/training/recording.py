@@ -273,6 +273,9 @@ def record_phase(compilation: Compilation, number: int, batch: Batch) -> Recordi
         engine().check_together(told())
     known, measure = (lambda: model.trainable_variables), settings.measure
     found = engine().record(run, known, measure, apart)
+    if sizes is not None:
+        way = engine().way_of(found, [*found.groups["losses"]]) if not apart else "unrolled"
+        sizes.looped = way == "looped"
     return over_replicas(taken_apart(compilation, number, found), told)
 
 

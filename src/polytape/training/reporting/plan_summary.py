@@ -12,7 +12,7 @@ from rich.table import Table
 
 from polytape.contract.types import Flags, Numbers
 from polytape.differentiation.layer_calls import FEW
-from polytape.differentiation.layer_sizes import LayerSize
+from polytape.differentiation.layer_sizes import LayerSize, LayerSizes
 from polytape.training.memory import bytes_of
 from polytape.training.plan import PhasePlan, Settings, StepPlan
 from polytape.training.variables import VariableIndex
@@ -41,7 +41,7 @@ def plan_summary(
     settings: Settings,
     plan: StepPlan,
     reaches: Mapping[str, Flags],
-    sizes: Mapping[int, Sequence[LayerSize]],
+    sizes: Mapping[int, LayerSizes],
 ) -> str:
     """The plan of each phase.
 
@@ -72,15 +72,13 @@ def _title(phase: PhasePlan, index: VariableIndex, count: int, number: int) -> s
 # ---------------------------------------------------------------------- what ways there are
 
 
-def ways(
-    settings: Settings, phase: PhasePlan, reach: Flags, sizes: Sequence[LayerSize]
-) -> list[Way]:
+def ways(settings: Settings, phase: PhasePlan, reach: Flags, measured: LayerSizes) -> list[Way]:
     """The ways to make a step of a phase that are right for its method, and one backward pass.
 
     reach  (T, V) bool: who trains what
     """
     places = {id(variable): v for v, variable in enumerate(phase.variables)}
-    reaching = reach.sum(axis=0)
+    reaching, sizes = reach.sum(axis=0), measured.found
 
     def members(size: LayerSize) -> int:
         """How many objectives train a layer."""
@@ -104,7 +102,7 @@ def ways(
         return [found[0]._replace(name=name, chosen=True)]
     if aggregator.round_robin:
         return [*found, Way("one of them per objective in turn", one, kept, chosen=True)]
-    name = "a gradient per objective"
+    name = "a gradient per objective" + ", in one loop" * measured.looped
     found.append(Way(*_now_and_then(phase, name, rows, one), kept, not noted))
     if noted:
         found.append(_unformed(known, forward, one, places, shared * each, phase))
