@@ -1,5 +1,6 @@
 """`compile(memory="low")`: the same training, with gradients that never exist."""
 
+import contextlib
 from typing import Any
 
 import keras
@@ -12,7 +13,7 @@ from polytape.engines import engine
 
 pytestmark = pytest.mark.engine
 EAGER = keras.backend.backend() != "jax"  # which compiles each operation
-WIDE, BATCH = 160, 8  # a kernel of more weights than there are outputs, many times
+WIDE, BATCH = 256, 8  # a kernel of more weights than there are outputs, many times
 
 
 def model(regularised: bool = False) -> Any:
@@ -146,10 +147,14 @@ def test_wide_layers_are_compared_with_less_work(cancelled: bool) -> None:
         for name, target in found.predict(x, verbose=0).items():
             y[name][:16], y[name][16:] = target[:16] - 1, target[16:] + 1
     start, moved = found.get_weights(), []
+    plain = keras.Model(found.inputs, found.output)
     for memory in ("auto", "high"):
         found.set_weights(start)
         found.compile(keras.optimizers.SGD(0.5), "mse", combine="upgrad", memory=memory, verbose=0)
+        wrapped = pt.Model.wrap(plain)
+        wrapped.compile("sgd", "mse", combine="upgrad", memory=memory, verbose=0)
         noted = found.compilation.plan.phases[0].noted
+        assert noted == wrapped.compilation.plan.phases[0].noted
         assert noted == ("cheaper" if memory == "auto" else "none")
         found.train_on_batch(x, y)
         moved.append(found.layers[1].kernel.numpy() - start[0])
@@ -191,7 +196,101 @@ def test_is_kept_with_the_model(tmp_path: Any) -> None:
 def test_chosen_where_rows_take_much_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     found = model()
     rows = 3 * 4 * sum(int(np.prod(v.shape)) for v in found.trainable_variables)
-    for whole, noted in ((None, "none"), (4 * rows, "none"), (4 * rows - 1, "large")):
+    for whole, noted in ((None, "cheaper"), (4 * rows, "cheaper"), (4 * rows - 1, "large")):
         monkeypatch.setattr(engine(), "device_memory", lambda whole=whole: whole)
         found.compile("sgd", "mse", combine="upgrad", verbose=0)
         assert found.compilation.plan.phases[0].noted == noted
+
+
+# ---------------------------------------------------------------------- functions within a step
+
+
+class Within(layers.Layer):
+    """Calls a wide layer inside of a function that frameworks trace, or run, by themselves."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.dense = way, layers.Dense(WIDE, "tanh", name="inner")
+
+    def build(self, shape: Any) -> None:
+        self.dense.build(shape)
+
+    def call(self, x: Any) -> Any:
+        if self.way == "remat":
+            return keras.remat(lambda rows: self.dense(rows))(x)
+        if self.way == "scan":
+            return keras.ops.scan(lambda h, _: (self.dense(h), None), x, None, length=2)[0]
+        if self.way == "while":
+            return keras.ops.fori_loop(0, 2, lambda _, h: self.dense(h), x)
+        if self.way == "cond":
+            return keras.ops.cond(keras.ops.sum(x) > -1e9, lambda: self.dense(x), lambda: x)
+        if self.way == "map":
+            return keras.ops.vectorized_map(lambda row: self.dense(row[None])[0], x)
+        return self.dense(x)
+
+
+WAYS = ["remat", "scan", "while", "cond", "map", "scope"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("memory", ["auto", "low"])
+def test_layers_within_functions_train_as_with_rows(way: str, memory: str) -> None:
+    if way == "while" and keras.backend.backend() == "jax":
+        pytest.skip("JAX differentiates no such loop")
+
+    def made(memory: str) -> tuple[Any, np.ndarray]:
+        with keras.RematScope("full") if way == "scope" else contextlib.nullcontext():
+            inputs = keras.Input((WIDE,))
+            hidden = Within(way)(layers.Dense(WIDE, "tanh", name="outer")(inputs))
+            outputs = {name: layers.Dense(2, name=name)(hidden) for name in "abc"}
+        found = pt.Model(inputs, outputs)
+        rng = np.random.default_rng(0)
+        for variable in found.trainable_variables:
+            variable.assign(rng.normal(size=variable.shape) / np.sqrt(variable.shape[0]))
+        start = weights(found)
+        found.compile(keras.optimizers.SGD(0.05), "mse", combine="upgrad", memory=memory, verbose=0)
+        x, y = data()
+        found.train_on_batch(x[:BATCH], {name: y[name][:BATCH] for name in y})
+        return found, weights(found) - start
+
+    (_, high), (found, low) = made("high"), made(memory)
+    assert found.compilation.plan.phases[0].noted == {"auto": "cheaper", "low": "large"}[memory]
+    assert np.linalg.norm(low - high) <= 1e-5 * np.linalg.norm(high)
+
+
+def test_second_derivatives_are_seen() -> None:
+    """What a penalty on a gradient says of the weights does not pass a layer's outputs."""
+    critic = model()
+    x = keras.ops.convert_to_tensor(data()[0][:BATCH])
+
+    def losses() -> Any:
+        slope = pt.derivative(lambda z: keras.ops.sum(critic(z)["a"]), x)
+        penalty = keras.ops.mean((keras.ops.sum(slope**2, axis=-1) - 1.0) ** 2)
+        return {"critic": keras.ops.mean(critic(x)["a"]), "penalty": penalty}
+
+    def asked() -> Any:
+        both = [pt.gradients(losses, critic, memory=memory) for memory in ("high", "low")]
+        return [[g for g in grads.combine("upgrad") if g is not None] for grads in both]
+
+    high, low = asked() if EAGER else engine().compiled(asked)()
+    for one, other in zip(high, low, strict=True):
+        one, other = keras.ops.convert_to_numpy(one), keras.ops.convert_to_numpy(other)
+        np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-5 * np.abs(one).max())
+
+
+def test_only_what_stands_in_a_graph_is_noted_unasked() -> None:
+    class Own(pt.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wide, self.head = layers.Dense(WIDE), layers.Dense(1)
+
+        def call(self, x: Any) -> Any:
+            hidden = self.wide(x)
+            return {"a": self.head(hidden), "b": hidden[:, :1]}
+
+    found = Own()
+    found(keras.ops.ones((BATCH, WIDE)))
+    found.compile("sgd", {"a": "mse", "b": "mse"}, combine="upgrad", verbose=0)
+    x, y = np.ones((BATCH, WIDE)), np.ones((BATCH, 1))
+    found.train_on_batch(x, {"a": y, "b": y})
+    assert found.compilation.plan.phases[0].noted == "none"

@@ -11,7 +11,7 @@ import keras
 from keras import layers
 
 from polytape.contract import Tensor
-from polytape.engines import Variable, mark
+from polytape.engines import Variable, engine, mark
 from polytape.engines.places import path_of_layer
 
 USUAL = 32  # examples of a batch whose size is not known beforehand
@@ -101,10 +101,12 @@ class Listening:
     marked: int = 0
     _attached: dict[int, tuple[keras.layers.Layer, Any]] = field(default_factory=dict)
     _inside: bool = False
+    _context: Any = None
 
     @contextmanager
     def attached(self, roots: Sequence[keras.layers.Layer]) -> Iterator[None]:
         """Listen to these layers, and to those that they call."""
+        self._context = engine().context()
         try:
             for root in roots:
                 self._attach(root)
@@ -139,7 +141,8 @@ class Listening:
             return function(*args, **kwargs)
         self._inside = True
         try:
-            if not chosen:
+            # What is made within a function of its own, such as a loop's, cannot be noted.
+            if not chosen or engine().context() != self._context:
                 return function(*args, **kwargs)
             return self._noted(layer, function, args, kwargs)
         finally:
@@ -255,11 +258,12 @@ def with_many_weights(
     return size >= max(_MANY, _TIMES * passing(layer, [*args, *kwargs.values()]))
 
 
-def where_cheaper(batch: int | None) -> Chooses:
-    """Of these the dense ones whose gradients are compared with less work than they are formed.
+def where_cheaper(wide: Sequence[keras.layers.Layer], batch: int | None) -> Chooses:
+    """Dense layers that are compared with less work than their gradients are formed.
 
-    batch  the examples of one, where it is known before a step runs
+    wide   those that are asked for;  batch  the examples of one, where it is known beforehand
     """
+    asked = {id(layer) for layer in wide}
 
     def chooses(
         layer: keras.layers.Layer,
@@ -267,7 +271,7 @@ def where_cheaper(batch: int | None) -> Chooses:
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
     ) -> bool:
-        if not is_wide(layer) or not with_many_weights(layer, own, args, kwargs):
+        if id(layer) not in asked or not with_many_weights(layer, own, args, kwargs):
             return False
         shapes = [x.shape for x in keras.tree.flatten(args) if keras.ops.is_tensor(x)]
         positions = [math.prod(batch or USUAL if n is None else n for n in s[:-1]) for s in shapes]

@@ -306,6 +306,13 @@ class Engine(Protocol):
         """
         ...
 
+    def context(self) -> Any:
+        """What tells the function that is traced, mapped or recomputed here from another.
+
+        Tensors made in one are of no use outside of it, and backward passes do not stop at them.
+        """
+        ...
+
     def pullbacks(
         self,
         function: Callable[[list[Tensor]], Sequence[Tensor]],

@@ -10,6 +10,7 @@ from polytape.engines.contract import Marked, Measure, Tensor
 
 Marker = Callable[[Tensor], Tensor]
 _LOSS = "loss"
+_depth: ContextVar[int] = ContextVar("depth", default=0)
 _listening: ContextVar[Mapping[str, Marker]] = ContextVar("listening", default={})  # noqa: B039
 
 
@@ -37,6 +38,21 @@ def unheard() -> Iterator[None]:
         yield
     finally:
         _listening.reset(token)
+
+
+@contextlib.contextmanager
+def differentiated_within() -> Iterator[None]:
+    """Meanwhile a function runs to be differentiated, whose derivative is differentiated again."""
+    token = _depth.set(_depth.get() + 1)
+    try:
+        yield
+    finally:
+        _depth.reset(token)
+
+
+def depth() -> int:
+    """Of how many such functions each within another one runs."""
+    return _depth.get()
 
 
 def mark(tensor: Tensor, measure: Marked) -> Tensor:

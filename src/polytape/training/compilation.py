@@ -106,7 +106,9 @@ class Compilation:
             assign_owners(optimizers, index)
         clock = Clock(lambda: model.optimizer.iterations, of_objectives, saved)
         stateless = engine().CHOICES_PAY and not model.non_trainable_variables
-        plan = build_plan(settings, names, index, owners, model.optimizer, clock, saved, stateless)
+        plan = build_plan(
+            settings, names, index, owners, model.optimizer, clock, saved, stateless, model=model
+        )
         self._plan = plan
         metrics = [plan.dropped, *(settings.objectives.metrics if settings.objectives else ())]
         others = model.non_trainable_variables

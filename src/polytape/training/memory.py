@@ -5,7 +5,7 @@ noted instead (`differentiation/layer_recording.py`), the gradients of one layer
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import keras
@@ -15,9 +15,11 @@ from polytape.contract import Method, iter_methods, received
 from polytape.contract.types import Flags
 from polytape.differentiation.layer_calls import Chooses, is_wide, where_cheaper, with_many_weights
 from polytape.engines import Variable, engine
+from polytape.training.functional import plain_functional
 
 Noted = Literal["none", "cheaper", "large"]
 WAYS = ("auto", "low", "high")
+_HOOKS = ("train_step", "compute_loss", "compute_metrics", "metrics", "call")
 _SHARE = 0.25  # of a device's memory: what rows may take before they are not formed
 
 
@@ -51,19 +53,34 @@ def needs_rows(method: Method, apart: bool) -> str | None:
     return None
 
 
-def chosen(noted: Noted, batch: int | None) -> Chooses | None:
+def chosen(noted: Noted, model: keras.Model, batch: int | None) -> Chooses | None:
     """Which calls are noted; None: none.
 
     batch  the examples of one, where it is known before a step runs
     """
     if noted == "none":
         return None
-    return with_many_weights if noted == "large" else where_cheaper(batch)
+    return with_many_weights if noted == "large" else where_cheaper(wide_layers(model), batch)
 
 
-def any_is_wide(networks: Iterable[keras.layers.Layer]) -> bool:
-    """Whether some layer of the networks is worth the trouble."""
-    return any(is_wide(layer) for network in networks for layer in network._flatten_layers())
+def wide_layers(model: keras.Model) -> list[keras.layers.Layer]:
+    """The dense layers for which it is known that comparing gradients without them is right.
+
+    They stand in the graph of a model, where no code of a user's calls them: that might take
+    derivatives of what comes out, which depend on the weights in another way.
+    """
+    graph = model.called()
+    if not isinstance(graph, plain_functional()) or any(map(model.overriding, _HOOKS)):
+        return []
+    return [layer for layer in _in_graph(graph) if is_wide(layer)]
+
+
+def _in_graph(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    for layer in model.layers:
+        if type(layer) is keras.Sequential or type(layer) is plain_functional():
+            yield from _in_graph(layer)
+        else:
+            yield layer
 
 
 def fits(allowed: Flags, variables: Sequence[Variable]) -> bool:

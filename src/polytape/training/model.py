@@ -194,6 +194,9 @@ class Wrapped(Model):
     def overriding(self, name: str) -> str | None:
         return super().overriding(name) or overriding(self.network, name)
 
+    def called(self) -> keras.Model:
+        return self.network
+
     @property
     def takes_training(self) -> bool:
         return "training" in inspect.signature(self.network.call).parameters

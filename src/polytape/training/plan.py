@@ -22,7 +22,7 @@ from polytape.training.examples import Examples
 from polytape.training.losses.keras_losses import KerasLosses
 from polytape.training.losses.objective import Objective
 from polytape.training.losses.objectives import Objectives
-from polytape.training.memory import Noted, any_is_wide, fits, needs_rows
+from polytape.training.memory import Noted, fits, needs_rows, wide_layers
 from polytape.training.optimizers.assignment import as_optimizers
 from polytape.training.phase import Phase
 from polytape.training.routing.failure_groups import FailureGroup, failure_groups, one_group
@@ -205,7 +205,11 @@ class StepPlan:
 
 
 def noted_layers(
-    settings: Settings, aggregator: Aggregator, allowed: Flags, index: VariableIndex
+    settings: Settings,
+    aggregator: Aggregator,
+    allowed: Flags,
+    index: VariableIndex,
+    model: keras.Model,
 ) -> Noted:
     """Of which layers the calls are noted in the step of a phase, so that no rows are formed.
 
@@ -219,7 +223,10 @@ def noted_layers(
         return "large"
     combination = aggregator.combination or aggregator.method
     pays = combination.sums_rows and keras.distribution.distribution() is None
-    return "cheaper" if pays and any_is_wide(index.networks.values()) else "none"
+    by_labels = settings.objectives is None or not any(
+        objective.of_step for objective in settings.objectives.given.values()
+    )
+    return "cheaper" if pays and by_labels and wide_layers(model) else "none"
 
 
 def owners_of(
@@ -252,6 +259,8 @@ def build_plan(
     clock: Clock,
     saved: Saved | None = None,
     stateless: bool = False,
+    *,
+    model: keras.Model,
 ) -> StepPlan:
     """The plan for objectives and variables that are known.
 
@@ -299,7 +308,7 @@ def build_plan(
             examples = Examples.of(given, settings.method, index, settings.seed, settings.measure)
         noted: Noted = "none"
         if examples is None:
-            noted = noted_layers(settings, aggregator, routes.allowed, index)
+            noted = noted_layers(settings, aggregator, routes.allowed, index, model)
         plan = PhasePlan(
             own,
             among,

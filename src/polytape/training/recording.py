@@ -299,7 +299,7 @@ def forward_of(
 def _chosen(compilation: Compilation, number: int) -> Chooses | None:
     """Of which layers the calls are noted in a phase; None: of none."""
     noted = compilation.plan.phases[number].noted if compilation.planned else "none"
-    return chosen(noted, compilation.examples_of_a_batch)
+    return chosen(noted, compilation.model, compilation.examples_of_a_batch)
 
 
 def _sizes(compilation: Compilation, number: int, chooses: Chooses | None) -> LayerSizes | None:

@@ -148,7 +148,7 @@ class Trainer:
                 times the memory of the variables. "low": of layers with many weights only what
                 comes back to their outputs is kept; inner products are found with the rows of one
                 layer at a time, and the combined gradient is formed at once. Equal but for
-                rounding. "auto": "low" where rows would take more than a quarter of the device's
+                rounding; a loss that takes derivatives takes them by `pt.derivative`. "auto": "low" where rows would take more than a quarter of the device's
                 memory. ValueError where a method needs rows, or the losses are found in a total of
                 your own. See `plan_summary`
             verbose: 1 prints the routing table where objectives name what they train or networks
@@ -235,6 +235,14 @@ class Trainer:
             The name of the class, or None.
         """
         return overriding(self, name)
+
+    def called(self) -> keras.Model:
+        """The model that a step calls. No property, which Keras would save as a part of itself.
+
+        Returns:
+            It: this one, or the one that it wraps.
+        """
+        return self  # type: ignore[return-value]
 
     @property
     def takes_training(self) -> bool:

@@ -18,6 +18,7 @@ from polytape.engines.jax.layouts import flat, placed, unflat
 from polytape.engines.jax.memory import device_memory
 from polytape.engines.jax.operations import trace
 from polytape.engines.jax.recording import (
+    context,
     derivative,
     in_loop,
     jacobian,
@@ -93,6 +94,7 @@ __all__ = [
     "choose",
     "compiled",
     "compiled_step",
+    "context",
     "dense",
     "derivative",
     "device_memory",

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 
 from polytape.engines.contract import (
@@ -21,6 +22,11 @@ from polytape.engines.jax.layouts import is_spread
 from polytape.engines.jax.linearized import Linearized
 from polytape.engines.jax.scope import Scope
 from polytape.engines.marking import Marker, listening
+
+# Before 0.6 in another place.
+_trace_state: Any = getattr(jax.extend.core, "get_opaque_trace_state", None)
+if _trace_state is None:
+    _trace_state = jax.core.get_opaque_trace_state
 
 
 def _probes(
@@ -111,6 +117,10 @@ def in_loop(
         if len(piece.losses) == len(scalars):
             rows[variable] = Stacked(piece.values)
     return InLoop(table, rows)
+
+
+def context() -> Any:
+    return _trace_state()
 
 
 def parameters(module: Any) -> None:

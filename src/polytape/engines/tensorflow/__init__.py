@@ -29,6 +29,7 @@ from polytape.engines.tensorflow.gradients import (
 from polytape.engines.tensorflow.memory import device_memory
 from polytape.engines.tensorflow.operations import trace
 from polytape.engines.tensorflow.recording import (
+    context,
     derivative,
     jacobian,
     parameters,
@@ -95,6 +96,7 @@ __all__ = [
     "choose",
     "compiled",
     "compiled_step",
+    "context",
     "dense",
     "derivative",
     "device_memory",

@@ -1,5 +1,6 @@
 """Recordings: a persistent tape inside the train function, with and without XLA."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,13 @@ import tensorflow as tf
 
 from polytape.engines.contract import Forward, Marked, Measure, Scalars, Tensor, Variable
 from polytape.engines.grouped import flattened
-from polytape.engines.marking import Marker, listening, measured_at
+from polytape.engines.marking import (
+    Marker,
+    depth,
+    differentiated_within,
+    listening,
+    measured_at,
+)
 
 
 class TapeRecording:
@@ -81,6 +88,19 @@ def record(
     return TapeRecording(tape, scalars, variables(), marked, measure, outputs, losses)
 
 
+# Within these a function runs, to run again elsewhere, in the graph of its caller.
+_ELSEWHERE = ("/custom_gradient.py", "/parallel_for/control_flow_ops.py")
+
+
+def context() -> Any:
+    graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+    frame, within = inspect.currentframe(), 0
+    while frame is not None:
+        within += frame.f_code.co_filename.endswith(_ELSEWHERE)
+        frame = frame.f_back
+    return id(graph), within, depth()
+
+
 def parameters(module: Any) -> dict[str, Variable] | None:
     if not isinstance(module, tf.Module):
         return None
@@ -99,7 +119,8 @@ def derivative(
     stand_ins = [tf.identity(value) for value in at]  # so that only what the function does counts
     with tf.autodiff.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(stand_ins)
-        value = function(stand_ins)
+        with differentiated_within():
+            value = function(stand_ins)
     found = tape.gradient(value, stand_ins)
     return [None if gradient is None else tf.convert_to_tensor(gradient) for gradient in found]
 

@@ -27,6 +27,7 @@ from polytape.engines.torch.memory import device_memory
 from polytape.engines.torch.operations import trace
 from polytape.engines.torch.pullback import pulled_back
 from polytape.engines.torch.recording import (
+    context,
     derivative,
     jacobian,
     parameters,
@@ -100,6 +101,7 @@ __all__ = [
     "choose",
     "compiled",
     "compiled_step",
+    "context",
     "dense",
     "derivative",
     "device_memory",

@@ -11,7 +11,13 @@ from torch.autograd.graph import get_gradient_edge
 
 from polytape.engines.contract import Forward, Marked, Measure, Tensor, Variable
 from polytape.engines.grouped import flattened
-from polytape.engines.marking import Marker, listening, measured_at
+from polytape.engines.marking import (
+    Marker,
+    depth,
+    differentiated_within,
+    listening,
+    measured_at,
+)
 from polytape.engines.torch.lookups import Entries, looked_up
 
 
@@ -155,6 +161,12 @@ def record(
     return GraphRecording(forward, variables, measure, stand_ins)
 
 
+def context() -> Any:
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)  # of a checkpoint
+    mapped = torch._C._functorch.maybe_current_level()  # by vmap, or a transformation like it
+    return hooks, mapped, torch.is_grad_enabled(), torch.compiler.is_compiling(), depth()
+
+
 def parameters(module: Any) -> dict[str, Variable] | None:
     return dict(module.named_parameters()) if isinstance(module, torch.nn.Module) else None
 
@@ -171,7 +183,7 @@ def derivative(
     function: Callable[[list[Tensor]], Tensor], at: Sequence[Tensor]
 ) -> list[Tensor | None]:
     differentiable = torch.is_grad_enabled()  # not so in `evaluate`, where nothing is kept for it
-    with torch.enable_grad():
+    with torch.enable_grad(), differentiated_within():
         # A view, so that only what the function does counts.
         stand_ins = [v.view_as(v) if v.requires_grad else v.detach().requires_grad_() for v in at]
         value = function(stand_ins)
