@@ -226,8 +226,8 @@ def gradients(
             false for rows that only fill up a batch. None: all
         memory: "high": all gradients exist until they are combined. "low": by layers with many
             weights they are compared without that, and only the combined one is formed; `variables`
-            are then layers or models. Equal but for rounding; a loss that takes derivatives takes them
-            by `pt.derivative`. Not on several replicas
+            are then layers or models. Equal but for rounding; losses that take derivatives take
+            them by `pt.derivative`. Not on several replicas
 
     Returns:
         `Gradients`: one gradient per objective, and what can be read off them.

@@ -148,12 +148,14 @@ class Trainer:
                 times the memory of the variables. "low": of layers with many weights only what
                 comes back to their outputs is kept; inner products are found with the rows of one
                 layer at a time, and the combined gradient is formed at once. Equal but for
-                rounding; a loss that takes derivatives takes them by `pt.derivative`. "auto": "low" where rows would take more than a quarter of the device's
-                memory. ValueError where a method needs rows, or the losses are found in a total of
-                your own. See `plan_summary`
+                rounding; losses that take derivatives take them by `pt.derivative`. "auto": "low"
+                where rows would take more than a quarter of the device's memory; and for dense
+                layers of many weights and few examples, which is less work. ValueError where a
+                method needs rows, or the losses are found in a total of your own. See docs/plan.md
             verbose: 1 prints the routing table where objectives name what they train or networks
                 have optimizers of their own: as declared, and again if the first step finds out
-                more. 2 prints it for any objectives, 0 never
+                more. 2 prints it for any objectives, and `plan_summary` after the first step; 0
+                prints nothing
 
         Raises:
             RuntimeError: Where a step could not be right on the devices that it would run on.
