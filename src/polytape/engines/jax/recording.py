@@ -23,10 +23,9 @@ from polytape.engines.jax.linearized import Linearized
 from polytape.engines.jax.scope import Scope
 from polytape.engines.marking import Marker, listening
 
-# Before 0.6 in another place.
-_trace_state: Any = getattr(jax.extend.core, "get_opaque_trace_state", None)
-if _trace_state is None:
-    _trace_state = jax.core.get_opaque_trace_state
+# In the oldest versions in another place, and with an argument that none of them reads.
+_of_extensions = getattr(jax.extend.core, "get_opaque_trace_state", None)
+_trace_state: Any = _of_extensions or jax.core.get_opaque_trace_state
 
 
 def _probes(
@@ -120,7 +119,7 @@ def in_loop(
 
 
 def context() -> Any:
-    return _trace_state()
+    return _trace_state(convention=None)
 
 
 def parameters(module: Any) -> None:
