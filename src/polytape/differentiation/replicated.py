@@ -176,8 +176,17 @@ def as_the_first(tensors: Sequence[Tensor]) -> list[Tensor]:
     if engine().replica_count() == 1:
         return list(tensors)
     first = ops.equal(engine().replica_index(), 0)
-    own = [ops.where(first, tensor, ops.zeros_like(tensor)) for tensor in tensors]
-    return engine().all_reduce(own)
+    found = list(tensors)
+    # Counts do not round, and frameworks keep them apart from other numbers.
+    places = [place for place, tensor in enumerate(found) if "int" not in str(tensor.dtype)]
+    own = []
+    for place in places:
+        flag = "bool" in str(found[place].dtype)
+        number = ops.cast(found[place], "float32") if flag else found[place]
+        own.append(ops.where(first, number, ops.zeros_like(number)))
+    for place, number in zip(places, engine().all_reduce(own), strict=True):
+        found[place] = ops.cast(number, found[place].dtype)
+    return found
 
 
 def everywhere(flag: bool) -> bool:
