@@ -10,7 +10,7 @@ from polytape.contract import Method, iter_methods, received
 from polytape.contract.types import Anything
 from polytape.engines import engine
 from polytape.stages.chain import split
-from polytape.training.functional import plain_functional
+from polytape.training.functional import plain_functional, steps_as_keras
 from polytape.training.losses.keras_losses import KerasLosses
 from polytape.training.plan import Settings
 
@@ -33,7 +33,6 @@ _OF_BATCHES = (
     "Circle",
     "circle",
 )  # losses that are no means over samples
-_HOOKS = ("train_step", "compute_loss", "compute_metrics", "metrics", "call")
 
 
 def check_way(asked: str, method: Method, measure: str) -> None:
@@ -105,7 +104,7 @@ def _of_single_samples(model: keras.Model, settings: Settings) -> bool:
     """
     if not isinstance(model, plain_functional()):
         return False
-    if any(model.overriding(hook) is not None for hook in _HOOKS):
+    if not steps_as_keras(model):
         return False
     if not isinstance(settings.source, KerasLosses):  # objectives may be functions of the step
         return False

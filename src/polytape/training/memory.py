@@ -15,11 +15,10 @@ from polytape.contract import Method, iter_methods, received
 from polytape.contract.types import Flags
 from polytape.differentiation.layer_calls import Chooses, is_wide, where_cheaper, with_many_weights
 from polytape.engines import Variable, engine
-from polytape.training.functional import plain_functional
+from polytape.training.functional import plain_functional, steps_as_keras
 
 Noted = Literal["none", "cheaper", "large"]
 WAYS = ("auto", "low", "high")
-_HOOKS = ("train_step", "compute_loss", "compute_metrics", "metrics", "call")
 _SHARE = 0.25  # of a device's memory: what rows may take before they are not formed
 
 
@@ -70,7 +69,7 @@ def wide_layers(model: keras.Model) -> list[keras.layers.Layer]:
     derivatives of what comes out, which depend on the weights in another way.
     """
     graph = model.called()
-    if not isinstance(graph, plain_functional()) or any(map(model.overriding, _HOOKS)):
+    if not isinstance(graph, plain_functional()) or not steps_as_keras(model):
         return []
     return [layer for layer in _in_graph(graph) if is_wide(layer)]
 

@@ -254,7 +254,6 @@ def record_phase(compilation: Compilation, number: int, batch: Batch) -> Recordi
     number  of the phase
     """
     settings, model = compilation.settings, compilation.model
-    run = forward_of(compilation, number, batch)
     apart = settings.takes_apart
 
     def told() -> dict[str, Anything]:
@@ -263,6 +262,7 @@ def record_phase(compilation: Compilation, number: int, batch: Batch) -> Recordi
     if compilation.planned and (examples := compilation.plan.phases[number].examples) is not None:
         examples.check_alone()
         if examples.by_layers:
+            run = forward_of(compilation, number, batch)
             return record_examples(run, model.trainable_variables, [model])
     chooses = _chosen(compilation, number)
     sizes = _sizes(compilation, number, chooses)
