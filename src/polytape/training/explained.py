@@ -1,6 +1,6 @@
 """Why a `polytape.Model` is learning, or not, on one batch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 import keras
@@ -16,6 +16,7 @@ from polytape.explanation.explanation import Explanation, Products
 from polytape.explanation.finding import Finding
 from polytape.explanation.measured import products_of
 from polytape.explanation.search import Asked, left_framework, search
+from polytape.explanation.words import ONE_CLASS
 from polytape.training.backward import backward
 from polytape.training.compilation import Compilation
 from polytape.training.losses.evaluation import Batch
@@ -120,7 +121,11 @@ class _Part:
             trace,
         )
         self.findings += _untracked(trace, model)
-        self.findings += _wrong_numbers(compilation, self.plan, recorded.outputs[0], trace)
+        still = {found.objective for found in self.findings if found.kind == "saturated"}
+        self.findings += [
+            *_wrong_numbers(compilation, self.plan, recorded.outputs[0], trace),
+            *_always_one(compilation, self.plan, recorded.outputs[0], trace, still),
+        ]
 
     def _update(self, recording: PhaseRecording) -> Sequence[Tensor | None] | None:
         """The directions of a training step; None where it would be refused."""
@@ -168,7 +173,7 @@ def _wrong_numbers(
                 "end the network in a softmax or sigmoid.",
                 loss.name,
             )
-        elif of_logits(loss) and not number and _squashed(trace, values):
+        elif of_logits(loss) and not number and _squashed(trace, values, "softmax", "sigmoid"):
             yield Finding(
                 name,
                 "",
@@ -181,11 +186,41 @@ def _wrong_numbers(
             )
 
 
-def _squashed(trace: Trace, values: Numbers) -> bool:
-    """Whether some values came out of a softmax or sigmoid."""
+def _always_one(
+    compilation: Compilation,
+    phase: PhasePlan,
+    outputs: Nest,
+    trace: Trace,
+    told: Collection[str],
+) -> Iterator[Finding]:
+    """Softmax over one unit that trains all the same: TensorFlow's losses look behind it."""
+    for name, loss, output in compilation.settings.source.compared(
+        outputs, compilation.output_names
+    ):
+        values = np.asarray(ops.convert_to_numpy(output))
+        if name not in phase.names or name in told or not of_probabilities(loss):
+            continue
+        if (
+            values.shape[-1:] == (1,)
+            and (values == 1).all()
+            and _squashed(trace, values, "softmax")
+        ):
+            yield Finding(
+                name,
+                "",
+                "wrong numbers",
+                "softmax has one number only to choose from, so that its result is always 1; "
+                f"{loss.name} looks at what goes into the softmax, so that it falls all the same",
+                ONE_CLASS.remedy,
+                "softmax",
+            )
+
+
+def _squashed(trace: Trace, values: Numbers, *by: str) -> bool:
+    """Whether some values came out of one of these operations."""
     numbers = trace.numbers
     for operation in trace.operations if numbers else ():
-        if operation.name in ("softmax", "sigmoid") and numbers is not None:
+        if operation.name in by and numbers is not None:
             made = np.asarray(numbers.value(operation.outputs[0]))
             if made.size == values.size and np.allclose(made.ravel(), values.ravel(), atol=1e-6):
                 return True
