@@ -262,3 +262,22 @@ def test_an_objective_may_wait_for_what_the_network_does() -> None:
     fitted(model), fitted(without)
     same(model, without)
     assert counts(model) == counts(without) == {"encoder": 8, "decoder": 8, "*": 8}
+
+
+@pytest.mark.parametrize("eagerly", [True, False])
+def test_functions_of_a_step_get_tensors(eagerly: bool) -> None:
+    """From single batches, too, which Keras hands on as the arrays that were given."""
+    seen: list[Any] = []
+
+    def loss(step: pt.Step) -> Any:
+        seen.extend([step.inputs, step.targets["label"], step.sample_weight["label"]])
+        return ops.mean(step.outputs["label"] ** 2)
+
+    given = [pt.Objective("image", "mse"), pt.Objective("label", loss)]
+    model = joined(given)
+    model.compile("sgd", objectives=given, run_eagerly=eagerly, verbose=0)
+    weight = {"label": np.ones(len(X), "float32"), "image": np.ones(len(X), "float32")}
+    model.train_on_batch(X, Y, sample_weight=weight)
+    model.test_on_batch(X, Y, sample_weight=weight)
+    assert len(seen) >= 6
+    assert all(ops.is_tensor(each) for each in seen)

@@ -1,6 +1,7 @@
 """`compile(memory="low")`: the same training, with gradients that never exist."""
 
 import contextlib
+import functools
 from typing import Any
 
 import keras
@@ -210,7 +211,7 @@ class Within(layers.Layer):
 
     def __init__(self, way: str) -> None:
         super().__init__()
-        self.way, self.dense = way, layers.Dense(WIDE, "tanh", name="inner")
+        self.way, self.dense = way, layers.Dense(WIDE, _ACTIVATION[way], name="inner")
 
     def build(self, shape: Any) -> None:
         self.dense.build(shape)
@@ -226,10 +227,13 @@ class Within(layers.Layer):
             return keras.ops.cond(keras.ops.sum(x) > -1e9, lambda: self.dense(x), lambda: x)
         if self.way == "map":
             return keras.ops.vectorized_map(lambda row: self.dense(row[None])[0], x)
+        if self.way == "in place":
+            return self.dense(x.relu_()).relu_()
         return self.dense(x)
 
 
-WAYS = ["remat", "scan", "while", "cond", "map", "scope"]
+WAYS = ["remat", "scan", "while", "cond", "map", "scope", "in place"]
+_ACTIVATION = {way: None if way == "in place" else "tanh" for way in WAYS}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -237,11 +241,13 @@ WAYS = ["remat", "scan", "while", "cond", "map", "scope"]
 def test_layers_within_functions_train_as_with_rows(way: str, memory: str) -> None:
     if way == "while" and keras.backend.backend() == "jax":
         pytest.skip("JAX differentiates no such loop")
+    if way == "in place" and keras.backend.backend() != "torch":
+        pytest.skip("Tensors cannot be changed")
 
     def made(memory: str) -> tuple[Any, np.ndarray]:
         with keras.RematScope("full") if way == "scope" else contextlib.nullcontext():
             inputs = keras.Input((WIDE,))
-            hidden = Within(way)(layers.Dense(WIDE, "tanh", name="outer")(inputs))
+            hidden = Within(way)(layers.Dense(WIDE, _ACTIVATION[way], name="outer")(inputs))
             outputs = {name: layers.Dense(2, name=name)(hidden) for name in "abc"}
         found = pt.Model(inputs, outputs)
         rng = np.random.default_rng(0)
@@ -294,3 +300,55 @@ def test_only_what_stands_in_a_graph_is_noted_unasked() -> None:
     x, y = np.ones((BATCH, WIDE)), np.ones((BATCH, 1))
     found.train_on_batch(x, {"a": y, "b": y})
     assert found.compilation.plan.phases[0].noted == "none"
+
+
+def _slope(function: Any, x: Any, at: Any = None) -> Any:
+    """The gradient of a sum by `x`, or by `at(x)`, as people take it within their losses."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            where = at(x) if at else x
+            tape.watch(where)
+            value = keras.ops.sum(function(where))
+        return tape.gradient(value, where)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.grad(lambda z: keras.ops.sum(function(z)))(at(x) if at else x)
+    import torch
+
+    where = at(x) if at else x.detach().requires_grad_()
+    return torch.autograd.grad(function(where).sum(), where, create_graph=True)[0]
+
+
+@pytest.mark.parametrize("way", ["by inputs", "by features"])
+def test_second_derivatives_taken_by_hand(way: str) -> None:
+    """Right where the framework tells of them in time, refused elsewhere."""
+    inputs, wide, head = keras.Input((WIDE,)), layers.Dense(WIDE, "tanh"), layers.Dense(1)
+    trunk = keras.Model(inputs, wide(inputs))
+    critic = keras.Model(inputs, head(layers.Dense(WIDE, "tanh")(inputs)))
+    x = keras.ops.convert_to_tensor(data()[0][:BATCH])
+
+    def losses() -> Any:
+        if way == "by inputs":
+            slope = _slope(lambda z: critic(trunk(z)), x)
+        else:
+            slope = _slope(critic, x, trunk)
+        penalty = keras.ops.mean((keras.ops.sum(slope**2, axis=-1) - 1.0) ** 2)
+        return {"critic": keras.ops.mean(critic(trunk(x))), "penalty": penalty}
+
+    def asked(memory: str) -> Any:
+        grads = pt.gradients(losses, [trunk, critic], memory=memory)
+        return [g for g in grads.combine("upgrad") if g is not None]
+
+    if keras.backend.backend() == "torch":
+        with pytest.raises(ValueError, match=r"'dense.*pt\.derivative.*memory=\"high\""):
+            asked("low")
+        return
+    for compiled in {not EAGER, True}:
+        both = [functools.partial(asked, memory) for memory in ("high", "low")]
+        high, low = [(engine().compiled(each) if compiled else each)() for each in both]
+        for one, other in zip(high, low, strict=True):
+            one, other = keras.ops.convert_to_numpy(one), keras.ops.convert_to_numpy(other)
+            np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-5 * np.abs(one).max())

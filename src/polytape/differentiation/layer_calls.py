@@ -92,12 +92,14 @@ class Listening:
     Inside of a noted call its variables have no gradient: whatever gradient they have is by a use
     that was not noted.
 
-    values  {id of a variable: its value without a gradient};  chooses  which calls are noted
+    values   {id of a variable: its value without a gradient};  chooses  which calls are noted
+    entered  tensors that noted calls were given;  marked  how many were marked behind them
     """
 
     values: Mapping[int, tuple[Variable, Tensor]]
     chooses: Chooses
     calls: list[LayerCall] = field(default_factory=list)
+    entered: list[Tensor] = field(default_factory=list)
     marked: int = 0
     _attached: dict[int, tuple[keras.layers.Layer, Any]] = field(default_factory=dict)
     _inside: bool = False
@@ -106,7 +108,7 @@ class Listening:
     @contextmanager
     def attached(self, roots: Sequence[keras.layers.Layer]) -> Iterator[None]:
         """Listen to these layers, and to those that they call."""
-        self._context = engine().context()
+        self._context = engine().context([v.value for v, _ in self.values.values()])
         try:
             for root in roots:
                 self._attach(root)
@@ -142,11 +144,17 @@ class Listening:
         self._inside = True
         try:
             # What is made within a function of its own, such as a loop's, cannot be noted.
-            if not chosen or engine().context() != self._context:
+            if not chosen or self._elsewhere(layer, args, kwargs):
                 return function(*args, **kwargs)
             return self._noted(layer, function, args, kwargs)
         finally:
             self._inside = False
+
+    def _elsewhere(self, layer: keras.layers.Layer, args: Any, kwargs: Any) -> bool:
+        """Whether the call stands in a function, or is differentiated within the forward pass."""
+        given = [leaf for leaf in keras.tree.flatten((args, kwargs)) if keras.ops.is_tensor(leaf)]
+        weights = [v.value for v in layer.trainable_variables]
+        return bool(engine().context([*given, *weights]) != self._context)
 
     def _noted(
         self, layer: keras.layers.Layer, function: Callable[..., Any], args: Any, kwargs: Any
@@ -157,6 +165,7 @@ class Listening:
         states = [keras.ops.copy(v.value) for v in others]  # assigned in place, elsewhere
         leaves = keras.tree.flatten((args, kwargs))
         arguments = [_TENSOR if keras.ops.is_tensor(leaf) else leaf for leaf in leaves]
+        self.entered += [leaf for leaf in leaves if keras.ops.is_tensor(leaf)]
         # As numbers only: what is made of them later is not to be differentiated.
         tensors = [_number(leaf) for leaf in leaves if keras.ops.is_tensor(leaf)]
         marks: list[int | None] = []

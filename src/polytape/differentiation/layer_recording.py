@@ -16,7 +16,7 @@ from polytape.differentiation.jacobian import path_of
 from polytape.differentiation.layer_calls import Chooses, LayerCall, Listening, with_many_weights
 from polytape.differentiation.layer_rows import ExampleRows, Seen, rows_of, together
 from polytape.differentiation.unformed import NotedCall, Unformed, formed
-from polytape.engines import Forward, Measure, Recording, Scalars, Variable, engine
+from polytape.engines import Forward, Measure, Recording, Scalars, Variable, engine, flattened
 
 Gradient = Tensor | Unformed
 
@@ -24,7 +24,9 @@ Gradient = Tensor | Unformed
 class LayerRecording:
     """A forward pass with the calls of layers noted: a `Recording`.
 
-    local  has the gradients by the marks behind the layers, and by uses that were not noted
+    local   has the gradients by the marks behind the layers, and by uses that were not noted
+    beside  variables, by place, of noted calls through which a derivative was taken that the losses
+            are made of, where the framework tells of it behind the forward pass only
     """
 
     measure: Measure = "parameters"
@@ -35,7 +37,9 @@ class LayerRecording:
         calls: Sequence[NotedCall],
         outputs: Any,
         variables: Sequence[Variable],
+        beside: Sequence[int] = (),
     ) -> None:
+        self.beside = beside
         self.local, self.calls, self.outputs = local, calls, outputs
         self.scalars, self.groups = local.scalars, local.groups
         self._places = {id(variable): v for v, variable in enumerate(variables)}
@@ -100,8 +104,9 @@ class LayerRecording:
     def check_covered(self, names: Sequence[str], scalars: Sequence[int]) -> None:
         """Raise for a variable that a loss uses outside of the layers that hold it."""
         for name, row in zip(names, self.local.reach(scalars), strict=True):
-            if row.any():
-                path = path_of(self.variables[int(np.flatnonzero(row)[0])])
+            uses = [*np.flatnonzero(row), *self.beside]
+            if uses:
+                path = path_of(self.variables[int(uses[0])])
                 raise ValueError(
                     f"The losses of {name!r} use the variable {path!r} outside of the call of a "
                     "layer that holds it, where the gradients of single examples cannot be told "
@@ -177,7 +182,8 @@ def record_layers(
 ) -> LayerRecording:
     """A forward pass, with the calls of chosen layers below some noted.
 
-    RuntimeError on one of several replicas, which add up gradients that are formed.
+    RuntimeError on one of several replicas, which add up gradients that are formed; ValueError for
+    a derivative that was taken through a noted call.
     """
     if engine().replica_count() > 1:
         raise RuntimeError(
@@ -185,20 +191,43 @@ def record_layers(
             f"{engine().replica_count()} replicas, which add them up. Train on one device, or "
             "leave out `memory`."
         )
+    recorded = record_calls(forward, variables, roots, chooses)
+    if recorded.beside:
+        path = path_of(variables[recorded.beside[0]])
+        raise ValueError(
+            f"The losses are made of a derivative that passes the variable {path!r}, taken within "
+            "the forward pass (torch.autograd.grad), and where gradients are compared without "
+            "being formed, what it says of that variable would be missing. Take it by "
+            'pt.derivative(function, x), or train with memory="high".'
+        )
+    return recorded
+
+
+def record_calls(
+    forward: Forward,
+    variables: Sequence[Variable],
+    roots: Sequence[layers.Layer],
+    chooses: Chooses,
+) -> LayerRecording:
+    """As `record_layers`; uses beside the noted calls are told by what comes back."""
     calls: list[LayerCall] = []
+    beside: list[int] = []
 
     def noted() -> tuple[Scalars, Any]:
-        values = {id(v): (v, ops.stop_gradient(v.value)) for v in variables}
+        constants = [engine().constant(v.value) for v in variables]
+        values = {id(v): (v, value) for v, value in zip(variables, constants, strict=True)}
         listening = Listening(values, chooses)
         with listening.attached(roots):
             scalars, outputs = forward()
         calls[:] = listening.calls
+        ends = [*flattened(scalars)[0], *listening.entered]
+        beside[:] = engine().used_beside(ends, constants)
         return scalars, (outputs, [(call.tensors, call.states) for call in calls])
 
     local = engine().record(noted, lambda: variables, "layers")
     outputs, carried = local.outputs
     known = [NotedCall(call, *given) for call, given in zip(calls, carried, strict=True)]
-    return LayerRecording(local, known, outputs, variables)
+    return LayerRecording(local, known, outputs, variables, beside)
 
 
 def _comes(call: LayerCall, marked: Sequence[Tensor | None]) -> bool:

@@ -17,7 +17,7 @@ from polytape.differentiation.connectivity import Blocks, Connectivity
 from polytape.differentiation.examples import Pass
 from polytape.differentiation.jacobian import Jacobian, path_of
 from polytape.differentiation.layer_calls import with_weights
-from polytape.differentiation.layer_recording import LayerRecording, record_layers
+from polytape.differentiation.layer_recording import LayerRecording, record_calls
 from polytape.differentiation.layer_rows import count_of
 from polytape.differentiation.passes import Directions
 from polytape.engines import Forward, Variable, engine
@@ -33,7 +33,7 @@ def record_examples(
             f"this step is one of {engine().replica_count()} replicas. Train on one device, or "
             "leave out `per`."
         )
-    return record_layers(forward, variables, roots, with_weights)
+    return record_calls(forward, variables, roots, with_weights)
 
 
 class PerExample(Jacobian):

@@ -306,10 +306,24 @@ class Engine(Protocol):
         """
         ...
 
-    def context(self) -> Any:
+    def context(self, tensors: Sequence[Tensor] = ()) -> Any:
         """What tells the function that is traced, mapped or recomputed here from another.
 
         Tensors made in one are of no use outside of it, and backward passes do not stop at them.
+
+        tensors  what is used here; whether it is being differentiated within the forward pass is
+                 told, too, where the framework knows at this time
+        """
+        ...
+
+    def constant(self, value: Tensor) -> Tensor:
+        """The same without a gradient by what it was made of; `used_beside` finds it again."""
+        ...
+
+    def used_beside(self, tensors: Sequence[Tensor], constants: Sequence[Tensor]) -> list[int]:
+        """Which constants some tensors are made of, other than through tensors that were marked.
+
+        Empty where `context` has told beforehand.
         """
         ...
 

@@ -30,7 +30,7 @@ def train_step(model: keras.Model, data: Nest) -> dict[str, Tensor]:
     if several() and not compilation.joined:
         join(compilation)
         compilation.joined = True
-    batch = Batch(*keras.utils.unpack_x_y_sample_weight(data))
+    batch = Batch(*keras.utils.unpack_x_y_sample_weight(data)).in_tensors()
     totals = []
     for number, declared in enumerate(compilation.settings.phases):
         for repeat in range(declared.steps):

@@ -223,7 +223,7 @@ class Trainer:
         sample_weight: Nest = None,
         training: bool = True,
     ) -> Anything:
-        batch = Batch(x, y, sample_weight)
+        batch = Batch(x, y, sample_weight).in_tensors()
         of_keras = super().compute_loss  # type: ignore[misc]
         return self._compiled("compute_loss").total_loss(batch, y_pred, training, of_keras)
 

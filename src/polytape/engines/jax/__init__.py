@@ -1,6 +1,7 @@
 """JAX: inside `jit`, and eager."""
 
 from polytape.engines.apart import pulled_back, side_by_side, split, together
+from polytape.engines.beforehand import constant, used_beside
 from polytape.engines.jax.gradients import (
     add_where,
     as_update,
@@ -94,6 +95,7 @@ __all__ = [
     "choose",
     "compiled",
     "compiled_step",
+    "constant",
     "context",
     "dense",
     "derivative",
@@ -146,6 +148,7 @@ __all__ = [
     "under_way",
     "unflat",
     "unwrapped",
+    "used_beside",
     "way_of",
     "without_side_effects",
     "zeros_like",

@@ -1,6 +1,7 @@
 """TensorFlow: eager, in `tf.function`, with and without XLA."""
 
 from polytape.engines.apart import pulled_back, side_by_side, split, together
+from polytape.engines.beforehand import constant, used_beside
 from polytape.engines.joint import (
     alone,
     any_process,
@@ -96,6 +97,7 @@ __all__ = [
     "choose",
     "compiled",
     "compiled_step",
+    "constant",
     "context",
     "dense",
     "derivative",
@@ -148,6 +150,7 @@ __all__ = [
     "under_way",
     "unflat",
     "unwrapped",
+    "used_beside",
     "way_of",
     "without_side_effects",
     "zeros_like",

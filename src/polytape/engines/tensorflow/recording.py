@@ -1,12 +1,15 @@
 """Recordings: a persistent tape inside the train function, with and without XLA."""
 
+import contextlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from tensorflow.python import pywrap_tfe  # no public name tells which tapes follow a tensor
 
 from polytape.engines.contract import Forward, Marked, Measure, Scalars, Tensor, Variable
 from polytape.engines.grouped import flattened
@@ -84,21 +87,35 @@ def record(
 
     of_losses = noting(losses) if stand_ins else None
     with tape, listening(measure, noting(marked), of_losses):
-        scalars, outputs = forward()
+        token = _recording.set(tape)
+        try:
+            scalars, outputs = forward()
+        finally:
+            _recording.reset(token)
     return TapeRecording(tape, scalars, variables(), marked, measure, outputs, losses)
 
+
+_recording: ContextVar[tf.autodiff.GradientTape | None] = ContextVar("recording", default=None)
 
 # Within these a function runs, to run again elsewhere, in the graph of its caller.
 _ELSEWHERE = ("/custom_gradient.py", "/parallel_for/control_flow_ops.py")
 
 
-def context() -> Any:
+def context(tensors: Sequence[Tensor] = ()) -> Any:
     graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
     frame, within = inspect.currentframe(), 0
     while frame is not None:
         within += frame.f_code.co_filename.endswith(_ELSEWHERE)
         frame = frame.f_back
-    return id(graph), within, depth()
+    return id(graph), within, depth(), _followed(tensors)
+
+
+def _followed(tensors: Sequence[Tensor]) -> bool:
+    """Whether another tape than the recording's is to differentiate by some tensors."""
+    tape = _recording.get()
+    with tape.stop_recording() if tape else contextlib.nullcontext():
+        known = [t.value() if isinstance(t, tf.Variable) else t for t in map(raw, tensors)]
+        return bool(pywrap_tfe.TFE_Py_TapeSetPossibleGradientTypes(known))
 
 
 def parameters(module: Any) -> dict[str, Variable] | None:

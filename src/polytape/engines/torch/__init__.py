@@ -27,6 +27,7 @@ from polytape.engines.torch.memory import device_memory
 from polytape.engines.torch.operations import trace
 from polytape.engines.torch.pullback import pulled_back
 from polytape.engines.torch.recording import (
+    constant,
     context,
     derivative,
     jacobian,
@@ -35,6 +36,7 @@ from polytape.engines.torch.recording import (
     record,
     tape,
     trains,
+    used_beside,
 )
 from polytape.engines.torch.replicas import (
     all_reduce,
@@ -101,6 +103,7 @@ __all__ = [
     "choose",
     "compiled",
     "compiled_step",
+    "constant",
     "context",
     "dense",
     "derivative",
@@ -153,6 +156,7 @@ __all__ = [
     "under_way",
     "unflat",
     "unwrapped",
+    "used_beside",
     "way_of",
     "without_side_effects",
     "zeros_like",

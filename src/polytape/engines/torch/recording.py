@@ -2,12 +2,12 @@
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import torch
-from torch.autograd.graph import get_gradient_edge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from polytape.engines.contract import Forward, Marked, Measure, Tensor, Variable
 from polytape.engines.grouped import flattened
@@ -31,15 +31,17 @@ class GraphRecording:
     ) -> None:
         self.measure: Measure = measured_at(measure)
         self.lasting = False  # whether it is pulled again after the last time
-        marked: list[Tensor] = []
-        losses: list[Tensor] = []
+        marked: list[_Marked] = []
+        losses: list[_Marked] = []
         of_losses = _noting(losses) if stand_ins else None
         with torch.enable_grad(), listening(measure, _noting(marked), of_losses):
             scalars, self.outputs = forward()
         self.scalars, self.groups = flattened(scalars)
         self._variables = [raw(variable) for variable in variables()]
-        self.known: list[Tensor] = [*self._variables, *marked, *losses]
-        self._moving = [tensor.requires_grad for tensor in self.known]  # others are frozen
+        others = [*marked, *losses]
+        self.known: list[Any] = [*self._variables, *(each.edge for each in others)]
+        self._tensors = [*self._variables, *(each.tensor for each in others)]
+        self._moving = [tensor.requires_grad for tensor in self._tensors]  # others are frozen
         count = len(self._variables)
         self.marks = range(count, count + len(marked))
         self.stand_ins = range(self.marks.stop, len(self.known))
@@ -103,7 +105,7 @@ class GraphRecording:
         return {id(variable): place for place, variable in enumerate(self._variables)}
 
     def zeros(self, variable: int) -> Tensor:
-        return torch.zeros_like(self.known[variable])
+        return torch.zeros_like(self._tensors[variable])
 
     def reach(self, scalars: Sequence[int]) -> np.ndarray:
         # Autograd's graph is at hand: a walk costs nothing, a gradient would cost a backward pass.
@@ -129,24 +131,57 @@ def _leaf(node: Any) -> int | None:
     return None if node.next_functions else id(getattr(node, "variable", None))
 
 
-def _noting(marked: list[Tensor]) -> Marker:
+class _Marked(NamedTuple):
+    """A tensor that was marked, and where gradients come back to it as it was then.
+
+    It may have been changed since, in place: what comes back to it now is another gradient.
+    """
+
+    tensor: Tensor
+    edge: GradientEdge
+
+
+class _Mark(torch.autograd.Function):
+    """The same tensor anew, so that only what is behind the mark counts.
+
+    No view of it: what changes a view in place becomes part of how the tensor was made.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(tensor: Tensor) -> Tensor:
+        return tensor.detach()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        del ctx, inputs, output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        del ctx
+        return gradients[0]
+
+
+_MARK = f"{_Mark.__name__}Backward"  # what autograd calls its node
+
+
+def _noting(marked: list[_Marked]) -> Marker:
     def mark(tensor: Tensor) -> Tensor:
-        stand_in = tensor.view_as(tensor)  # so that only what is behind the mark counts
-        if not stand_in.requires_grad:
-            stand_in = tensor.detach().requires_grad_()
-        marked.append(stand_in)
+        stand_in = _Mark.apply(tensor if tensor.requires_grad else tensor.detach().requires_grad_())
+        marked.append(_Marked(stand_in, get_gradient_edge(stand_in)))
         return stand_in
 
     return mark
 
 
-def _nodes(root: Any) -> set[Any]:
+def _nodes(root: Any, past_marks: bool = True) -> set[Any]:
     """The nodes of autograd's graph that a gradient passes on its way from `root`."""
     found: set[Any] = set()
     waiting = [root] if root is not None else []
     while waiting:
         node = waiting.pop()
-        if node not in found:
+        if node not in found and (past_marks or node.name() != _MARK):
             found.add(node)
             waiting += [source for source, _ in node.next_functions if source is not None]
     return found
@@ -161,10 +196,21 @@ def record(
     return GraphRecording(forward, variables, measure, stand_ins)
 
 
-def context() -> Any:
+def context(tensors: Sequence[Tensor] = ()) -> Any:
+    del tensors  # what is differentiated is told behind the forward pass
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)  # of a checkpoint
     mapped = torch._C._functorch.maybe_current_level()  # by vmap, or a transformation like it
     return hooks, mapped, torch.is_grad_enabled(), torch.compiler.is_compiling(), depth()
+
+
+def constant(value: Tensor) -> Tensor:
+    return value.detach().requires_grad_(value.is_floating_point())
+
+
+def used_beside(tensors: Sequence[Tensor], constants: Sequence[Tensor]) -> list[int]:
+    leaves: dict[int | None, int] = {id(each): place for place, each in enumerate(constants)}
+    nodes = set().union(*(_nodes(tensor.grad_fn, past_marks=False) for tensor in tensors))
+    return sorted({leaves[key] for node in nodes if (key := _leaf(node)) in leaves})
 
 
 def parameters(module: Any) -> dict[str, Variable] | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 import keras
+import numpy as np
 from keras import ops
 
 from polytape.contract import Tensor
@@ -25,6 +26,15 @@ class Batch(NamedTuple):
     inputs: Nest
     targets: Nest
     sample_weight: Nest
+
+    def in_tensors(self) -> "Batch":
+        """The same without arrays of numbers, which eager single batches bring as they were."""
+        return Batch(*keras.tree.map_structure(_in_tensors, tuple(self)))
+
+
+def _in_tensors(leaf: Nest) -> Nest:
+    numbers = isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf"
+    return ops.convert_to_tensor(leaf, dtype=str(leaf.dtype)) if numbers else leaf
 
 
 @dataclass(frozen=True)
