@@ -58,7 +58,7 @@ def under(strategy: Any, names: list[str], optimizer: str) -> dict[str, tuple[An
 def test_replicas_train_as_one(count: int, optimizer: str) -> None:
     """Every method of the catalogue, by one process for each number of devices."""
     names = [*methods()]
-    found = on_devices(__name__, "under", count, seconds=1500.0, names=names, optimizer=optimizer)
+    found = on_devices(__name__, "under", count, seconds=2700.0, names=names, optimizer=optimizer)
     assert not {name: paths for name, (_, paths) in found.items() if paths}
     assert len(found) == len(names)
     assert not {name: far for name, (far, _) in found.items() if not far < CLOSE}
