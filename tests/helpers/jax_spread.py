@@ -296,6 +296,22 @@ def features(method: Any) -> Run:
     return fitted(compiled(method, model, measure="features"), Batches.drawn())
 
 
+def low_memory(method: Any) -> Run:
+    """Layers so wide that their gradients are compared without being formed."""
+    import keras
+
+    import polytape as pt
+
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((6,))
+    hidden = keras.layers.Dense(128, activation="tanh", name="trunk")(inputs)
+    hidden = keras.layers.Dense(256, activation="tanh", name="second")(hidden)
+    model = pt.Model(inputs, {name: keras.layers.Dense(1, name=name)(hidden) for name in NAMES})
+    run = fitted(compiled(method, model, memory="low"), Batches.drawn())
+    assert model.plan.phases[0].noted == "large"
+    return run
+
+
 def monitored(method: Any) -> Run:
     """What a monitor keeps, step by step."""
     import polytape as pt
@@ -399,6 +415,7 @@ def scenarios() -> dict[str, Callable[[], Run]]:
         "added losses": (added_losses, ("sum", "upgrad")),
         "whole batch": (whole_batch, ("upgrad",)),
         "features": (features, ("mgda",)),
+        "low memory": (low_memory, ("upgrad", "pcgrad")),
         "monitored": (monitored, ("sum", "upgrad")),
         "logs": (logs, ("sum", "upgrad")),
         "compiled step": (compiled_step, ("upgrad", "mconfig")),
@@ -432,6 +449,7 @@ FEW = (
     "accumulated, mconfig",
     "whole batch, upgrad",
     "features, mgda",
+    "low memory, upgrad",
     "logs, upgrad",
     "compiled step, upgrad",
     "loop, moco",
