@@ -44,6 +44,25 @@ def regression(width: int, tasks: int, count: int) -> tuple[np.ndarray, dict[str
     return x, {name: targets[:, index : index + 1] for index, name in enumerate(names(tasks))}
 
 
+def compiled(model: Any, data: Any, sharded: bool = False) -> Any:
+    """The executable of a training step of a model that was built, on JAX.
+
+    sharded  whether the variables lie where a distribution has put them
+    """
+    import jax
+
+    groups = (
+        model.trainable_variables,
+        model.non_trainable_variables,
+        model.optimizer.variables,
+        model.metrics_variables,
+    )
+    state = tuple([variable.value for variable in group] for group in groups)
+    kept = (None, jax.tree.map(lambda value: value.sharding, state)) if sharded else None
+    step = jax.jit(model.train_step, donate_argnums=0, **({"out_shardings": kept} if kept else {}))
+    return step.lower(state, data).compile()
+
+
 @dataclass(frozen=True)
 class Spent:
     """Seconds: on the clock, and of the processor in all threads of this process."""

@@ -66,17 +66,8 @@ def compiled(way: str, tasks: int) -> tuple[int, Any]:
     model.fit(x, y, batch_size=BATCH, verbose=0)  # builds everything
     spread = keras.distribution.distribution().get_data_layout
     data = jax.tree.map(lambda a: jax.device_put(a, spread(a.shape).backend_layout), (x, y))
-    groups = (
-        model.trainable_variables,
-        model.non_trainable_variables,
-        model.optimizer.variables,
-        model.metrics_variables,
-    )
-    state = tuple([variable.value for variable in group] for group in groups)
-    kept = None, jax.tree.map(lambda value: value.sharding, state)
-    run = jax.jit(model.train_step, donate_argnums=0, out_shardings=kept)
     size = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
-    return size, run.lower(state, data).compile()
+    return size, common.compiled(model, data, sharded=True)
 
 
 # ------------------------------------------------------------------ measured

@@ -103,17 +103,7 @@ def in_torch(model: Any, data: Any) -> int:
 
 
 def in_jax(model: Any, data: Any) -> int:
-    import jax
-
-    groups = (
-        model.trainable_variables,
-        model.non_trainable_variables,
-        model.optimizer.variables,
-        model.metrics_variables,
-    )
-    state = tuple([variable.value for variable in group] for group in groups)
-    lowered = jax.jit(model.train_step, donate_argnums=0).lower(state, data)
-    return int(lowered.compile().memory_analysis().temp_size_in_bytes)
+    return int(common.compiled(model, data).memory_analysis().temp_size_in_bytes)
 
 
 TENSORS = {"tensorflow": in_tensorflow, "torch": in_torch, "jax": in_jax}

@@ -22,7 +22,6 @@ METHODS = ("upgrad", "nashmtl", "mgda")
 
 def compiled(cls: type, tasks: int, **kwargs: Any) -> Any:
     """The XLA executable of one training step."""
-    import jax
     import keras
 
     model = common.network(cls, WIDTHS, tasks)
@@ -30,14 +29,7 @@ def compiled(cls: type, tasks: int, **kwargs: Any) -> Any:
     model.compile(keras.optimizers.SGD(1e-3), loss=losses, **kwargs)
     data = common.regression(WIDTHS[0], tasks, BATCH)
     model.fit(*data, batch_size=BATCH, verbose=0)  # builds everything
-    groups = (
-        model.trainable_variables,
-        model.non_trainable_variables,
-        model.optimizer.variables,
-        model.metrics_variables,
-    )
-    state = tuple([variable.value for variable in group] for group in groups)
-    return jax.jit(model.train_step, donate_argnums=0).lower(state, data).compile()
+    return common.compiled(model, data)
 
 
 def unrolled(function: Any) -> Any:

@@ -21,7 +21,7 @@ from polytape.differentiation.examples import (
     given_activity,
     losses_of_examples,
 )
-from polytape.differentiation.jacobian import Jacobian, Table, mean_rows, table_of
+from polytape.differentiation.jacobian import Jacobian
 from polytape.differentiation.layer_recording import record_layers, unformed
 from polytape.differentiation.losses import HALVES, Losses
 from polytape.differentiation.measured import Measured
@@ -29,6 +29,7 @@ from polytape.differentiation.per_example import PerExample, record_examples
 from polytape.differentiation.replicated import handed_out, over_replicas
 from polytape.differentiation.scaling import factor_of
 from polytape.differentiation.shown import shown
+from polytape.differentiation.table import Table, mean_rows, table_of
 from polytape.differentiation.variables import Variables, layers_of
 from polytape.engines import Measure, Recording, Scalars, check_distribution, engine
 

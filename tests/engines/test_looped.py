@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 
 import polytape as pt
-from polytape.differentiation.jacobian import table_of
+from polytape.differentiation.table import table_of
 from polytape.engines import engine
 
 pytestmark = pytest.mark.engine

@@ -11,10 +11,11 @@ import polytape as pt
 from gallery import NETS, N, built
 from polytape.contract import Seed
 from polytape.differentiation.connectivity import Blocks, Connectivity
-from polytape.differentiation.jacobian import Jacobian, path_of
+from polytape.differentiation.jacobian import Jacobian
 from polytape.differentiation.layer_calls import WHOLE
 from polytape.differentiation.layer_recording import record_layers, unformed
 from polytape.differentiation.unformed import Unformed
+from polytape.differentiation.variables import path_of
 from polytape.engines import engine
 
 pytestmark = pytest.mark.engine

@@ -1,7 +1,7 @@
 """Gradients of several losses: rows, their Gramian, and the weighted sum of rows."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -10,35 +10,10 @@ import numpy as np
 from polytape.contract import Method, Seed, Tensor, ops
 from polytape.contract.cached import cached
 from polytape.differentiation.connectivity import Blocks, Connectivity
-from polytape.differentiation.rows import Part, joined
-from polytape.differentiation.unformed import formed, rows_of_all
-from polytape.engines import InLoop, Measure, Recording, Rows, engine
-
-Table = Sequence[Sequence[Tensor | None]]  # gradients [t][v]
-
-
-class LoopedTable(list[Sequence[Tensor | None]]):
-    """A `Table` of which an engine has some columns as rows: {variable: rows of all objectives}."""
-
-    def __init__(self, found: InLoop) -> None:
-        super().__init__(found.table)
-        self.known = found.rows
-
-
-def table_of(
-    recording: Recording, scalars: Sequence[int], scale: Any, routes: Sequence[Sequence[int]]
-) -> Table:
-    """The gradients of several scalars, `scale` times, each by the variables on its route.
-
-    routes  places of variables, for each of the scalars
-    """
-    count = recording.marks.start
-    same = all(route == routes[0] for route in routes)
-    if same and engine().way_of(recording, scalars) == "looped":
-        return LoopedTable(engine().in_loop(recording, scalars, scale, routes[0]))
-    found = engine().pulled_back(recording, scale, scalars, routes)
-    rows = [dict(zip(route, row, strict=True)) for route, row in zip(routes, found, strict=True)]
-    return [[row.get(variable) for variable in range(count)] for row in rows]
+from polytape.differentiation.rows import Part, Parts, joined
+from polytape.differentiation.table import Table
+from polytape.differentiation.unformed import formed
+from polytape.engines import Measure, engine
 
 
 class Jacobian:
@@ -75,8 +50,7 @@ class Jacobian:
         self.losses = dict(losses)
         self.connectivity = connectivity
         self._rows, self._scale, self._extra = rows, scale, extra
-        self._made: dict[tuple[int, ...], Part] = {}
-        self._parted: dict[tuple[int, ...], list[tuple[int, Part]]] = {}
+        self._parts = Parts(rows, extra, connectivity)
 
     def __getitem__(self, name: str) -> list[Tensor | None]:
         """The gradient of one objective, a list over variables; None where no path exists."""
@@ -120,7 +94,7 @@ class Jacobian:
         Returns:
             As many times too large as the square of `scale`.
         """
-        (found,) = self._whole([self._part((variable,)).products])
+        (found,) = self._whole([self._parts.of((variable,)).products])
         return found
 
     def squares(self, variable: int) -> list[Tensor]:
@@ -132,63 +106,7 @@ class Jacobian:
         Returns:
             As many times too large as the square of `scale`.
         """
-        return self._whole(self._part((variable,)).squares)
-
-    def _by(self, blocks: Blocks) -> list[tuple[int, Part]]:
-        """The rows in parts, and the block of each."""
-        if blocks.of not in self._parted:
-            self._parted[blocks.of] = [*self._parts(blocks.of)]
-        return self._parted[blocks.of]
-
-    def _parts(self, block_of: Sequence[int]) -> Iterator[tuple[int, Part]]:
-        together: dict[tuple[int, tuple[int, ...], bool], list[int]] = {}
-        for v, block in enumerate(block_of):
-            objectives, added = self.connectivity.objectives(v), self._is_added(v)
-            if objectives or added:
-                together.setdefault((block, objectives, added), []).append(v)
-        groups = []
-        for (block, _, _), variables in together.items():
-            columns = [self._column(v) for v in variables]
-            for places in engine().side_by_side(columns):
-                groups.append((tuple(variables[place] for place in places), block))
-        for group, block in sorted(groups):  # in the order of the variables
-            yield block, self._part(group)
-
-    def _part(self, variables: tuple[int, ...]) -> Part:
-        """The rows of some variables that the same objectives reach."""
-        if variables not in self._made:
-            first = variables[0]
-            objectives, added = self.connectivity.objectives(first), self._is_added(first)
-            columns = [self._column(v) for v in variables]
-            self._made[variables] = Part(variables, objectives, added, columns, self._known(first))
-        return self._made[variables]
-
-    def _known(self, variable: int) -> Rows | None:
-        """The rows by a variable, if the engine has them."""
-        if isinstance(self._rows, LoopedTable) and not self._is_added(variable):
-            return self._rows.known.get(variable)
-        return None
-
-    def _shared(self, blocks: Blocks) -> list[tuple[int, Part]]:
-        """The parts of variables that several objectives reach, and the block of each."""
-        return [(block, part) for block, part in self._by(blocks) if self._is_shared(part)]
-
-    def _is_private(self, part: Part) -> bool:
-        return part.variables[0] in self.connectivity.private
-
-    def _is_shared(self, part: Part) -> bool:
-        return bool(part.objectives) and not self._is_private(part)
-
-    def _column(self, variable: int) -> list[Any]:
-        """The gradients by a variable, that of the extra term last."""
-        found = [self._rows[t][variable] for t in self.connectivity.objectives(variable)]
-        if self._extra is not None and self._extra[variable] is not None:
-            found.append(self._extra[variable])
-        return found
-
-    def _is_added(self, variable: int) -> bool:
-        """Whether the extra term reaches a variable."""
-        return self._extra is not None and self._extra[variable] is not None
+        return self._whole(self._parts.of((variable,)).squares)
 
     counted: Tensor | None = None  # (T,) bool: objectives that count at all; None: all of them
 
@@ -208,7 +126,7 @@ class Jacobian:
     @property
     def _sliced(self) -> bool:
         """Whether replicas have slices of the rows."""
-        return engine().SCATTERS and any(part.rows.sliced for part in self._made.values())
+        return engine().SCATTERS and self._parts.sliced
 
     def _whole(self, sums: list[Tensor]) -> list[Tensor]:
         """Sums over coordinates, of all replicas where these have slices of the rows."""
@@ -298,7 +216,7 @@ class Jacobian:
             Of the shape of `mixed`.
         """
         stack: list[Any] = [0.0] * (blocks.shape[0] if blocks.shape else 1)
-        for block, part in self._shared(blocks):
+        for block, part in self._parts.shared(blocks):
             own, kept = self._columns(part, mixed[block] if blocks.shape else mixed, active)
             stack[block] = stack[block] + part.rows.gram(own, kept)
         stack = self._whole(stack)
@@ -343,7 +261,7 @@ class Jacobian:
     def _assembled(self, blocks: Blocks, product_of: Callable[[Part], Tensor]) -> Tensor:
         count = len(self.connectivity.names)
         parts: dict[tuple[int, tuple[int, ...]], Tensor] = {}
-        for block, part in self._shared(blocks):
+        for block, part in self._parts.shared(blocks):
             key, product = (block, part.objectives), product_of(part)
             parts[key] = parts[key] + product if key in parts else product
 
@@ -369,8 +287,8 @@ class Jacobian:
         Returns:
             (T,) float32.
         """
-        parts = [part for _, part in self._by(Blocks.by(None, self.connectivity.paths))]
-        asked = [part for part in parts if gramian is None or not self._is_shared(part)]
+        parts = [part for _, part in self._parts.by(Blocks.by(None, self.connectivity.paths))]
+        asked = [part for part in parts if gramian is None or not self._parts.is_shared(part)]
         nobody = len(self.connectivity.names)  # has the extra term
         owners = [t for part in asked for t in (*part.objectives, *(nobody,) * part.added)]
         squares = self._whole([engine().squares([part.rows for part in asked])]) if asked else []
@@ -422,7 +340,7 @@ class Jacobian:
         private = ops.cast(active, "float32") if private is None else private
 
         by_coordinate = method.needs == "rows" and not method.sums_rows
-        parts = self._by(
+        parts = self._parts.by(
             Blocks.by("variable", self.connectivity.paths) if by_coordinate else blocks
         )
 
@@ -430,7 +348,7 @@ class Jacobian:
             found: list[Tensor] = []
             own_weights, own_active = _Apart(private), _Apart(active)
             for _, part in parts:
-                own = self._is_private(part)
+                own = self._parts.is_private(part)
                 if own and plain and every_row:
                     found += [formed(column[0]) for column in part.columns]
                     continue
@@ -495,25 +413,6 @@ class _Apart:
     def _parts(self) -> list[Tensor]:
         count = self._whole.shape[0]
         return [self._whole] if count == 1 else list(keras.ops.split(self._whole, count))
-
-
-def mean_rows(first: Table, second: Table) -> list[list[Tensor | None]]:
-    """The gradients of a batch from those of its halves, each [t][v]."""
-
-    def mean(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-        if one is None or other is None:
-            return None
-        return rows_of_all([one, other]).weighted_sum(ops.full((2,), 0.5, "float32"), None)
-
-    pairs = zip(first, second, strict=True)
-    return [[mean(*both) for both in zip(*pair, strict=True)] for pair in pairs]
-
-
-def path_of(variable: Any) -> str:
-    """A name for a variable that tells which network it belongs to."""
-    if isinstance(variable, keras.Variable):
-        return variable.path
-    return str(getattr(variable, "name", None) or "variable")
 
 
 def _embed(product: Tensor, objectives: tuple[int, ...], count: int) -> Tensor:

@@ -12,10 +12,10 @@ import numpy as np
 from keras import layers, ops
 
 from polytape.contract import Tensor
-from polytape.differentiation.jacobian import path_of
 from polytape.differentiation.layer_calls import Chooses, LayerCall, Listening, with_many_weights
 from polytape.differentiation.layer_rows import ExampleRows, Seen, rows_of, together
 from polytape.differentiation.unformed import NotedCall, Unformed, formed
+from polytape.differentiation.variables import path_of
 from polytape.engines import Forward, Measure, Recording, Scalars, Variable, engine, flattened
 
 Gradient = Tensor | Unformed

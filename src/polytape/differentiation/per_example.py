@@ -15,11 +15,12 @@ from polytape.contract import Method, Seed, Tensor
 from polytape.contract.cached import cached
 from polytape.differentiation.connectivity import Blocks, Connectivity
 from polytape.differentiation.examples import Pass
-from polytape.differentiation.jacobian import Jacobian, path_of
+from polytape.differentiation.jacobian import Jacobian
 from polytape.differentiation.layer_calls import with_weights
 from polytape.differentiation.layer_recording import LayerRecording, record_calls
 from polytape.differentiation.layer_rows import count_of
 from polytape.differentiation.passes import Directions
+from polytape.differentiation.variables import path_of
 from polytape.engines import Forward, Variable, engine
 
 

@@ -197,3 +197,10 @@ def _check_once(caller: str, variables: list[Any], paths: list[str]) -> None:
 
 
 _FREEZES = {"torch": "requires_grad=False", "tensorflow": "trainable=False"}
+
+
+def path_of(variable: Any) -> str:
+    """A name for a variable that tells which network it belongs to."""
+    if isinstance(variable, keras.Variable):
+        return variable.path
+    return str(getattr(variable, "name", None) or "variable")

@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Protocol
 
 from polytape.contract import Evidence, Fixed, Method, Reading, State, Tensor, ops
 from polytape.differentiation.connectivity import Blocks
-from polytape.differentiation.jacobian import Jacobian, Table
+from polytape.differentiation.jacobian import Jacobian
+from polytape.differentiation.table import Table
 from polytape.engines import Recording
 
 

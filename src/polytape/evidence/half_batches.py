@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from polytape.contract import Method, Products, Tensor, ops
 from polytape.contract.arguments import numbers
-from polytape.differentiation.jacobian import Table, mean_rows
 from polytape.differentiation.replicated import place_in_batch, total
+from polytape.differentiation.table import Table, mean_rows
 from polytape.evidence.base import ComparedLoss, Kind, Measurement
 
 

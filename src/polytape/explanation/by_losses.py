@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from polytape.differentiation.jacobian import Table
+from polytape.differentiation.table import Table
 from polytape.differentiation.variables import Variables
 from polytape.engines.operations import Trace
 from polytape.explanation.explanation import Explanation

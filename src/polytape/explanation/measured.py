@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from polytape.differentiation.jacobian import Table
+from polytape.differentiation.table import Table
 from polytape.engines import engine
 from polytape.explanation.explanation import Products
 

@@ -10,9 +10,10 @@ from keras import ops
 from polytape.contract import State, Tensor
 from polytape.contract.types import Anything, Flags
 from polytape.differentiation.connectivity import Connectivity
-from polytape.differentiation.jacobian import Jacobian, Table
+from polytape.differentiation.jacobian import Jacobian
 from polytape.differentiation.measured import Measured
 from polytape.differentiation.passes import Directions, at_once, term_by_term
+from polytape.differentiation.table import Table
 from polytape.engines import engine
 from polytape.evidence import Measurement
 from polytape.training.recording import PhaseRecording

@@ -12,9 +12,9 @@ from polytape.aggregation import StateStore
 from polytape.contract import Tensor, turn_of
 from polytape.contract.types import Anything, Flags, Function, Nest
 from polytape.differentiation.features import marked
-from polytape.differentiation.jacobian import path_of
 from polytape.differentiation.layer_sizes import LayerSizes
 from polytape.differentiation.replicated import division, total
+from polytape.differentiation.variables import path_of
 from polytape.engines import engine, stand_in
 from polytape.training.losses.balance import balanced, together
 from polytape.training.losses.evaluation import Batch, Evaluation

@@ -9,7 +9,7 @@ from keras import ops
 
 from polytape.contract import Tensor
 from polytape.contract.types import Anything, Flags, Nest, Numbers
-from polytape.differentiation.jacobian import Table
+from polytape.differentiation.table import Table
 from polytape.engines import engine
 from polytape.engines.operations import LeftFrameworkError, Trace
 from polytape.explanation.explanation import Explanation, Products

@@ -10,7 +10,6 @@ from polytape.contract import Tensor
 from polytape.contract.cached import cached
 from polytape.contract.types import Anything, Flags, Nest
 from polytape.differentiation.connectivity import Connectivity
-from polytape.differentiation.jacobian import Table, table_of
 from polytape.differentiation.layer_calls import Chooses
 from polytape.differentiation.layer_recording import record_layers, unformed
 from polytape.differentiation.layer_sizes import LayerSizes
@@ -18,6 +17,7 @@ from polytape.differentiation.losses import check_scalar
 from polytape.differentiation.passes import Directions, Parts, at_once
 from polytape.differentiation.per_example import record_examples
 from polytape.differentiation.replicated import alone, in_slices, joined, over_replicas
+from polytape.differentiation.table import Table, table_of
 from polytape.engines import Forward, GroupName, Recording, Scalars, engine
 from polytape.training.compilation import Compilation, added_losses
 from polytape.training.losses.evaluation import Batch, Evaluation

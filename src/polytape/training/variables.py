@@ -9,7 +9,7 @@ import keras
 
 from polytape.contract import did_you_mean
 from polytape.contract.types import Anything
-from polytape.differentiation.jacobian import path_of
+from polytape.differentiation.variables import path_of
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from polytape.contract import Method
 from polytape.contract.types import Anything, Flags, LossLike
-from polytape.differentiation.jacobian import path_of
+from polytape.differentiation.variables import path_of
 from polytape.methods.mean import Mean
 from polytape.methods.sum import Sum
 from polytape.training.optimizers.assignment import as_optimizers, unscaled

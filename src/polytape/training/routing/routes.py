@@ -10,7 +10,7 @@ import numpy as np
 
 from polytape.contract.types import Anything, Flags
 from polytape.differentiation.connectivity import NoPathError
-from polytape.differentiation.jacobian import path_of
+from polytape.differentiation.variables import path_of
 from polytape.training.losses.objective import Objective
 from polytape.training.variables import VariableIndex, shown
 
