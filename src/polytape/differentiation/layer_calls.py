@@ -108,7 +108,7 @@ class Listening:
     @contextmanager
     def attached(self, roots: Sequence[keras.layers.Layer]) -> Iterator[None]:
         """Listen to these layers, and to those that they call."""
-        self._context = engine().context([v.value for v, _ in self.values.values()])
+        self._context = engine().context([variable for variable, _ in self.values.values()])
         try:
             for root in roots:
                 self._attach(root)
@@ -153,8 +153,8 @@ class Listening:
     def _elsewhere(self, layer: keras.layers.Layer, args: Any, kwargs: Any) -> bool:
         """Whether the call stands in a function, or is differentiated within the forward pass."""
         given = [leaf for leaf in keras.tree.flatten((args, kwargs)) if keras.ops.is_tensor(leaf)]
-        weights = [v.value for v in layer.trainable_variables]
-        return bool(engine().context([*given, *weights]) != self._context)
+        known = engine().context([*given, *layer.trainable_variables])
+        return bool(known != self._context)
 
     def _noted(
         self, layer: keras.layers.Layer, function: Callable[..., Any], args: Any, kwargs: Any

@@ -306,13 +306,13 @@ class Engine(Protocol):
         """
         ...
 
-    def context(self, tensors: Sequence[Tensor] = ()) -> Any:
+    def context(self, used: Sequence[Tensor | Variable] = ()) -> Any:
         """What tells the function that is traced, mapped or recomputed here from another.
 
         Tensors made in one are of no use outside of it, and backward passes do not stop at them.
 
-        tensors  what is used here; whether it is being differentiated within the forward pass is
-                 told, too, where the framework knows at this time
+        used  tensors and variables; whether these are being differentiated within the forward
+              pass is told, too, where the framework knows at this time
         """
         ...
 

@@ -118,8 +118,8 @@ def in_loop(
     return InLoop(table, rows)
 
 
-def context(tensors: Sequence[Tensor] = ()) -> Any:
-    del tensors  # what is differentiated is a function
+def context(used: Sequence[Tensor | Variable] = ()) -> Any:
+    del used  # what is differentiated is a function
     return _trace_state(convention=None)
 
 

@@ -101,20 +101,20 @@ _recording: ContextVar[tf.autodiff.GradientTape | None] = ContextVar("recording"
 _ELSEWHERE = ("/custom_gradient.py", "/parallel_for/control_flow_ops.py")
 
 
-def context(tensors: Sequence[Tensor] = ()) -> Any:
+def context(used: Sequence[Tensor | Variable] = ()) -> Any:
     graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
     frame, within = inspect.currentframe(), 0
     while frame is not None:
         within += frame.f_code.co_filename.endswith(_ELSEWHERE)
         frame = frame.f_back
-    return id(graph), within, depth(), _followed(tensors)
+    return id(graph), within, depth(), _followed(used)
 
 
-def _followed(tensors: Sequence[Tensor]) -> bool:
-    """Whether another tape than the recording's is to differentiate by some tensors."""
+def _followed(used: Sequence[Tensor | Variable]) -> bool:
+    """Whether another tape than the recording's is to differentiate by some of these."""
     tape = _recording.get()
     with tape.stop_recording() if tape else contextlib.nullcontext():
-        known = [t.value() if isinstance(t, tf.Variable) else t for t in map(raw, tensors)]
+        known = [t.value() if isinstance(t, tf.Variable) else t for t in map(raw, used)]
         return bool(pywrap_tfe.TFE_Py_TapeSetPossibleGradientTypes(known))
 
 

@@ -196,8 +196,8 @@ def record(
     return GraphRecording(forward, variables, measure, stand_ins)
 
 
-def context(tensors: Sequence[Tensor] = ()) -> Any:
-    del tensors  # what is differentiated is told behind the forward pass
+def context(used: Sequence[Tensor | Variable] = ()) -> Any:
+    del used  # what is differentiated is told behind the forward pass
     hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)  # of a checkpoint
     mapped = torch._C._functorch.maybe_current_level()  # by vmap, or a transformation like it
     return hooks, mapped, torch.is_grad_enabled(), torch.compiler.is_compiling(), depth()
