@@ -49,7 +49,7 @@ def run(code: str) -> None:
         env={**os.environ, **settings},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, f"{code}\n{done.stderr[-3000:]}"

@@ -182,7 +182,7 @@ def test_auto_scatters_where_nothing_becomes_local() -> None:
         env=environment(4),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert done.stdout.endswith("decided\n"), done.stdout + done.stderr[-3000:]

@@ -33,7 +33,7 @@ def started(*arguments: str, devices: int = 8) -> "subprocess.Popen[str]":
     )
 
 
-def told(process: "subprocess.Popen[str]", seconds: int = 400) -> Any:
+def told(process: "subprocess.Popen[str]", seconds: int = 900) -> Any:
     """What a process printed last."""
     try:
         printed, errors = process.communicate(timeout=seconds)

@@ -69,7 +69,7 @@ def test_refusals() -> None:
         env=environment(4),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert done.stdout.endswith("refused\n"), done.stdout + done.stderr[-3000:]

@@ -64,7 +64,7 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> Any:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]

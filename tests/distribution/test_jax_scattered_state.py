@@ -47,7 +47,7 @@ def found() -> Any:
         env=environment(4),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]

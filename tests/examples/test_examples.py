@@ -25,6 +25,6 @@ def test_example(path):
         env={**os.environ, "KERAS_BACKEND": BACKEND},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
     )
     assert run.returncode == 0, run.stderr[-2000:]

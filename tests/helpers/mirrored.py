@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULES = ("tests/helpers", "tests/distribution", "src")
 
 
-def on_devices(module: str, function: str, count: int, seconds: float = 240.0, **given: Any) -> Any:
+def on_devices(module: str, function: str, count: int, seconds: float = 600.0, **given: Any) -> Any:
     """What the function returns on `count` devices; raises with its last words if it fails."""
     with tempfile.TemporaryDirectory() as folder:
         order, found = Path(folder, "order"), Path(folder, "found")

@@ -104,7 +104,7 @@ def _let_all_go() -> None:
 
 
 def each(
-    module: str, function: str, count: int = 2, *, seconds: float = 120.0, **given: Any
+    module: str, function: str, count: int = 2, *, seconds: float = 300.0, **given: Any
 ) -> list[Any]:
     """What the function returns in each of `count` processes; raises if one of them fails."""
     if count not in _KEPT:

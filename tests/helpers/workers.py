@@ -19,7 +19,7 @@ from mirrored import MODULES, ROOT
 
 
 def each_worker(
-    module: str, function: str, count: int = 2, seconds: float = 200.0, **given: Any
+    module: str, function: str, count: int = 2, seconds: float = 500.0, **given: Any
 ) -> list[tuple[int | None, Any]]:
     """Of each worker the exit status and what the function returned, or the last words.
 
