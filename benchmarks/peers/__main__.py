@@ -75,11 +75,13 @@ def main(
             command=_command(sys.argv[1:]),
         )
         found = _measured(plan, records)
-        found = Found.load(add).with_more(found) if add else found
-        if records:
-            found.save(records)
+    if add:
+        found = Found.load(add).with_more(found)
+    if records:
+        found.save(records)
     typer.echo(page.summary(found))
     if not quick:
+        out.mkdir(parents=True, exist_ok=True)
         (out / "peers.md").write_text(page.page(found))
         picture.draw(found, out / "peers.svg")
         console.print(f"written: {out / 'peers.md'}, {out / 'peers.svg'}")
