@@ -122,10 +122,7 @@ class _Part:
         )
         self.findings += _untracked(trace, model)
         still = {found.objective for found in self.findings if found.kind == "saturated"}
-        self.findings += [
-            *_wrong_numbers(compilation, self.plan, recorded.outputs[0], trace),
-            *_always_one(compilation, self.plan, recorded.outputs[0], trace, still),
-        ]
+        self.findings += _wrong_numbers(compilation, self.plan, recorded.outputs[0], trace, still)
 
     def _update(self, recording: PhaseRecording) -> Sequence[Tensor | None] | None:
         """The directions of a training step; None where it would be refused."""
@@ -141,9 +138,16 @@ class _Part:
 
 
 def _wrong_numbers(
-    compilation: Compilation, phase: PhasePlan, outputs: Nest, trace: Trace
+    compilation: Compilation,
+    phase: PhasePlan,
+    outputs: Nest,
+    trace: Trace,
+    still: Collection[str],
 ) -> Iterator[Finding]:
-    """Of losses of probabilities that get logits, and the other way round."""
+    """Of losses of probabilities that get logits, and the other way round.
+
+    still  objectives of which it is known that something saturated leaves no gradient
+    """
     source = compilation.settings.source
     for name, loss, output in source.compared(outputs, compilation.output_names):
         if name not in phase.names or not (of_probabilities(loss) or of_logits(loss)):
@@ -184,28 +188,8 @@ def _wrong_numbers(
                 "Leave out from_logits=True, or the softmax or sigmoid at the end of the network.",
                 loss.name,
             )
-
-
-def _always_one(
-    compilation: Compilation,
-    phase: PhasePlan,
-    outputs: Nest,
-    trace: Trace,
-    told: Collection[str],
-) -> Iterator[Finding]:
-    """Softmax over one unit that trains all the same: TensorFlow's losses look behind it."""
-    for name, loss, output in compilation.settings.source.compared(
-        outputs, compilation.output_names
-    ):
-        values = np.asarray(ops.convert_to_numpy(output))
-        if name not in phase.names or name in told or not of_probabilities(loss):
-            continue
-        if (
-            values.shape[-1:] == (1,)
-            and (values == 1).all()
-            and _squashed(trace, values, "softmax")
-        ):
-            yield Finding(
+        elif name not in still and _always_one(values) and _squashed(trace, values, "softmax"):
+            yield Finding(  # TensorFlow's losses look behind a softmax: there is a gradient
                 name,
                 "",
                 "wrong numbers",
@@ -214,6 +198,10 @@ def _always_one(
                 ONE_CLASS.remedy,
                 "softmax",
             )
+
+
+def _always_one(values: Numbers) -> bool:
+    return values.shape[-1:] == (1,) and bool((values == 1).all())
 
 
 def _squashed(trace: Trace, values: Numbers, *by: str) -> bool:

@@ -175,10 +175,10 @@ def _noting(marked: list[_Marked]) -> Marker:
     return mark
 
 
-def _nodes(root: Any, past_marks: bool = True) -> set[Any]:
-    """The nodes of autograd's graph that a gradient passes on its way from `root`."""
+def _nodes(*roots: Any, past_marks: bool = True) -> set[Any]:
+    """The nodes of autograd's graph that gradients pass on their way from some, or from None."""
     found: set[Any] = set()
-    waiting = [root] if root is not None else []
+    waiting = [root for root in roots if root is not None]
     while waiting:
         node = waiting.pop()
         if node not in found and (past_marks or node.name() != _MARK):
@@ -209,7 +209,7 @@ def constant(value: Tensor) -> Tensor:
 
 def used_beside(tensors: Sequence[Tensor], constants: Sequence[Tensor]) -> list[int]:
     leaves: dict[int | None, int] = {id(each): place for place, each in enumerate(constants)}
-    nodes = set().union(*(_nodes(tensor.grad_fn, past_marks=False) for tensor in tensors))
+    nodes = _nodes(*(tensor.grad_fn for tensor in tensors), past_marks=False)
     return sorted({leaves[key] for node in nodes if (key := _leaf(node)) in leaves})
 
 
