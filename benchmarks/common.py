@@ -5,9 +5,11 @@ Import it before Keras: `choose` sets the backend.
 
 import os
 import statistics
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,9 +60,34 @@ def compiled(model: Any, data: Any, sharded: bool = False) -> Any:
         model.metrics_variables,
     )
     state = tuple([variable.value for variable in group] for group in groups)
-    kept = (None, jax.tree.map(lambda value: value.sharding, state)) if sharded else None
-    step = jax.jit(model.train_step, donate_argnums=0, **({"out_shardings": kept} if kept else {}))
-    return step.lower(state, data).compile()
+    settings: dict[str, Any] = {"donate_argnums": 0}
+    if sharded:
+        settings["out_shardings"] = None, jax.tree.map(lambda value: value.sharding, state)
+    return jax.jit(model.train_step, **settings).lower(state, data).compile()
+
+
+class Resident:
+    """The most memory that this process has, beside what it had in the beginning."""
+
+    def __enter__(self) -> "Resident":
+        self.start, self.most, self._goes = self._now(), 0, True
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._goes = False
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while self._goes:
+            self.most = max(self.most, self._now() - self.start)
+            time.sleep(0.001)
+
+    @staticmethod
+    def _now() -> int:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)

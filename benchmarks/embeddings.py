@@ -8,14 +8,21 @@ Times are of one process, by turns; memory is of a process for each contender.
 
 import subprocess
 import sys
-import threading
-import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.common import Epoch, Fit, by_turns, choose, milliseconds, names, ratios, table
+from benchmarks.common import (
+    Epoch,
+    Fit,
+    Resident,
+    by_turns,
+    choose,
+    milliseconds,
+    names,
+    ratios,
+    table,
+)
 
 WORDS, WIDTH, TASKS, BATCH = 1_000_000, 32, 4, 1024
 CONTENDERS = ("keras", "sum", "upgrad")
@@ -60,25 +67,11 @@ def times(backend: str, turns: int = 15, steps: int = 5) -> None:
 def memory(backend: str, combine: str) -> None:
     """In tables, above what the process has once the model is made; so many new ones per step."""
     fit = Lookup(combine, 3)
-    peak, running = [0], [True]
-
-    def watch() -> None:
-        while running[0]:
-            peak[0] = max(peak[0], _resident())
-            time.sleep(0.001)
-
-    start, watching = _resident(), threading.Thread(target=watch)
-    watching.start()
-    fit()
-    fit()
-    running[0] = False
-    watching.join()
-    tables = (peak[0] - start) / (4 * WORDS * WIDTH)
+    with Resident() as resident:
+        fit()
+        fit()
+    tables = resident.most / (4 * WORDS * WIDTH)
     print(f"| {backend} | {combine} | {tables:.2f} |", flush=True)
-
-
-def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
 def main() -> None:

@@ -9,13 +9,12 @@ memory, which has the compiler and its code in it: XLA's take 100 to 250 MB, wha
 Each line is a process of its own.
 """
 
+import itertools
 import json
 import os
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -26,37 +25,9 @@ WIDE, LAYERS, TASKS, BATCH = 3162, 5, 4, 8
 WAYS = (("keras", ""), ("sum", "high"), ("upgrad", "high"), ("upgrad", "low"))
 
 
-class Resident:
-    """The most memory that this process has, beside what it had in the beginning."""
-
-    def __enter__(self) -> "Resident":
-        self.start, self.most, self._goes = self._now(), 0, True
-        self._thread = threading.Thread(target=self._watch)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._goes = False
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while self._goes:
-            self.most = max(self.most, self._now() - self.start)
-            time.sleep(0.001)
-
-    @staticmethod
-    def _now() -> int:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-
-
 def highest(changes: Iterable[int]) -> int:
     """The most that is alive at once, of bytes taken and given back one after the other."""
-    alive = most = 0
-    for change in changes:
-        alive += change
-        most = max(most, alive)
-    return most
+    return max(itertools.accumulate(changes), default=0)
 
 
 def in_tensorflow(model: Any, data: Any) -> int:
@@ -123,7 +94,7 @@ def measured(backend: str, combine: str, memory: str) -> tuple[float, float]:
         keras.optimizers.SGD(1e-3), loss=dict.fromkeys(common.names(TASKS), "mse"), **settings
     )
     data = common.regression(WIDE, TASKS, BATCH)
-    with Resident() as resident:
+    with common.Resident() as resident:
         for _ in range(2):
             model.fit(*data, batch_size=BATCH, verbose=0)
     unit = 4 * model.count_params()

@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from benchmarks import common
 from benchmarks.collectives import collectives, sent_bytes, temporaries
 
 import polytape as pt
@@ -61,16 +62,7 @@ def compiled(step: str) -> tuple[Any, Any]:
     data = jax.tree.map(
         lambda a: jax.device_put(a, distribution.get_data_layout(a.shape).backend_layout), (x, y)
     )
-    groups = (
-        model.trainable_variables,
-        model.non_trainable_variables,
-        model.optimizer.variables,
-        model.metrics_variables,
-    )
-    state = tuple([variable.value for variable in group] for group in groups)
-    kept = None, jax.tree.map(lambda value: value.sharding, state)
-    run = jax.jit(model.train_step, donate_argnums=0, out_shardings=kept)
-    return model, run.lower(state, data).compile()
+    return model, common.compiled(model, data, sharded=True)
 
 
 def figures(step: str) -> dict[str, Any]:

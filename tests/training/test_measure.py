@@ -364,7 +364,7 @@ def test_an_objective_that_goes_around_the_mark() -> None:
 
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="XLA counts on JAX")
 def test_one_backward_pass_through_the_trunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    import jax
+    from benchmarks import common
 
     from polytape.engines import engine
 
@@ -383,15 +383,7 @@ def test_one_backward_pass_through_the_trunk(monkeypatch: pytest.MonkeyPatch) ->
         found.compile(keras.optimizers.SGD(0.1), dict.fromkeys(names, "mse"), **options)
         x, y = np.ones((batch, width)), dict.fromkeys(names, np.ones((batch, 1)))
         found.fit(x, y, batch_size=batch, verbose=0)
-        groups = (
-            found.trainable_variables,
-            found.non_trainable_variables,
-            found.optimizer.variables,
-            found.metrics_variables,
-        )
-        state = tuple([variable.value for variable in group] for group in groups)
-        lowered = jax.jit(found.train_step).lower(state, (x, y))
-        return lowered.compile().cost_analysis()["flops"]
+        return common.compiled(found, (x, y)).cost_analysis()["flops"]
 
     product = 2 * batch * width * width
     forward, backward = 3 * product, 5 * product  # the inputs need no gradient

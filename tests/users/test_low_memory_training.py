@@ -11,6 +11,7 @@ from keras import layers
 
 import polytape as pt
 from polytape.engines import engine
+from slopes import slope
 
 pytestmark = pytest.mark.engine
 EAGER = keras.backend.backend() != "jax"  # which compiles each operation
@@ -302,26 +303,6 @@ def test_only_what_stands_in_a_graph_is_noted_unasked() -> None:
     assert found.compilation.plan.phases[0].noted == "none"
 
 
-def _slope(function: Any, x: Any, at: Any = None) -> Any:
-    """The gradient of a sum by `x`, or by `at(x)`, as people take it within their losses."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        with tf.GradientTape() as tape:
-            where = at(x) if at else x
-            tape.watch(where)
-            value = keras.ops.sum(function(where))
-        return tape.gradient(value, where)
-    if keras.backend.backend() == "jax":
-        import jax
-
-        return jax.grad(lambda z: keras.ops.sum(function(z)))(at(x) if at else x)
-    import torch
-
-    where = at(x) if at else x.detach().requires_grad_()
-    return torch.autograd.grad(function(where).sum(), where, create_graph=True)[0]
-
-
 @pytest.mark.parametrize("way", ["by inputs", "by features"])
 def test_second_derivatives_taken_by_hand(way: str) -> None:
     """Right where the framework tells of them in time, refused elsewhere."""
@@ -332,10 +313,10 @@ def test_second_derivatives_taken_by_hand(way: str) -> None:
 
     def losses() -> Any:
         if way == "by inputs":
-            slope = _slope(lambda z: critic(trunk(z)), x)
+            found = slope(lambda z: critic(trunk(z)), x)
         else:
-            slope = _slope(critic, x, trunk)
-        penalty = keras.ops.mean((keras.ops.sum(slope**2, axis=-1) - 1.0) ** 2)
+            found = slope(critic, x, trunk)
+        penalty = keras.ops.mean((keras.ops.sum(found**2, axis=-1) - 1.0) ** 2)
         return {"critic": keras.ops.mean(critic(trunk(x))), "penalty": penalty}
 
     def asked(memory: str) -> Any:

@@ -11,6 +11,7 @@ from keras import layers, ops
 
 import polytape as pt
 from polytape.callbacks import GradientMonitor
+from slopes import slope
 
 pytestmark = pytest.mark.engine
 
@@ -324,25 +325,9 @@ def test_derivatives_taken_by_hand():
     model = classifier()
     trunk = model.get_layer("trunk")
 
-    def slope(x: Any) -> Any:
-        if keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
-
-            with tf.GradientTape() as tape:
-                tape.watch(x)
-                value = ops.sum(trunk(x) ** 2)
-            return tape.gradient(value, x)
-        if keras.backend.backend() == "jax":
-            import jax
-
-            return jax.grad(lambda z: ops.sum(trunk(z) ** 2))(x)
-        import torch
-
-        x = x.detach().requires_grad_()
-        return torch.autograd.grad((trunk(x) ** 2).sum(), x, create_graph=True)[0]
-
     def loss(step: pt.Step) -> Any:
-        return ops.sum(step.outputs["digit"], axis=-1) + ops.sum(slope(step.inputs) ** 2, axis=-1)
+        found = slope(lambda x: trunk(x) ** 2, step.inputs)
+        return ops.sum(step.outputs["digit"], axis=-1) + ops.sum(found**2, axis=-1)
 
     compiled(model, [pt.Objective("digit", loss, per="example")])
     with pytest.raises(ValueError, match="'trunk/kernel' outside of the call of a layer"):
